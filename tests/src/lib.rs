@@ -1,1 +1,18 @@
-//! Placeholder.
+//! End-to-end tests and the demonstration: everything here drives the real product from outside, as its users do.
+//!
+//! - [`cluster`]: the Kubernetes cluster of `cluster/up`, through `kubectl` and `helm`;
+//! - [`database`]: one `ReplicatedDB` on it: applying, waiting, replica states, digests;
+//! - [`client`]: the in-cluster client pod that records every acknowledged write and finds each again;
+//! - [`timeline`]: the picture of a run as one self-contained HTML file;
+//! - [`scenario`]: a runner for named scenarios that goes on after a failure and keeps what is needed to look into it;
+//! - [`kind`] and [`local`]: the scenarios themselves.
+
+pub mod client;
+pub mod cluster;
+pub mod database;
+pub mod kind;
+pub mod local;
+pub mod progress;
+pub mod scenario;
+pub mod timeline;
+pub mod wait;

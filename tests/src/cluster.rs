@@ -1,0 +1,193 @@
+//! The Kubernetes cluster of `cluster/up`, reached as users reach it: through `kubectl` and `helm`.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+/// A namespace of the cluster, with the environment that its tools need.
+#[derive(Clone)]
+pub struct Cluster {
+    env: Vec<(String, String)>,
+    /// The namespace that commands go to.
+    pub namespace: String,
+}
+
+/// The checkout that this program was built from; the scripts and the chart are there.
+pub fn project() -> PathBuf {
+    std::env::var_os("REPLICATEDDB_PROJECT").map_or_else(
+        || {
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .parent()
+                .expect("this crate lies in a folder of the project")
+                .to_owned()
+        },
+        PathBuf::from,
+    )
+}
+
+impl Cluster {
+    /// The cluster that `cluster/env` names.
+    ///
+    /// # Errors
+    /// When there is none: the message says which command makes one.
+    pub fn connect(namespace: &str) -> Result<Self> {
+        let output = Command::new(project().join("cluster/env")).output().context("cluster/env")?;
+        ensure!(output.status.success(), "{}\nrun: make cluster", String::from_utf8_lossy(&output.stderr));
+        let env = exports(&String::from_utf8_lossy(&output.stdout));
+        let cluster = Self { env, namespace: namespace.to_owned() };
+        cluster.kubectl(&["version"]).context("the cluster does not answer; run: make cluster")?;
+        Ok(cluster)
+    }
+
+    /// The same cluster, another namespace.
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self { env: self.env.clone(), namespace: namespace.to_owned() }
+    }
+
+    /// The environment variables with which the tools find this cluster, as shell exports.
+    pub fn exports(&self) -> String {
+        self.env.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect()
+    }
+
+    /// Runs a tool with the cluster's environment and gives its standard output.
+    ///
+    /// # Errors
+    /// When it fails; the message has its standard error.
+    pub fn tool(&self, program: &str, args: &[&str], input: Option<&str>) -> Result<String> {
+        let mut child = Command::new(program)
+            .args(args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(project())
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{program} cannot be started"))?;
+        if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
+            stdin.write_all(text.as_bytes())?;
+        }
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `kubectl` in this namespace.
+    ///
+    /// # Errors
+    /// As [`Cluster::tool`].
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.tool("kubectl", &[&["--namespace", &self.namespace], args].concat(), None)
+    }
+
+    /// `kubectl get ... -o json`.
+    ///
+    /// # Errors
+    /// As [`Cluster::tool`].
+    pub fn get(&self, args: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[&["get"], args, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).context("kubectl's JSON")
+    }
+
+    /// Applies a manifest in this namespace.
+    ///
+    /// # Errors
+    /// As [`Cluster::tool`]; a manifest that breaks a rule gives the API server's message.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        self.tool("kubectl", &["--namespace", &self.namespace, "apply", "-f", "-"], Some(manifest))
+    }
+
+    /// Deletes something and waits until it is gone; nothing to delete is fine.
+    ///
+    /// # Errors
+    /// As [`Cluster::tool`].
+    pub fn delete(&self, args: &[&str]) -> Result<()> {
+        self.kubectl(&[&["delete", "--ignore-not-found", "--timeout=180s"], args].concat()).map(drop)
+    }
+
+    /// An HTTP GET to a pod's port through the API server.
+    ///
+    /// # Errors
+    /// When the pod does not answer with a success.
+    pub fn http_get(&self, pod: &str, port: u16, path: &str) -> Result<String> {
+        self.kubectl(&[
+            "get",
+            "--raw",
+            &format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy/{path}", self.namespace),
+        ])
+    }
+
+    /// Names of the pods with these labels.
+    ///
+    /// # Errors
+    /// As [`Cluster::tool`].
+    pub fn pods(&self, selector: &str) -> Result<Vec<String>> {
+        let list = self.get(&["pods", "-l", selector])?;
+        let names = list["items"].as_array().into_iter().flatten();
+        Ok(names.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// Makes this namespace, with the `restricted` Pod Security level enforced, so that every pod of the product proves
+    /// that it needs no more.
+    ///
+    /// # Errors
+    /// As [`Cluster::tool`].
+    pub fn create_namespace(&self) -> Result<()> {
+        let manifest = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n",
+            self.namespace
+        );
+        self.tool("kubectl", &["apply", "-f", "-"], Some(&manifest)).map(drop)
+    }
+
+    /// Writes what one needs to look into a failure in this namespace into `dir`: objects, events and every log.
+    ///
+    /// # Errors
+    /// When a file cannot be written; a log that cannot be had is left out.
+    pub fn keep_logs(&self, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir)?;
+        let save = |name: &str, args: &[&str]| -> Result<()> {
+            let text = self.kubectl(args).unwrap_or_else(|error| format!("{error:#}"));
+            std::fs::write(dir.join(name), text).with_context(|| name.to_owned())
+        };
+        save("objects.txt", &["get", "rdb,statefulsets,pods,services,pvc,configmaps,pdb", "-o", "wide"])?;
+        save("resource.yaml", &["get", "rdb", "-o", "yaml"])?;
+        save("pods.txt", &["describe", "pods"])?;
+        save("events.txt", &["get", "events", "--sort-by=.lastTimestamp"])?;
+        for pod in self.pods("").unwrap_or_default() {
+            save(&format!("{pod}.log"), &["logs", &pod, "--all-containers", "--tail=3000"])?;
+            if let Ok(previous) = self.kubectl(&["logs", &pod, "--all-containers", "--previous", "--tail=3000"]) {
+                std::fs::write(dir.join(format!("{pod}.previous.log")), previous)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The variables of a list of `export NAME=VALUE` lines; quotes around a value are dropped, `$PATH` is resolved.
+fn exports(text: &str) -> Vec<(String, String)> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("export ")?.split_once('='))
+        .map(|(name, value)| {
+            let value = value.trim_matches(|c| c == '"' || c == '\'');
+            (name.to_owned(), value.replace("${PATH}", &path).replace("$PATH", &path))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn exports_are_read_with_and_without_quotes() {
+        let found = super::exports("export KUBECONFIG=\"/a/b\"\n# note\nexport X='1'\nexport Y=2\n");
+        let want = [("KUBECONFIG", "/a/b"), ("X", "1"), ("Y", "2")];
+        assert_eq!(found, want.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+}

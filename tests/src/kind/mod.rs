@@ -1,0 +1,135 @@
+//! The suite on a Kubernetes cluster: what a user does there, and the bad days, with the real operator, chart and images.
+
+mod bad_input;
+mod life;
+mod recovery;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::{
+    client::Client,
+    cluster::Cluster,
+    database::Database,
+    scenario::{self, Scenario, failure_dir},
+};
+
+/// Where the chart is installed.
+pub const OPERATOR_NAMESPACE: &str = "replicateddb-system";
+/// The chart's release.
+pub const RELEASE: &str = "replicateddb";
+/// The namespace of the suite's main database.
+const NAMESPACE: &str = "suite";
+/// The suite's main database.
+const NAME: &str = "main";
+
+/// From apply to Available and settled, images loaded, on two busy cores.
+const AVAILABLE_LIMIT: Duration = Duration::from_secs(420);
+/// From a pod's deletion to its successor's readiness.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(240);
+/// From a change that rolls all tiers to the end of the roll.
+const ROLL_LIMIT: Duration = Duration::from_secs(900);
+
+/// What scenarios share: the cluster, the main database and its client pod. The first scenario that needs the main
+/// database starts it, so that any scenario can run alone.
+pub struct Suite {
+    cluster: Cluster,
+    main: Option<(Database, Client)>,
+}
+
+/// Every scenario, in the order in which they run.
+fn scenarios() -> Vec<Scenario<Suite>> {
+    [bad_input::scenarios(), recovery::scenarios(), life::scenarios()].into_iter().flatten().collect()
+}
+
+/// Runs the suite, or the scenarios named.
+///
+/// # Errors
+/// When there is no cluster or a scenario failed.
+pub fn run(only: &[String]) -> Result<()> {
+    let cluster = Cluster::connect(NAMESPACE)?;
+    install_operator(&cluster)?;
+    let mut context = Suite { cluster: cluster.clone(), main: None };
+    let result = scenario::run("kind", &scenarios(), only, &mut context, |context, name| {
+        let dir = failure_dir("kind", name)?;
+        context.cluster.keep_logs(&dir)?;
+        context.cluster.in_namespace(OPERATOR_NAMESPACE).keep_logs(&dir.join("operator"))?;
+        Ok(dir.display().to_string())
+    });
+    cluster.delete(&["namespace", NAMESPACE])?;
+    result
+}
+
+impl Suite {
+    /// The main database, running and written to before, and its client pod.
+    fn main(&mut self) -> Result<(Database, &Client)> {
+        if self.main.is_none() {
+            self.cluster.delete(&["namespace", NAMESPACE])?;
+            self.cluster.create_namespace()?;
+            let database = Database::new(&self.cluster, NAME);
+            self.cluster.apply(&manifest(NAME, 3, 3))?;
+            database.wait_settled(AVAILABLE_LIMIT, |message| println!("    {message}"))?;
+            let client = Client::start(&self.cluster, &image("client"))?;
+            self.main = Some((database, client));
+        }
+        let (database, client) = self.main.as_ref().context("the main database was started above")?;
+        Ok((database.clone(), client))
+    }
+}
+
+/// The name of one of the product's images, as `cluster/load-images` loads them.
+pub fn image(name: &str) -> String {
+    format!("{}/replicateddb/{name}:{}", registry(), tag())
+}
+
+fn registry() -> String {
+    std::env::var("REGISTRY").unwrap_or_else(|_| "localhost".into())
+}
+
+fn tag() -> String {
+    std::env::var("TAG").unwrap_or_else(|_| "dev".into())
+}
+
+/// Installs or upgrades the chart with the images of this build, and waits until the operator is available.
+///
+/// # Errors
+/// When Helm fails or the operator does not become available.
+pub fn install_operator(cluster: &Cluster) -> Result<()> {
+    helm_upgrade(cluster, &[])
+}
+
+/// `helm upgrade --install` of the chart with further settings.
+fn helm_upgrade(cluster: &Cluster, settings: &[&str]) -> Result<()> {
+    let (registry, tag) = (format!("image.registry={}", registry()), format!("image.tag={}", tag()));
+    let mut args =
+        vec!["upgrade", "--install", RELEASE, "charts/replicateddb-operator", "--namespace", OPERATOR_NAMESPACE];
+    args.extend(["--create-namespace", "--wait", "--timeout", "3m", "--set", &registry, "--set", &tag]);
+    for setting in settings {
+        args.extend(["--set", setting]);
+    }
+    cluster.tool("helm", &args, None).map(drop)
+}
+
+/// A small database: `replicas` replicas with their Cassandras, `zookeepers` ZooKeeper servers.
+fn manifest(name: &str, replicas: u32, zookeepers: u32) -> String {
+    json!({
+        "apiVersion": "replicateddb.dev/v1alpha1", "kind": "ReplicatedDB", "metadata": {"name": name},
+        "spec": {"replicas": replicas, "zookeeper": {"size": zookeepers}},
+    })
+    .to_string()
+}
+
+/// Every acknowledged write on every replica, and equal digests at one index.
+fn check_everything(database: &Database, client: &Client) -> Result<()> {
+    let acknowledged = client.stop()?.len();
+    for pod in database.pods("replica")? {
+        client
+            .check(&database.pod(&pod)?.ip)
+            .with_context(|| format!("{acknowledged} acknowledged writes on {pod}"))?;
+    }
+    println!("    {acknowledged} acknowledged writes, all found on every replica");
+    println!("{}", database.verify()?);
+    Ok(())
+}

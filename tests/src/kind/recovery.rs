@@ -1,0 +1,62 @@
+//! Pods deleted under load: nothing acknowledged is lost, and every replica ends with equal cells.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{RECOVERY_LIMIT, Suite, check_everything};
+use crate::{client::Client, database::Database, scenario::Scenario};
+
+/// Writes per second during the deletions: enough that some are always under way.
+const RATE: u32 = 100;
+
+pub fn scenarios() -> Vec<Scenario<Suite>> {
+    vec![
+        Scenario {
+            name: "kill-replica",
+            proves: "a replica deleted under load replays what it missed before it is Ready",
+            run: kill_replica,
+        },
+        Scenario {
+            name: "kill-cassandra",
+            proves: "a Cassandra deleted under a live replica is rewound and replayed",
+            run: kill_cassandra,
+        },
+        Scenario {
+            name: "kill-zookeeper",
+            proves: "the ZooKeeper leader deleted under load loses nothing",
+            run: kill_zookeeper,
+        },
+    ]
+}
+
+fn kill_replica(suite: &mut Suite) -> Result<()> {
+    let (database, client) = suite.main()?;
+    let pod = database.pods("replica")?.pop().context("no replica")?;
+    kill_under_load(&database, client, &pod)
+}
+
+fn kill_cassandra(suite: &mut Suite) -> Result<()> {
+    let (database, client) = suite.main()?;
+    let pod = database.pods("cassandra")?.into_iter().next().context("no Cassandra")?;
+    let replica = pod.replace("-cassandra-", "-replica-");
+    let before = database.replica_status(&replica)?["generation"].as_u64();
+    kill_under_load(&database, client, &pod)?;
+    let status = database.replica_status(&replica)?;
+    ensure!(status["generation"].as_u64() > before, "{replica} serves from the Cassandra of before: {status}");
+    ensure!(status["replay"]["rewound"] == true, "{replica} did not rewind: {status}");
+    Ok(())
+}
+
+fn kill_zookeeper(suite: &mut Suite) -> Result<()> {
+    let (database, client) = suite.main()?;
+    let leader = database.zookeeper_leader()?;
+    kill_under_load(&database, client, &leader)
+}
+
+fn kill_under_load(database: &Database, client: &Client, pod: &str) -> Result<()> {
+    client.write(database, RATE)?;
+    let start = std::time::Instant::now();
+    database.kill_pod(pod, RECOVERY_LIMIT, |_| ())?;
+    println!("    {pod}: Ready again after {:.1} s", start.elapsed().as_secs_f64());
+    database.wait_settled(RECOVERY_LIMIT, |message| println!("    {message}"))?;
+    check_everything(database, client)
+}
