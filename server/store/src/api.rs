@@ -1,0 +1,274 @@
+//! What the store agent and its client say to each other: JSON over HTTP.
+//!
+//! Every call but `status` is a POST that carries the replica's incarnation in the header [`INCARNATION_HEADER`] and
+//! the shared token as a bearer token. The agent remembers the highest incarnation it has seen, durably, and refuses
+//! lower ones (I6), so that a replica that was replaced can no longer rewind, snapshot or mark anything.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The HTTP header with the caller's incarnation, a decimal `i64`.
+pub const INCARNATION_HEADER: &str = "x-replicateddb-incarnation";
+
+/// Longest id of a restore point, in bytes. Ids consist of `a-z`, `0-9` and `-`.
+pub const MAX_RESTORE_POINT_ID: usize = 64;
+
+/// How many committed restore points an agent keeps.
+pub const RESTORE_POINTS_KEPT: usize = 2;
+
+/// Largest body of a request, in bytes: a manifest with the replica's whole state in it.
+pub const MAX_REQUEST_BODY: usize = 64 << 20;
+
+/// What the Java process is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Jvm {
+    /// Not running, and nobody asked it to.
+    Stopped,
+    /// Started, not yet answering CQL.
+    Starting,
+    /// Answers CQL, with [`Status::generation`].
+    Running,
+    /// Ended by itself or did not come up; it stays down until the replica rewinds.
+    Failed {
+        /// What happened, for people.
+        detail: String,
+    },
+}
+
+/// What a clean mark holds for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Held {
+    /// For the running JVM of this generation, and no other.
+    Generation {
+        /// The generation.
+        generation: u64,
+    },
+    /// The JVM was drained and stopped (or the directory was just rewound): the files alone are the state.
+    Drained,
+}
+
+/// The directory holds exactly the state at `manifest.index`; without a manifest, nothing at all (index 0).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Clean {
+    /// The replica's state that belongs to the data; `None` means empty at index 0.
+    pub manifest: Option<Manifest>,
+    /// What the mark holds for.
+    pub held: Held,
+}
+
+/// How many files a restore point has, and a digest of their names, sizes and checksums.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// Number of files.
+    pub count: u64,
+    /// Sum of their sizes.
+    pub bytes: u64,
+    /// SHA-256, in hex, over the list of (path, size, CRC-32) in the order of paths.
+    pub digest: String,
+}
+
+/// The replica's side of a restore point or clean mark: the index and what it needs to go on from there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Every record up to this index is in the data, and no later one.
+    pub index: u64,
+    /// The replica's own state at that index (position, clock, duplicates, catalogue ...); the agent only keeps it.
+    pub replica_state: serde_json::Value,
+}
+
+/// A [`Mark`] as the agent keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The restore point's id, or `clean` for a clean mark.
+    pub id: String,
+    /// Counts the agent's manifests; orders restore points.
+    pub sequence: u64,
+    /// The index and the replica's state.
+    #[serde(flatten)]
+    pub mark: Mark,
+    /// Cassandra's `now()` when this was made, ms since the epoch, rounded up: after a restart nothing may be applied
+    /// before Cassandra's clock ([`NowReply`]) has passed it.
+    pub cassandra_now_ms: i64,
+    /// The agent's clock when this was made, ms since the epoch.
+    pub created_ms: i64,
+    /// What lies in the tree; empty for a clean mark.
+    pub files: Files,
+}
+
+/// A committed restore point, without the replica's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePoint {
+    /// Its id.
+    pub id: String,
+    /// See [`Manifest::sequence`].
+    pub sequence: u64,
+    /// See [`Mark::index`].
+    pub index: u64,
+    /// See [`Manifest::created_ms`].
+    pub created_ms: i64,
+    /// What lies in its tree.
+    pub files: Files,
+}
+
+/// Reply of `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Born with the volume: a replaced volume has another.
+    pub store_id: Uuid,
+    /// Number of the last start of the JVM; never reused. 0: never started.
+    pub generation: u64,
+    /// What the JVM is doing.
+    pub jvm: Jvm,
+    /// No valid clean mark: what is in the directory is not known to be the state at any index.
+    pub dirty: bool,
+    /// The clean mark, if there is a valid one.
+    pub clean: Option<Clean>,
+    /// Committed restore points, oldest first, at most [`RESTORE_POINTS_KEPT`].
+    pub restore_points: Vec<RestorePoint>,
+    /// The highest incarnation that ever called; lower ones are refused.
+    pub highest_incarnation: Option<i64>,
+    /// The agent is shutting down and takes no more calls.
+    pub stopping: bool,
+}
+
+/// Reply of `claim`, `clear-clean` and other calls without a result of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Number of the last start of the JVM.
+    pub generation: u64,
+}
+
+/// Reply of `flush`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// Builds of indexes and views under way, as Cassandra names them. A restore point should wait until it is empty.
+    pub builds: Vec<String>,
+}
+
+/// `snapshot`: hard-links every file of every keyspace (the system's too) into an uncommitted tree, without flushing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// A new id: `a-z`, `0-9`, `-`, at most [`MAX_RESTORE_POINT_ID`] bytes.
+    pub id: String,
+    /// The generation the caller talks CQL to; refused if it is not the running one.
+    pub generation: u64,
+}
+
+/// `commit`: makes the tree of the snapshot `id` a restore point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The id of the snapshot.
+    pub id: String,
+    /// What the data stands for.
+    pub mark: Mark,
+}
+
+/// `abort`: the tree of `id` is deleted, and `id` can never be snapshot or committed again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abort {
+    /// The id of the snapshot.
+    pub id: String,
+}
+
+/// Where a rewind goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "to", rename_all = "snake_case")]
+pub enum Rewind {
+    /// To the newest restore point that is whole; to the empty state at index 0 if there never was one.
+    #[default]
+    Latest,
+    /// To this restore point.
+    RestorePoint {
+        /// Its id.
+        id: String,
+    },
+    /// To the empty state at index 0; deletes the restore points. For a store that belongs to another log.
+    Empty,
+}
+
+/// Reply of `rewind`: the directory holds exactly the manifest's state and the JVM was started on it.
+/// There is no clean mark afterwards: the next unclean end rewinds again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rewound {
+    /// The generation that was started.
+    pub generation: u64,
+    /// The restore point's manifest; `None` means empty at index 0.
+    pub manifest: Option<Manifest>,
+}
+
+/// `mark-clean`: the replica applied everything up to the mark's index, nothing is in flight, and it will clear the
+/// mark before it applies anything else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MarkClean {
+    /// The generation that the replica drained into; refused if it is not the running one.
+    pub generation: u64,
+    /// What the data stands for.
+    pub mark: Mark,
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Its keyspace, as Cassandra keeps it (case as is, no quotes).
+    pub keyspace: String,
+    /// Its name, as Cassandra keeps it.
+    pub table: String,
+}
+
+/// `autocompaction`: on or off. A start of the JVM has it off, but a table created or altered later has it on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Autocompaction {
+    /// On or off.
+    pub enabled: bool,
+    /// Which tables; `None` is every table of every keyspace, the system's too.
+    pub tables: Option<Vec<Table>>,
+}
+
+/// Reply of `cassandra-now`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NowReply {
+    /// Cassandra's `now()`, ms since the epoch, rounded down.
+    pub now_ms: i64,
+    /// The generation that answered.
+    pub generation: u64,
+}
+
+/// Why a call was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// No token, or a wrong one.
+    Unauthorized,
+    /// The request can't be understood or breaks a bound.
+    BadRequest,
+    /// A higher incarnation of the replica has called before: the caller must stop.
+    StaleIncarnation,
+    /// The directory is neither clean nor rewound.
+    Dirty,
+    /// The JVM is not running, or not in the state that the call needs.
+    WrongState,
+    /// Another generation is running than the caller believes.
+    WrongGeneration,
+    /// No such snapshot or restore point, or it was aborted.
+    UnknownRestorePoint,
+    /// Every restore point is damaged.
+    Damaged,
+    /// The agent is shutting down.
+    Stopping,
+    /// Cassandra did not answer in time.
+    Timeout,
+    /// Anything else: the disk, the JVM.
+    Failed,
+}
+
+/// Body of every reply that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For programs.
+    pub code: Code,
+    /// For people.
+    pub message: String,
+}
