@@ -1,1 +1,12 @@
-//! Placeholder.
+//! The ordered log: one global, durable order of entries that every replica appends to and reads.
+//!
+//! [`OrderedLog`] is the contract. [`znode_log::ZnodeLog`] keeps the order in ZooKeeper without a leader;
+//! [`memory::MemoryLog`] keeps it in the process, for tests, and can be told to fail in the ways a real one does.
+//! [`members`] tells which replicas live. Every engine passes the same suite (feature `conformance`).
+
+mod log;
+pub mod memory;
+mod position;
+
+pub use log::{AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, TailError};
+pub use position::{ParsePositionError, Position};

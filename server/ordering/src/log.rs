@@ -1,0 +1,192 @@
+//! The contract of an ordered log.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::Stream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::Position;
+
+/// One life of one replica, as the log numbers it: later ones are greater, none is ever given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Incarnation(pub i64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Which log this is: a log that was deleted and made again has another one, and positions in it mean nothing in the old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LogId(pub i64);
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// What a committed append answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Where the entry stands.
+    pub position: Position,
+    /// When the log took it, in milliseconds since 1970, by the log's clock. The tail shows the same number.
+    pub commit_time_ms: i64,
+}
+
+/// An entry in the order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Where the entry stands.
+    pub position: Position,
+    /// When the log took it, in milliseconds since 1970, by the log's clock; the same for every reader.
+    pub commit_time_ms: i64,
+    /// The entry as it was appended.
+    pub entry: Bytes,
+}
+
+/// Why an append did not answer with a position.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The entry may stand in the log, may come to stand in it later, or never. Append it again, and drop the second
+    /// copy when reading.
+    #[error("it is not known whether the entry was committed: {detail}")]
+    Unknown {
+        /// What happened, for people.
+        detail: String,
+    },
+    /// A newer incarnation of this replica exists (I6). The entry was not committed, and none of this handle will be.
+    #[error("a newer incarnation of this replica has taken over")]
+    Fenced,
+    /// The entry is larger than the log takes. Nothing was proposed.
+    #[error("the entry has {bytes} bytes, the log takes at most {limit}")]
+    TooLarge {
+        /// Size of the entry, in bytes.
+        bytes: usize,
+        /// The largest size that is taken, in bytes.
+        limit: usize,
+    },
+    /// The entry was not committed and will not be: the log could not be reached, or refused it.
+    #[error("the log is not available: {reason}")]
+    Unavailable {
+        /// What happened, for people.
+        reason: String,
+    },
+}
+
+/// Why a tail ended. Trouble with connections never ends one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TailError {
+    /// The entries asked for were given up; the log starts later.
+    #[error("the log was truncated, it starts at {first}")]
+    Truncated {
+        /// The first position that the log still has.
+        first: Position,
+    },
+    /// The position asked for lies past the end: it belongs to another log, or this one has lost entries.
+    #[error("the log ends at {end}, before the position asked for")]
+    Ahead {
+        /// The first position that is not committed.
+        end: Position,
+    },
+    /// What stands in the log breaks its rules: a gap, an entry that is none, another log in its place.
+    #[error("the log is corrupt at {position}: {detail}")]
+    Corrupt {
+        /// The position being read.
+        position: Position,
+        /// What was found.
+        detail: String,
+    },
+}
+
+/// Why an operation on the log itself failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// A newer incarnation of this replica exists (I6).
+    #[error("a newer incarnation of this replica has taken over")]
+    Fenced,
+    /// It could not be done, or not all of it, within the bound; do it again.
+    #[error("the log is not available: {reason}")]
+    Unavailable {
+        /// What happened, for people.
+        reason: String,
+    },
+    /// The position lies past the end of the log.
+    #[error("position {position} lies past the end of the log, {end}")]
+    OutOfRange {
+        /// The position asked for.
+        position: Position,
+        /// The first position that is not committed.
+        end: Position,
+    },
+    /// What stands in the log breaks its rules.
+    #[error("the log is corrupt: {detail}")]
+    Corrupt {
+        /// What was found.
+        detail: String,
+    },
+}
+
+/// Whether the log can be reached. A hint: it may be old by the time it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogHealth {
+    /// Appends and reads reach the log.
+    Connected,
+    /// They do not; retries go on inside.
+    Disconnected {
+        /// Since when.
+        since: Instant,
+        /// What happened, for people.
+        detail: String,
+    },
+}
+
+impl LogHealth {
+    /// Whether the log can be reached.
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected)
+    }
+}
+
+/// A totally ordered, durable sequence of entries.
+///
+/// A value is a cheap handle of one incarnation of one replica. Appends that do not overlap in time stand in the order
+/// in which they were made (I4); a committed entry stays at its position until it is truncated (I2).
+pub trait OrderedLog: Clone + Send + Sync + 'static {
+    /// Appends an entry. `Ok` says that it is committed, durably, at that position.
+    ///
+    /// Nothing happens before the future is polled. Dropping it leaves the outcome unknown. It is bounded in time and
+    /// in what it queues (I7): past the bound it answers `Unavailable`, or `Unknown` once the entry was proposed.
+    fn append(&self, entry: Bytes) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static;
+
+    /// Every entry from `from` on, in order, without gaps, for ever; an error is the last item.
+    fn tail(&self, from: Position) -> impl Stream<Item = Result<Committed, TailError>> + Send + Unpin + 'static;
+
+    /// Gives up the entries below `below`; the caller has proved that nobody needs them. May be repeated, and must be
+    /// after `Unavailable` for the space to be freed. Never moves the first position back.
+    fn truncate(&self, below: Position) -> impl Future<Output = Result<(), LogError>> + Send;
+
+    /// The first position that the log still has.
+    fn first(&self) -> impl Future<Output = Result<Position, LogError>> + Send;
+
+    /// The first position that is not committed yet: past everything acknowledged before the call. Advice only, it
+    /// may be passed by the time it is known.
+    fn end(&self) -> impl Future<Output = Result<Position, LogError>> + Send;
+
+    /// Whether the log can be reached, and changes of it.
+    fn health(&self) -> watch::Receiver<LogHealth>;
+
+    /// Which log this is.
+    fn log_id(&self) -> LogId;
+
+    /// The incarnation that this handle appends for.
+    fn incarnation(&self) -> Incarnation;
+}

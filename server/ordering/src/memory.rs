@@ -1,0 +1,392 @@
+//! An ordered log in the memory of one process: for tests, and for the faults a real one is too good to show on demand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::watch;
+
+use crate::{
+    AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
+};
+
+/// Limits of a log in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Entries per segment, at least 1.
+    pub segment_entries: u32,
+    /// The largest entry taken, in bytes.
+    pub max_body_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { segment_entries: 10_000, max_body_bytes: 4 << 20 }
+    }
+}
+
+/// What happens to one append instead of success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Committed, but the answer is lost: appending again makes a second copy.
+    UnknownCommitted,
+    /// Neither committed nor answered.
+    UnknownLost,
+    /// The answer is lost at once; the entry is committed only after that many later entries, unless it was fenced by
+    /// then.
+    UnknownLate(u32),
+    /// Not committed, and the answer says so.
+    Unavailable,
+}
+
+/// The log itself, of which [`MemoryLog`]s are handles.
+#[derive(Clone, Debug)]
+pub struct MemoryStorage {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    state: Mutex<State>,
+    /// Rung on every change that a tail may wait for.
+    bell: watch::Sender<u64>,
+    health: watch::Sender<LogHealth>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Entries from index `first` on.
+    entries: VecDeque<Committed>,
+    /// Index of the first retained entry.
+    first: u64,
+    /// Entries whose answer was lost and that come after `.0` further ones.
+    late: Vec<(u32, u32, Incarnation, Bytes)>,
+    /// The newest incarnation of each replica.
+    incarnations: BTreeMap<u32, Incarnation>,
+    last_incarnation: i64,
+    faults: VecDeque<Fault>,
+    /// A clock for tests; the real one when there is none.
+    clock_ms: Option<i64>,
+}
+
+impl MemoryStorage {
+    /// An empty log.
+    pub fn new(config: Config) -> Self {
+        let config = Config { segment_entries: config.segment_entries.max(1), ..config };
+        let state = State {
+            entries: VecDeque::new(),
+            first: 0,
+            late: Vec::new(),
+            incarnations: BTreeMap::new(),
+            last_incarnation: 0,
+            faults: VecDeque::new(),
+            clock_ms: None,
+        };
+        let shared = Shared {
+            config,
+            state: Mutex::new(state),
+            bell: watch::Sender::new(0),
+            health: watch::Sender::new(LogHealth::Connected),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A handle for `replica`, with a new incarnation; the handles of its earlier ones are fenced.
+    pub fn open(&self, replica: u32) -> (MemoryLog, Incarnation) {
+        let mut state = self.shared.state();
+        state.last_incarnation += 1;
+        let incarnation = Incarnation(state.last_incarnation);
+        state.incarnations.insert(replica, incarnation);
+        drop(state);
+        (MemoryLog { shared: self.shared.clone(), replica, incarnation }, incarnation)
+    }
+
+    /// Makes the next append that no earlier fault waits for fail in this way.
+    pub fn inject(&self, fault: Fault) {
+        self.shared.state().faults.push_back(fault);
+    }
+
+    /// Takes the log away, or gives it back: meanwhile appends are `Unavailable` and tails stand still.
+    pub fn set_available(&self, available: bool) {
+        self.shared.health.send_replace(match available {
+            true => LogHealth::Connected,
+            false => LogHealth::Disconnected { since: Instant::now(), detail: "taken away by a test".into() },
+        });
+        self.shared.ring();
+    }
+
+    /// Sets the clock that commit times come from, in milliseconds since 1970; `None` is the system's.
+    pub fn set_clock(&self, now_ms: Option<i64>) {
+        self.shared.state().clock_ms = now_ms;
+    }
+
+    /// Every retained entry.
+    pub fn entries(&self) -> Vec<Committed> {
+        self.shared.state().entries.iter().cloned().collect()
+    }
+}
+
+impl Default for MemoryStorage {
+    fn default() -> Self {
+        Self::new(Config::default())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is complete before anything that may panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring(&self) {
+        self.bell.send_modify(|rings| *rings += 1);
+    }
+
+    fn position(&self, index: u64) -> Position {
+        let per_segment = u64::from(self.config.segment_entries);
+        let segment = u32::try_from(index / per_segment).unwrap_or(u32::MAX);
+        let sequence = u32::try_from(index % per_segment).unwrap_or(u32::MAX);
+        Position { segment, sequence }
+    }
+
+    /// The index that `position` reads on from; `None` if no segment has that many entries.
+    fn index(&self, position: Position) -> Option<u64> {
+        let per_segment = self.config.segment_entries;
+        (position.sequence <= per_segment)
+            .then(|| u64::from(position.segment) * u64::from(per_segment) + u64::from(position.sequence))
+    }
+
+    fn commit(&self, state: &mut State, entry: Bytes) -> Appended {
+        let appended = self.push(state, entry);
+        let mut due = Vec::new();
+        state.late.retain_mut(|(after, replica, incarnation, entry)| {
+            *after = after.saturating_sub(1);
+            if *after == 0 {
+                due.push((*replica, *incarnation, entry.clone()));
+            }
+            *after != 0
+        });
+        for (replica, incarnation, entry) in due {
+            if state.incarnations.get(&replica) == Some(&incarnation) {
+                self.push(state, entry);
+            }
+        }
+        self.ring();
+        appended
+    }
+
+    fn push(&self, state: &mut State, entry: Bytes) -> Appended {
+        let position = self.position(state.end());
+        let commit_time_ms = state.clock_ms.unwrap_or_else(system_time_ms);
+        state.entries.push_back(Committed { position, commit_time_ms, entry });
+        Appended { position, commit_time_ms }
+    }
+
+    /// The entry that `from` reads on with, `None` if it is not committed yet.
+    fn read(&self, from: Position) -> Result<Option<Committed>, TailError> {
+        let state = self.state();
+        let first = self.position(state.first);
+        if from < first {
+            return Err(TailError::Truncated { first });
+        }
+        let ahead = || TailError::Ahead { end: self.position(state.end()) };
+        let index = self.index(from).ok_or_else(ahead)?;
+        if index > state.end() {
+            return Err(ahead());
+        }
+        let offset = usize::try_from(index - state.first).unwrap_or(usize::MAX);
+        Ok(state.entries.get(offset).cloned())
+    }
+}
+
+impl State {
+    /// Index of the next entry.
+    fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+}
+
+fn system_time_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A handle on a [`MemoryStorage`].
+#[derive(Clone, Debug)]
+pub struct MemoryLog {
+    shared: Arc<Shared>,
+    replica: u32,
+    incarnation: Incarnation,
+}
+
+impl MemoryLog {
+    /// The log that this is a handle of.
+    pub fn storage(&self) -> MemoryStorage {
+        MemoryStorage { shared: self.shared.clone() }
+    }
+
+    fn append_now(&self, entry: Bytes) -> Result<Appended, AppendError> {
+        let limit = self.shared.config.max_body_bytes;
+        if entry.len() > limit {
+            return Err(AppendError::TooLarge { bytes: entry.len(), limit });
+        }
+        if !self.shared.health.borrow().is_connected() {
+            return Err(AppendError::Unavailable { reason: "the log is taken away".into() });
+        }
+        let mut state = self.shared.state();
+        if self.is_fenced(&state) {
+            return Err(AppendError::Fenced);
+        }
+        let unknown = || AppendError::Unknown { detail: "the answer was lost".into() };
+        match state.faults.pop_front() {
+            None => Ok(self.shared.commit(&mut state, entry)),
+            Some(Fault::Unavailable) => Err(AppendError::Unavailable { reason: "refused by a test".into() }),
+            Some(Fault::UnknownLost) => Err(unknown()),
+            Some(Fault::UnknownCommitted) => {
+                self.shared.commit(&mut state, entry);
+                Err(unknown())
+            }
+            Some(Fault::UnknownLate(after)) => {
+                state.late.push((after.max(1), self.replica, self.incarnation, entry));
+                Err(unknown())
+            }
+        }
+    }
+
+    fn is_fenced(&self, state: &State) -> bool {
+        state.incarnations.get(&self.replica) != Some(&self.incarnation)
+    }
+}
+
+impl OrderedLog for MemoryLog {
+    fn append(&self, entry: Bytes) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static {
+        let log = self.clone();
+        async move {
+            // A real log never answers within the caller's own poll.
+            tokio::task::yield_now().await;
+            log.append_now(entry)
+        }
+    }
+
+    fn tail(&self, from: Position) -> impl Stream<Item = Result<Committed, TailError>> + Send + Unpin + 'static {
+        let bell = self.shared.bell.subscribe();
+        let start = Some((self.shared.clone(), bell, from));
+        stream::unfold(start, |tail| async move {
+            let (shared, mut bell, from) = tail?;
+            loop {
+                bell.mark_unchanged();
+                let available = shared.health.borrow().is_connected();
+                match available.then(|| shared.read(from)).transpose() {
+                    Err(error) => return Some((Err(error), None)),
+                    Ok(Some(Some(committed))) => {
+                        let next = committed.position.next();
+                        return Some((Ok(committed), Some((shared, bell, next))));
+                    }
+                    // The sender lives in `shared`, so this waits for a ring.
+                    Ok(_) => bell.changed().await.ok()?,
+                }
+            }
+        })
+        .boxed()
+    }
+
+    async fn truncate(&self, below: Position) -> Result<(), LogError> {
+        let mut state = self.shared.state();
+        if self.is_fenced(&state) {
+            return Err(LogError::Fenced);
+        }
+        let end = self.shared.position(state.end());
+        let index = self.shared.index(below).filter(|index| *index <= state.end());
+        let index = index.ok_or(LogError::OutOfRange { position: below, end })?;
+        while state.first < index {
+            state.entries.pop_front();
+            state.first += 1;
+        }
+        drop(state);
+        self.shared.ring();
+        Ok(())
+    }
+
+    async fn first(&self) -> Result<Position, LogError> {
+        Ok(self.shared.position(self.shared.state().first))
+    }
+
+    async fn end(&self) -> Result<Position, LogError> {
+        Ok(self.shared.position(self.shared.state().end()))
+    }
+
+    fn health(&self) -> watch::Receiver<LogHealth> {
+        self.shared.health.subscribe()
+    }
+
+    fn log_id(&self) -> LogId {
+        LogId(1)
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn bodies(storage: &MemoryStorage) -> Vec<&'static str> {
+        let name = |entry: &Bytes| match entry.as_ref() {
+            b"a" => "a",
+            b"b" => "b",
+            b"c" => "c",
+            _ => "?",
+        };
+        storage.entries().iter().map(|committed| name(&committed.entry)).collect()
+    }
+
+    #[tokio::test]
+    async fn faults_do_what_they_say() {
+        let storage = MemoryStorage::default();
+        let (log, _) = storage.open(0);
+        storage.inject(Fault::UnknownCommitted);
+        storage.inject(Fault::UnknownLost);
+        storage.inject(Fault::UnknownLate(1));
+        storage.inject(Fault::Unavailable);
+        let unknown = |outcome| matches!(outcome, Err(AppendError::Unknown { .. }));
+        assert!(unknown(log.append("a".into()).await));
+        assert!(unknown(log.append("b".into()).await));
+        assert!(unknown(log.append("c".into()).await));
+        assert!(matches!(log.append("b".into()).await, Err(AppendError::Unavailable { .. })));
+        assert_eq!(bodies(&storage), ["a"]);
+        log.append("b".into()).await.unwrap();
+        assert_eq!(bodies(&storage), ["a", "b", "c"], "the late one comes after one more");
+    }
+
+    #[tokio::test]
+    async fn a_late_entry_of_an_old_incarnation_never_comes() {
+        let storage = MemoryStorage::default();
+        let (old, _) = storage.open(0);
+        storage.inject(Fault::UnknownLate(1));
+        assert!(old.append("a".into()).await.is_err());
+        let (new, _) = storage.open(0);
+        new.append("b".into()).await.unwrap();
+        assert_eq!(bodies(&storage), ["b"]);
+    }
+
+    #[tokio::test]
+    async fn a_tail_stands_still_while_the_log_is_away() {
+        let storage = MemoryStorage::default();
+        let (log, _) = storage.open(0);
+        log.append("a".into()).await.unwrap();
+        storage.set_available(false);
+        let mut tail = log.tail(Position::START);
+        assert!(tokio::time::timeout(Duration::from_millis(50), tail.next()).await.is_err());
+        assert!(matches!(log.append("b".into()).await, Err(AppendError::Unavailable { .. })));
+        storage.set_available(true);
+        assert_eq!(tail.next().await.unwrap().unwrap().entry, "a");
+    }
+}
