@@ -1,0 +1,305 @@
+//! Message bodies that clients send: parsed views of the raw bytes. All functions take the message without its prefix
+//! (see [`Envelope::message`](crate::frame::Envelope::message)).
+
+mod build;
+mod values;
+
+pub use build::{batch, execute, prepare, query, register, startup};
+pub use values::{BoundValue, Values};
+
+use crate::consistency::Consistency;
+use crate::error::ProtocolError;
+use crate::frame::{Envelope, Opcode};
+use crate::wire::Reader;
+use bytes::{Bytes, BytesMut};
+
+const FLAG_VALUES: u8 = 0x01;
+const FLAG_SKIP_METADATA: u8 = 0x02;
+const FLAG_PAGE_SIZE: u8 = 0x04;
+const FLAG_PAGING_STATE: u8 = 0x08;
+const FLAG_SERIAL_CONSISTENCY: u8 = 0x10;
+const FLAG_TIMESTAMP: u8 = 0x20;
+const FLAG_NAMES: u8 = 0x40;
+
+/// STARTUP: options in the order sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Startup {
+    /// `CQL_VERSION`, `COMPRESSION`, `DRIVER_NAME`, ...
+    pub options: Vec<(String, String)>,
+}
+
+impl Startup {
+    /// The value of an option.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What QUERY and EXECUTE carry besides the statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Params {
+    /// The consistency level.
+    pub consistency: Consistency,
+    /// The bound values, raw; empty when none were sent.
+    pub values: Values,
+    /// The client knows the result's metadata.
+    pub skip_metadata: bool,
+    /// Rows per page.
+    pub page_size: Option<i32>,
+    /// Where the next page starts (opaque).
+    pub paging_state: Option<Bytes>,
+    /// The level of a conditional write's reading phase.
+    pub serial_consistency: Option<Consistency>,
+    /// The default timestamp, microseconds since 1970.
+    pub timestamp: Option<i64>,
+}
+
+impl Params {
+    /// Only a consistency level and values.
+    pub fn new(consistency: Consistency, values: Values) -> Self {
+        Self {
+            consistency,
+            values,
+            skip_metadata: false,
+            page_size: None,
+            paging_state: None,
+            serial_consistency: None,
+            timestamp: None,
+        }
+    }
+}
+
+/// QUERY.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// The statement.
+    pub text: String,
+    /// Everything else.
+    pub params: Params,
+}
+
+/// PREPARE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepare {
+    /// The statement.
+    pub text: String,
+}
+
+/// EXECUTE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execute {
+    /// The prepared statement.
+    pub id: Bytes,
+    /// Everything else.
+    pub params: Params,
+}
+
+/// What kind of batch the client asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum BatchKind {
+    /// Atomic by the batch log.
+    Logged = 0,
+    /// Not atomic across partitions.
+    Unlogged = 1,
+    /// Counter updates.
+    Counter = 2,
+}
+
+/// The statement of a member of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BatchBody {
+    /// As text.
+    Text(String),
+    /// As the id of a prepared statement.
+    Id(Bytes),
+}
+
+/// A member of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchStatement {
+    /// What to execute.
+    pub body: BatchBody,
+    /// Its values, never named.
+    pub values: Values,
+}
+
+/// BATCH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The kind asked for.
+    pub kind: BatchKind,
+    /// The members, in order.
+    pub statements: Vec<BatchStatement>,
+    /// The consistency level.
+    pub consistency: Consistency,
+    /// The level of a conditional write's reading phase.
+    pub serial_consistency: Option<Consistency>,
+    /// The default timestamp, microseconds since 1970.
+    pub timestamp: Option<i64>,
+}
+
+/// REGISTER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Register {
+    /// `TOPOLOGY_CHANGE`, `STATUS_CHANGE`, `SCHEMA_CHANGE`; unknown ones as sent.
+    pub events: Vec<String>,
+}
+
+/// Parses STARTUP.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn parse_startup(body: &Bytes) -> Result<Startup, ProtocolError> {
+    Ok(Startup { options: Reader::new(body.clone()).string_map("STARTUP options")? })
+}
+
+/// Parses REGISTER.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn parse_register(body: &Bytes) -> Result<Register, ProtocolError> {
+    Ok(Register { events: Reader::new(body.clone()).string_list("REGISTER events")? })
+}
+
+/// Parses PREPARE.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn parse_prepare(body: &Bytes) -> Result<Prepare, ProtocolError> {
+    Ok(Prepare { text: Reader::new(body.clone()).long_string("statement")? })
+}
+
+/// Parses QUERY.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn parse_query(body: &Bytes) -> Result<Query, ProtocolError> {
+    let mut reader = Reader::new(body.clone());
+    Ok(Query { text: reader.long_string("statement")?, params: params(&mut reader)? })
+}
+
+/// Parses EXECUTE.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn parse_execute(body: &Bytes) -> Result<Execute, ProtocolError> {
+    let mut reader = Reader::new(body.clone());
+    Ok(Execute { id: reader.short_bytes("prepared id")?, params: params(&mut reader)? })
+}
+
+fn params(reader: &mut Reader) -> Result<Params, ProtocolError> {
+    let consistency = Consistency::from_code(reader.short("consistency")?)?;
+    let flags = reader.byte("flags")?;
+    let has = |flag: u8| flags & flag != 0;
+    if flags & 0x80 != 0 {
+        return Err(ProtocolError::Unsupported { what: "a keyspace per request" });
+    }
+    let values = if has(FLAG_VALUES) { Values::read(reader, has(FLAG_NAMES))? } else { Values::none() };
+    let page_size = has(FLAG_PAGE_SIZE).then(|| reader.int("page size")).transpose()?;
+    let paging_state = if has(FLAG_PAGING_STATE) { reader.bytes("paging state")? } else { None };
+    let (serial_consistency, timestamp) = tail(reader, flags)?;
+    Ok(Params {
+        consistency,
+        values,
+        skip_metadata: has(FLAG_SKIP_METADATA),
+        page_size,
+        paging_state,
+        serial_consistency,
+        timestamp,
+    })
+}
+
+/// The serial consistency and the timestamp, which end QUERY, EXECUTE and BATCH.
+fn tail(reader: &mut Reader, flags: u8) -> Result<(Option<Consistency>, Option<i64>), ProtocolError> {
+    let serial = if flags & FLAG_SERIAL_CONSISTENCY != 0 {
+        Some(Consistency::from_code(reader.short("serial consistency")?)?)
+    } else {
+        None
+    };
+    let timestamp = (flags & FLAG_TIMESTAMP != 0).then(|| reader.long("timestamp")).transpose()?;
+    Ok((serial, timestamp))
+}
+
+/// Parses BATCH.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn parse_batch(body: &Bytes) -> Result<Batch, ProtocolError> {
+    let mut reader = Reader::new(body.clone());
+    let (kind, statements) = members(&mut reader)?;
+    let consistency = Consistency::from_code(reader.short("consistency")?)?;
+    let flags = reader.byte("flags")?;
+    // Names in a batch can't be read (the protocol says so itself); the bit means nothing and is tolerated.
+    if flags & !(FLAG_SERIAL_CONSISTENCY | FLAG_TIMESTAMP | FLAG_NAMES) != 0 {
+        return Err(ProtocolError::Unsupported { what: "this flag of BATCH" });
+    }
+    let (serial_consistency, timestamp) = tail(&mut reader, flags)?;
+    Ok(Batch { kind, statements, consistency, serial_consistency, timestamp })
+}
+
+fn members(reader: &mut Reader) -> Result<(BatchKind, Vec<BatchStatement>), ProtocolError> {
+    let kind = match reader.byte("batch type")? {
+        0 => BatchKind::Logged,
+        1 => BatchKind::Unlogged,
+        2 => BatchKind::Counter,
+        code => return Err(ProtocolError::UnknownCode { what: "batch type", code: i64::from(code) }),
+    };
+    let count = reader.short("batch size")?;
+    let statements = (0..count).map(|_| member(reader)).collect::<Result<_, _>>()?;
+    Ok((kind, statements))
+}
+
+fn member(reader: &mut Reader) -> Result<BatchStatement, ProtocolError> {
+    let body = match reader.byte("statement kind")? {
+        0 => BatchBody::Text(reader.long_string("statement")?),
+        1 => BatchBody::Id(reader.short_bytes("prepared id")?),
+        code => return Err(ProtocolError::UnknownCode { what: "statement kind", code: i64::from(code) }),
+    };
+    Ok(BatchStatement { body, values: Values::read(reader, false)? })
+}
+
+/// Where the consistency level lies in the message of a QUERY, EXECUTE or BATCH; `None` for other opcodes.
+///
+/// # Errors
+/// The message ends before it.
+pub fn consistency_offset(opcode: Opcode, message: &Bytes) -> Result<Option<usize>, ProtocolError> {
+    let mut reader = Reader::new(message.clone());
+    match opcode {
+        Opcode::Query => {
+            let length = reader.count(1, "statement")?;
+            reader.take(length, "statement")?;
+        }
+        Opcode::Execute => {
+            reader.short_bytes("prepared id")?;
+        }
+        Opcode::Batch => {
+            members(&mut reader)?;
+        }
+        _ => return Ok(None),
+    }
+    let offset = reader.position();
+    reader.short("consistency")?;
+    Ok(Some(offset))
+}
+
+/// The same request at another consistency level: two bytes change, everything else stays byte for byte. Requests
+/// without a level stay as they are. Copies the body only if it is shared.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn with_consistency(mut envelope: Envelope, level: Consistency) -> Result<Envelope, ProtocolError> {
+    let prefix = envelope.prefix()?.length;
+    let message = envelope.body.slice(prefix..);
+    let Some(offset) = consistency_offset(envelope.opcode, &message)? else {
+        return Ok(envelope);
+    };
+    drop(message);
+    let mut body = envelope.body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    let start = prefix + offset;
+    if let Some(bytes) = body.get_mut(start..start + 2) {
+        bytes.copy_from_slice(&level.code().to_be_bytes());
+    }
+    envelope.body = body.freeze();
+    Ok(envelope)
+}
