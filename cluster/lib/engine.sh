@@ -57,8 +57,8 @@ start_engine() {
   setsid dockerd --data-root "$ENGINE/data" --exec-root "$ENGINE/exec" --pidfile "$ENGINE/dockerd.pid" \
     --containerd "$ENGINE/containerd.sock" --storage-driver overlay2 ${runtime[@]+"${runtime[@]}"} -H "$OWN_DOCKER_HOST" \
     > "$ENGINE/dockerd.log" 2>&1 < /dev/null 9>&- &
-  local _
-  for ((_ = 0; _ < ENGINE_START_TENTHS; _++)); do
+  local i
+  for ((i = 0; i < ENGINE_START_TENTHS; i++)); do
     docker -H "$OWN_DOCKER_HOST" info > /dev/null 2>&1 && return 0
     sleep 0.1
   done
@@ -68,11 +68,11 @@ start_engine() {
 
 # Stops our own engine, if it runs. Its images stay on disk.
 stop_engine() {
-  local name _
+  local name i
   for name in dockerd containerd; do
     if alive "$ENGINE/$name.pid"; then
       kill "$(cat "$ENGINE/$name.pid")"
-      for ((_ = 0; _ < 300; _++)); do alive "$ENGINE/$name.pid" || break; sleep 0.1; done
+      for ((i = 0; i < 300; i++)); do alive "$ENGINE/$name.pid" || break; sleep 0.1; done
       ! alive "$ENGINE/$name.pid" || die "$name does not stop (pid $(cat "$ENGINE/$name.pid"))"
       log "stopped our own $name"
     fi
