@@ -1,0 +1,158 @@
+//! Writers that remember what was acknowledged, and the search for it on every replica.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use futures::TryStreamExt;
+use scylla::statement::Consistency;
+use tokio::task::JoinHandle;
+
+use super::{Local, REPLICAS};
+
+/// Writers for each replica, each with one request in flight.
+const WRITERS: u8 = 4;
+/// Pause after an error, so that writers without a server do not spin.
+const AFTER_ERROR: Duration = Duration::from_millis(200);
+
+type Key = (String, i64);
+
+#[derive(Default)]
+struct Seen {
+    acknowledged: BTreeSet<Key>,
+    unknown: BTreeSet<Key>,
+    longest_wait: Duration,
+}
+
+/// Running writers.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    tasks: Vec<JoinHandle<Result<()>>>,
+    table: String,
+}
+
+impl Load {
+    /// Creates the table `load.<name>` and starts writers through every replica.
+    ///
+    /// # Errors
+    /// When the table cannot be created or a replica takes no connection.
+    pub async fn start(local: &Local, name: &str) -> Result<Self> {
+        let table = format!("load.{name}");
+        let session = local.session(0, Consistency::Quorum).await?;
+        session
+            .query_unpaged(
+                "CREATE KEYSPACE IF NOT EXISTS load WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
+                (),
+            )
+            .await?;
+        session
+            .query_unpaged(
+                format!("CREATE TABLE {table} (client text, seq bigint, value text, PRIMARY KEY (client, seq))"),
+                (),
+            )
+            .await?;
+        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
+        let mut tasks = Vec::new();
+        for replica in 0..REPLICAS {
+            let session = Arc::new(local.session(replica, Consistency::One).await?);
+            let insert = session.prepare(format!("INSERT INTO {table} (client, seq, value) VALUES (?, ?, ?)")).await?;
+            for writer in 0..WRITERS {
+                let (session, insert, stop, seen) = (session.clone(), insert.clone(), stop.clone(), seen.clone());
+                tasks.push(tokio::spawn(async move {
+                    let client = format!("{replica}-{writer}");
+                    let mut sequence = 0i64;
+                    while !stop.load(Ordering::Relaxed) {
+                        let begin = Instant::now();
+                        let result =
+                            session.execute_unpaged(&insert, (&client, sequence, format!("{client}:{sequence}"))).await;
+                        let took = begin.elapsed();
+                        let failed = result.is_err();
+                        {
+                            let mut seen = seen.lock().map_err(|_| anyhow::anyhow!("another writer panicked"))?;
+                            seen.longest_wait = seen.longest_wait.max(took);
+                            let key = (client.clone(), sequence);
+                            if failed {
+                                seen.unknown.insert(key)
+                            } else {
+                                seen.acknowledged.insert(key)
+                            };
+                        }
+                        if failed {
+                            tokio::time::sleep(AFTER_ERROR).await;
+                        }
+                        sequence += 1;
+                    }
+                    Ok(())
+                }));
+            }
+        }
+        Ok(Self { stop, seen, tasks, table })
+    }
+
+    /// Writes acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        self.seen.lock().map_or(0, |seen| seen.acknowledged.len())
+    }
+
+    /// Waits until `more` further writes were acknowledged.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`.
+    pub async fn wait_for(&self, more: usize, limit: Duration) -> Result<()> {
+        let (start, target) = (Instant::now(), self.acknowledged() + more);
+        while self.acknowledged() < target {
+            ensure!(
+                start.elapsed() < limit,
+                "only {} of {target} writes acknowledged after {limit:?}",
+                self.acknowledged()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Stops the writers, and looks on each replica for every acknowledged write (I2) and for rows that nobody wrote.
+    ///
+    /// # Errors
+    /// When a row is missing, foreign or has a wrong value.
+    pub async fn finish(self, local: &Local) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.context("a writer panicked")??;
+        }
+        let seen =
+            Arc::try_unwrap(self.seen).ok().and_then(|seen| seen.into_inner().ok()).context("writers are gone")?;
+        ensure!(!seen.acknowledged.is_empty(), "no write was acknowledged");
+        for replica in 0..REPLICAS {
+            let session = local.session(replica, Consistency::Quorum).await?;
+            let query = format!("SELECT client, seq, value FROM {}", self.table);
+            let mut rows = session.query_iter(query, ()).await?.rows_stream::<(String, i64, String)>()?;
+            let mut found = BTreeSet::new();
+            while let Some((client, sequence, value)) = rows.try_next().await? {
+                ensure!(
+                    value == format!("{client}:{sequence}"),
+                    "replica-{replica}: {client}/{sequence} has {value:?}"
+                );
+                found.insert((client, sequence));
+            }
+            let missing: Vec<_> = seen.acknowledged.difference(&found).take(3).collect();
+            ensure!(missing.is_empty(), "replica-{replica} lacks acknowledged writes, for example {missing:?}");
+            let foreign = found.iter().find(|key| !seen.acknowledged.contains(*key) && !seen.unknown.contains(*key));
+            ensure!(foreign.is_none(), "replica-{replica} has a row that nobody wrote: {foreign:?}");
+        }
+        println!(
+            "    {} acknowledged writes, each on every replica; {} of unknown outcome; longest wait {:.2} s",
+            seen.acknowledged.len(),
+            seen.unknown.len(),
+            seen.longest_wait.as_secs_f64()
+        );
+        Ok(())
+    }
+}

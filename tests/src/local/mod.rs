@@ -1,0 +1,145 @@
+//! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
+
+mod faults;
+mod load;
+mod statements;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use replicateddb_local::{Member, Stack};
+use scylla::{
+    client::{execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
+    policies::{host_filter::AllowListHostFilter, retry::FallthroughRetryPolicy},
+    statement::Consistency,
+};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::scenario::{self, Scenario, failure_dir};
+
+/// From nothing to every replica ready, on two busy cores.
+const UP_LIMIT: Duration = Duration::from_secs(240);
+/// From a start of a member to every replica ready.
+const READY_LIMIT: Duration = Duration::from_secs(180);
+/// What a driver waits for an answer: longer than any bounded wait of the product.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// Replicas of the suite's stack.
+const REPLICAS: u8 = 3;
+
+/// What scenarios share: one stack, on addresses of its own, killed at the end.
+pub struct Local {
+    runtime: Runtime,
+    stack: Stack,
+    http: reqwest::Client,
+    // Last, so that the folder is removed after the processes were killed.
+    _dir: tempfile::TempDir,
+}
+
+fn scenarios() -> Vec<Scenario<Local>> {
+    [statements::scenarios(), faults::scenarios()].into_iter().flatten().collect()
+}
+
+/// Runs the suite, or the scenarios named.
+///
+/// # Errors
+/// When the stack does not come up or a scenario failed.
+pub fn run(only: &[String]) -> Result<()> {
+    let mut local = Local::start()?;
+    let result = scenario::run("local", &scenarios(), only, &mut local, |local, name| {
+        let dir = failure_dir("local", name)?;
+        for member in local.members() {
+            let log = local.stack.log(member);
+            std::fs::copy(&log, dir.join(format!("{member}.log"))).with_context(|| log.display().to_string())?;
+        }
+        Ok(dir.display().to_string())
+    });
+    local.runtime.block_on(local.stack.down(&mut |_, _| ()))?;
+    result
+}
+
+impl Local {
+    fn start() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let stack = Stack::builder()
+            .dir(dir.path().join("stack"))
+            .replicas(REPLICAS)
+            .zookeepers(3)
+            .free_loopback()
+            .kill_on_drop()
+            .replica_args(vec!["--restore-point-interval".into(), "10s".into()])
+            .create()?;
+        let runtime = Runtime::new()?;
+        runtime
+            .block_on(stack.up(UP_LIMIT, &mut |time, line| println!("    [{:>5.1} s] {line}", time.as_secs_f64())))?;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build()?;
+        Ok(Self { runtime, stack, http, _dir: dir })
+    }
+
+    fn members(&self) -> Vec<Member> {
+        Member::all(self.stack.settings().replicas, self.stack.settings().zookeepers)
+    }
+
+    /// A session that talks to replica `i` alone.
+    async fn session(&self, i: u8, consistency: Consistency) -> Result<Session> {
+        let address = self.stack.cql(i);
+        let profile = ExecutionProfile::builder()
+            .consistency(consistency)
+            .request_timeout(Some(REQUEST_LIMIT))
+            .retry_policy(std::sync::Arc::new(FallthroughRetryPolicy::new()))
+            .build();
+        SessionBuilder::new()
+            .known_node_addr(address)
+            .host_filter(std::sync::Arc::new(AllowListHostFilter::new([address])?))
+            .default_execution_profile_handle(profile.into_handle())
+            .build()
+            .await
+            .with_context(|| format!("a session with replica-{i} at {address}"))
+    }
+
+    /// What replica `i` says of itself.
+    async fn status(&self, i: u8) -> Result<Value> {
+        Ok(self.http.get(format!("http://{}/status", self.stack.admin(i))).send().await?.json().await?)
+    }
+
+    async fn wait_ready(&self) -> Result<()> {
+        let replicas: Vec<_> = (0..REPLICAS).map(Member::Replica).collect();
+        let begin = Instant::now();
+        self.stack.wait_ready(&replicas, begin + READY_LIMIT, begin, &mut |_, _| ()).await
+    }
+
+    /// Digests of every table on every replica at one index, by the product's own tool (I1).
+    fn verify(&self) -> Result<()> {
+        let server = std::env::current_exe()?.with_file_name("replicateddb-server");
+        let mut command = std::process::Command::new(&server);
+        command.arg("verify");
+        for i in 0..REPLICAS {
+            command.arg("--replica").arg(self.stack.admin(i).to_string());
+        }
+        let output = command.output().with_context(|| server.display().to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "replicas differ:\n{text}{}", String::from_utf8_lossy(&output.stderr));
+        println!("{}", text.trim_end());
+        Ok(())
+    }
+}
+
+/// The one string of a result's first row.
+async fn text(session: &Session, query: &str) -> Result<Option<String>> {
+    let rows = session.query_unpaged(query, ()).await?.into_rows_result()?;
+    Ok(rows.maybe_first_row::<(Option<String>,)>()?.and_then(|row| row.0))
+}
+
+/// The one number of a result's first row.
+async fn number(session: &Session, query: &str) -> Result<i64> {
+    let rows = session.query_unpaged(query, ()).await?.into_rows_result()?;
+    Ok(rows.first_row::<(i64,)>()?.0)
+}
+
+/// The error's text; an answer without an error is the failure here.
+async fn refused(session: &Session, statement: &str) -> Result<String> {
+    match session.query_unpaged(statement, ()).await {
+        Ok(_) => bail!("accepted: {statement}"),
+        Err(error) => Ok(error.to_string()),
+    }
+}

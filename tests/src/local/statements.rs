@@ -1,0 +1,117 @@
+//! What clients do on a quiet day: statements of all kinds through every replica, and what is refused.
+
+use anyhow::{Result, ensure};
+use futures::TryStreamExt;
+use scylla::statement::{Consistency, batch::Batch};
+
+use super::{Local, REPLICAS, number, refused, text};
+use crate::scenario::Scenario;
+
+pub fn scenarios() -> Vec<Scenario<Local>> {
+    vec![
+        Scenario {
+            name: "statements",
+            proves: "DDL, writes, batches, prepared statements and paging through every replica",
+            run: statements,
+        },
+        Scenario { name: "values", proves: "now(), uuid() and the like become the same value everywhere", run: values },
+        Scenario {
+            name: "refusals",
+            proves: "what is not right yet is refused with a reason and changes nothing",
+            run: refusals,
+        },
+    ]
+}
+
+const KEYSPACE: &str = "WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}";
+
+fn statements(local: &mut Local) -> Result<()> {
+    local.runtime.block_on(async {
+        for replica in 0..REPLICAS {
+            let session = local.session(replica, Consistency::Quorum).await?;
+            let table = format!("s{replica}.t");
+            session.query_unpaged(format!("CREATE KEYSPACE s{replica} {KEYSPACE}"), ()).await?;
+            session
+                .query_unpaged(
+                    format!("CREATE TABLE {table} (p int, c int, v text, s set<int>, PRIMARY KEY (p, c))"),
+                    (),
+                )
+                .await?;
+            let insert = session.prepare(format!("INSERT INTO {table} (p, c, v) VALUES (?, ?, ?)")).await?;
+            for c in 0..250 {
+                session.execute_unpaged(&insert, (replica as i32, c, format!("v{c}"))).await?;
+            }
+            session
+                .query_unpaged(format!("UPDATE {table} SET s = s + {{1, 2}} WHERE p = {replica} AND c = 1"), ())
+                .await?;
+            session.query_unpaged(format!("DELETE FROM {table} WHERE p = {replica} AND c >= 200"), ()).await?;
+            let mut batch = Batch::default();
+            batch.append_statement(insert.clone());
+            batch.append_statement(format!("UPDATE {table} SET v = 'batched' WHERE p = 7 AND c = 7").as_str());
+            session.batch(&batch, ((replica as i32, 1000, "by batch"), ())).await?;
+        }
+        for reader in 0..REPLICAS {
+            let session = local.session(reader, Consistency::Quorum).await?;
+            for replica in 0..REPLICAS {
+                let mut statement =
+                    scylla::statement::Statement::new(format!("SELECT c, v FROM s{replica}.t WHERE p = ?"));
+                statement.set_page_size(60);
+                let rows = session.query_iter(statement, (replica as i32,)).await?.rows_stream::<(i32, String)>()?;
+                let rows: Vec<_> = rows.try_collect().await?;
+                ensure!(rows.len() == 201, "replica-{reader} pages {} rows of s{replica}", rows.len());
+                let batched = text(&session, &format!("SELECT v FROM s{replica}.t WHERE p = 7 AND c = 7")).await?;
+                ensure!(batched.as_deref() == Some("batched"), "{batched:?}");
+            }
+        }
+        anyhow::Ok(())
+    })?;
+    local.verify()
+}
+
+fn values(local: &mut Local) -> Result<()> {
+    local.runtime.block_on(async {
+        let session = local.session(1, Consistency::Quorum).await?;
+        session.query_unpaged(format!("CREATE KEYSPACE nondet {KEYSPACE}"), ()).await?;
+        session
+            .query_unpaged("CREATE TABLE nondet.t (id int PRIMARY KEY, a timeuuid, b uuid, c timestamp)", ())
+            .await?;
+        session
+            .query_unpaged("INSERT INTO nondet.t (id, a, b, c) VALUES (1, now(), uuid(), toTimestamp(now()))", ())
+            .await?;
+        let prepared = session.prepare("UPDATE nondet.t SET a = now(), c = currentTimestamp() WHERE id = ?").await?;
+        session.execute_unpaged(&prepared, (2,)).await?;
+        anyhow::Ok(())
+    })?;
+    local.verify()
+}
+
+fn refusals(local: &mut Local) -> Result<()> {
+    local.runtime.block_on(async {
+        let session = local.session(2, Consistency::Quorum).await?;
+        session.query_unpaged(format!("CREATE KEYSPACE no {KEYSPACE}"), ()).await?;
+        session.query_unpaged("CREATE TABLE no.t (id int PRIMARY KEY, v text, l list<int>)", ()).await?;
+        let before = number(&session, "SELECT count(*) FROM no.t").await?;
+        for statement in [
+            "INSERT INTO no.t (id, v) VALUES (1, 'x') IF NOT EXISTS",
+            "UPDATE no.t SET v = 'y' WHERE id = 1 IF v = 'x'",
+            "INSERT INTO no.t (id, v) VALUES (1, 'x') USING TTL 60",
+            "UPDATE no.t SET l = l + [1] WHERE id = 1",
+            "CREATE TABLE no.c (id int PRIMARY KEY, n counter)",
+            "CREATE TABLE no.d (id int PRIMARY KEY) WITH default_time_to_live = 60",
+            "CREATE ROLE r WITH LOGIN = true AND PASSWORD = 'secret'",
+            "INSERT INTO system.local (key) VALUES ('local')",
+            "INSERT INTO no.nothing (id) VALUES (1)",
+            "INSERT INTO no.t (id, v VALUES",
+        ] {
+            let reason = refused(&session, statement).await?;
+            println!("    {statement}\n      -> {reason}");
+        }
+        let large = "x".repeat(9 << 20);
+        let reason = session.query_unpaged("INSERT INTO no.t (id, v) VALUES (2, ?)", (large,)).await;
+        ensure!(reason.is_err(), "a value of 9 MiB was accepted");
+        ensure!(number(&session, "SELECT count(*) FROM no.t").await? == before, "a refused statement left a row");
+        session.query_unpaged("INSERT INTO no.t (id, v) VALUES (3, 'the session goes on')", ()).await?;
+        anyhow::Ok(())
+    })?;
+    local.verify()
+}
