@@ -5,6 +5,7 @@ SHELL := /bin/bash
 export REPLICATEDDB_CACHE ?= $(HOME)/.cache/replicateddb
 export CARGO_TARGET_DIR ?= $(REPLICATEDDB_CACHE)/target
 # passed on to the scripts when given: make images REGISTRY=... TAG=...
+export ONLY
 export REGISTRY TAG CLUSTER CLUSTER_NAME WORKERS
 
 .PHONY: help
@@ -22,3 +23,29 @@ cluster-down: ## deletes that cluster; leaves nothing running
 .PHONY: images
 images: ## builds the container images; with REGISTRY=... [TAG=...] also pushes them
 	@images/build
+
+.PHONY: demo
+demo: ## the whole of it on a real cluster: applied, written to, pods deleted, recovered, compared
+	@tests/demo
+
+.PHONY: test
+test: ## all tests; one part alone: make test-unit test-operator test-chart test-local test-kind [ONLY="NAME ..."]
+	@tests/run
+
+.PHONY: test-unit test-operator test-chart test-local test-kind
+test-unit test-operator test-chart test-local test-kind: test-%:
+	@tests/run $*
+
+.PHONY: lint
+lint: ## formatting, clippy, shell scripts, dependency policy; writes nothing
+	@tests/lint
+
+.PHONY: local
+local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog]
+	@images/artifacts/fetch.sh
+	@cargo build --release --locked -p replicateddb-server -p replicateddb-local
+	@$(CARGO_TARGET_DIR)/release/replicateddb-local up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(ENGINE),--engine $(ENGINE))
+
+.PHONY: local-down
+local-down: ## stops it; its data stays
+	@$(CARGO_TARGET_DIR)/release/replicateddb-local down
