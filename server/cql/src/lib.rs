@@ -11,8 +11,11 @@
 pub mod consistency;
 pub mod error;
 pub mod frame;
+pub mod lex;
 pub mod request;
 pub mod response;
+pub mod rewrite;
+pub mod statement;
 pub mod wire;
 
 pub use consistency::Consistency;

@@ -1,0 +1,7 @@
+//! Makes a statement mean the same wherever and whenever it is executed.
+
+mod calls;
+mod ddl;
+
+pub use calls::{NondeterministicValues, Rewritten, with_literals, with_markers};
+pub use ddl::{with_drop_timestamp, with_table_id};
