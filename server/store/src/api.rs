@@ -121,6 +121,8 @@ pub struct Status {
     pub generation: u64,
     /// What the JVM is doing.
     pub jvm: Jvm,
+    /// Its process id, while there is one. It is in a process group of its own.
+    pub jvm_pid: Option<u32>,
     /// No valid clean mark: what is in the directory is not known to be the state at any index.
     pub dirty: bool,
     /// The clean mark, if there is a valid one.

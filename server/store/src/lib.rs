@@ -5,6 +5,7 @@
 //! exactly the state of a restore point, whatever crashes in between (I10); and an incarnation of the replica that was
 //! replaced changes nothing (I6).
 
+pub mod agent;
 pub mod api;
 pub mod client;
 pub mod generation;

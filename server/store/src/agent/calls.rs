@@ -1,0 +1,247 @@
+//! The calls of the replica, but for starting and rewinding.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use super::state::{Pending, Running, State};
+use super::supervisor::{Agent, Locked, blocking, failed};
+use super::{disk, plan, points, probe};
+use crate::api::{
+    Abort, Autocompaction, Clean, Code, Commit, Done, Files, Flushed, Held, Manifest, MarkClean, NowReply,
+    RESTORE_POINTS_KEPT, Refusal, Rewind, Rewound, Snapshot,
+};
+
+/// Id of a clean mark's manifest.
+const CLEAN_ID: &str = "clean";
+
+fn refuse<T>(code: Code, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { code, message: message.into() })
+}
+
+/// The agent's clock, ms since the epoch.
+fn clock_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn done(state: &State) -> Done {
+    Done { generation: state.persisted.generation }
+}
+
+impl Agent {
+    /// Lets a caller in (I6): remembers its incarnation, durably, if it is the highest so far.
+    async fn enter(&self, incarnation: i64) -> Result<Locked, Refusal> {
+        let mut state = self.lock().await;
+        if state.stopping {
+            return refuse(Code::Stopping, "the agent is shutting down");
+        }
+        plan::admit(incarnation, state.persisted.highest_incarnation)?;
+        if state.persisted.highest_incarnation != Some(incarnation) {
+            let mut persisted = state.persisted.clone();
+            persisted.highest_incarnation = Some(incarnation);
+            let (layout, saved) = (self.setup.layout.clone(), persisted.clone());
+            blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
+            state.persisted = persisted;
+        }
+        Ok(state)
+    }
+
+    /// Only makes the incarnation the highest.
+    pub async fn claim(self, incarnation: i64, (): ()) -> Result<Done, Refusal> {
+        let state = self.enter(incarnation).await?;
+        Ok(done(&state))
+    }
+
+    /// Starts the JVM on a clean directory, or finds it started.
+    pub async fn call_start(self, incarnation: i64, (): ()) -> Result<Done, Refusal> {
+        let mut state = self.enter(incarnation).await?;
+        if state.running.as_ref().is_none_or(|running| !running.process.is_alive()) {
+            self.start_jvm(&mut state, true).await?;
+        }
+        Ok(done(&state))
+    }
+
+    /// Rewinds and starts the JVM.
+    pub async fn call_rewind(self, incarnation: i64, to: Rewind) -> Result<Rewound, Refusal> {
+        let mut state = self.enter(incarnation).await?;
+        self.rewind(&mut state, &to).await
+    }
+
+    /// Flushes everything.
+    pub async fn flush(self, incarnation: i64, (): ()) -> Result<Flushed, Refusal> {
+        let state = self.enter(incarnation).await?;
+        let jolokia = state.serving()?.jolokia;
+        jolokia.flush().await.map_err(|e| failed(&e))?;
+        let builds = jolokia.builds().await.map_err(|e| failed(&e))?;
+        Ok(Flushed { builds })
+    }
+
+    /// Takes a snapshot into an uncommitted tree.
+    pub async fn snapshot(self, incarnation: i64, request: Snapshot) -> Result<Done, Refusal> {
+        let mut state = self.enter(incarnation).await?;
+        let id = request.id;
+        plan::check_id(&id)?;
+        let running = state.serving_as(request.generation)?;
+        if state.was_aborted(&id) {
+            return refuse(Code::UnknownRestorePoint, format!("restore point {id} was aborted"));
+        }
+        if state.points.iter().any(|point| point.id == id) {
+            return refuse(Code::BadRequest, format!("restore point {id} exists"));
+        }
+        self.drop_pending(&mut state).await?;
+        match self.take_snapshot(&mut state, &running, &id).await {
+            Ok(now_ms) => {
+                state.pending = Some(Pending { id, incarnation, now_ms });
+                Ok(done(&state))
+            }
+            Err(error) => {
+                // Cassandra may finish it later, under a tag that nobody will look for.
+                state.leftovers = true;
+                state.remember_aborted(&id);
+                self.remove_tree(&id).await?;
+                Err(failed(&error))
+            }
+        }
+    }
+
+    async fn take_snapshot(&self, state: &mut State, running: &Running, id: &str) -> anyhow::Result<i64> {
+        if state.leftovers {
+            running.jolokia.clear_snapshot("").await?;
+            state.leftovers = false;
+        }
+        // A tag of this attempt's own: what an earlier one, timed out, leaves behind late is never taken for it.
+        let tag = format!("{id}-{}", Uuid::new_v4().simple());
+        running.jolokia.snapshot(&tag).await?;
+        let (layout, id) = (self.setup.layout.clone(), id.to_owned());
+        state.leftovers = true;
+        blocking(move || points::gather(&layout, &id, &tag)).await?;
+        Ok(probe::now_ms(self.setup.args.cql()).await? + 1)
+    }
+
+    /// Commits a snapshot. The caller gets its answer as soon as the restore point is durable; older ones and
+    /// Cassandra's own copy of the snapshot go after that, while the next call waits.
+    pub async fn commit(self, incarnation: i64, request: Commit) -> Result<Manifest, Refusal> {
+        let mut state = self.enter(incarnation).await?;
+        let id = request.id;
+        let pending = state.pending.clone().filter(|p| p.id == id && p.incarnation == incarnation);
+        let Some(pending) = pending else {
+            return refuse(Code::UnknownRestorePoint, format!("there is no snapshot {id} of this incarnation"));
+        };
+        let manifest = self.manifest(&mut state, id, request.mark, pending.now_ms).await?;
+        let earlier = state.points.last().map(|point| point.id.clone());
+        let setup = self.setup.clone();
+        let committed =
+            blocking(move || points::commit(&setup.layout, manifest, earlier.as_deref(), &setup.faults)).await;
+        let manifest = match committed {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                self.drop_pending(&mut state).await?;
+                return Err(failed(&error));
+            }
+        };
+        state.pending = None;
+        state.points.push(points::point(&manifest));
+        tokio::spawn(self.clone().clean_up(state));
+        Ok(manifest)
+    }
+
+    /// Deletes what a new restore point supersedes.
+    async fn clean_up(self, mut state: Locked) {
+        for id in plan::superseded(&state.points, RESTORE_POINTS_KEPT) {
+            match self.remove_tree(&id).await {
+                Ok(()) => state.points.retain(|point| point.id != id),
+                Err(error) => tracing::warn!(id, %error, "deleting an old restore point; tried again after the next"),
+            }
+        }
+        self.setup.faults.pass("commit-old-dropped");
+        if let Ok(running) = state.serving() {
+            match running.jolokia.clear_snapshot("").await {
+                Ok(()) => state.leftovers = false,
+                Err(error) => tracing::warn!("clearing the snapshot: {error:#}; tried again with the next"),
+            }
+        }
+    }
+
+    /// Gives up a snapshot.
+    pub async fn abort(self, incarnation: i64, request: Abort) -> Result<Done, Refusal> {
+        let mut state = self.enter(incarnation).await?;
+        let id = request.id;
+        plan::check_id(&id)?;
+        if state.points.iter().any(|point| point.id == id) {
+            return refuse(Code::BadRequest, format!("restore point {id} is committed"));
+        }
+        state.remember_aborted(&id);
+        if state.pending.as_ref().is_some_and(|pending| pending.id == id) {
+            self.drop_pending(&mut state).await?;
+        }
+        Ok(done(&state))
+    }
+
+    async fn drop_pending(&self, state: &mut State) -> Result<(), Refusal> {
+        match state.pending.take() {
+            Some(pending) => self.remove_tree(&pending.id).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn remove_tree(&self, id: &str) -> Result<(), Refusal> {
+        let (layout, id) = (self.setup.layout.clone(), id.to_owned());
+        blocking(move || points::remove(&layout, &id)).await.map_err(|e| failed(&e))
+    }
+
+    /// Makes a manifest, with a number that was never used before, even if this one comes to nothing.
+    async fn manifest(
+        &self,
+        state: &mut State,
+        id: String,
+        mark: crate::api::Mark,
+        cassandra_now_ms: i64,
+    ) -> Result<Manifest, Refusal> {
+        let mut persisted = state.persisted.clone();
+        persisted.sequence += 1;
+        let (layout, saved) = (self.setup.layout.clone(), persisted.clone());
+        blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
+        let sequence = persisted.sequence;
+        state.persisted = persisted;
+        Ok(Manifest { id, sequence, mark, cassandra_now_ms, created_ms: clock_ms(), files: Files::default() })
+    }
+
+    /// Marks the directory clean for the running generation.
+    pub async fn mark_clean(self, incarnation: i64, request: MarkClean) -> Result<Manifest, Refusal> {
+        let mut state = self.enter(incarnation).await?;
+        let generation = state.serving_as(request.generation)?.generation;
+        let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))? + 1;
+        let manifest = self.manifest(&mut state, CLEAN_ID.to_owned(), request.mark, now_ms).await?;
+        let clean = Clean { manifest: Some(manifest.clone()), held: Held::Generation { generation } };
+        let (layout, written) = (self.setup.layout.clone(), clean.clone());
+        blocking(move || disk::write_json(&layout.clean(), &written)).await.map_err(|e| failed(&e))?;
+        state.clean = Some(clean);
+        Ok(manifest)
+    }
+
+    /// Removes the clean mark, durably. It counts as gone even if that fails: then the caller must not go on.
+    pub async fn clear_clean(self, incarnation: i64, (): ()) -> Result<Done, Refusal> {
+        let mut state = self.enter(incarnation).await?;
+        state.clean = None;
+        let layout = self.setup.layout.clone();
+        blocking(move || disk::remove_file(&layout.clean())).await.map_err(|e| failed(&e))?;
+        Ok(done(&state))
+    }
+
+    /// Turns compaction on or off.
+    pub async fn autocompaction(self, incarnation: i64, request: Autocompaction) -> Result<Done, Refusal> {
+        let state = self.enter(incarnation).await?;
+        let jolokia = state.serving()?.jolokia;
+        jolokia.autocompaction(request.enabled, request.tables.as_deref()).await.map_err(|e| failed(&e))?;
+        Ok(done(&state))
+    }
+
+    /// Cassandra's clock.
+    pub async fn cassandra_now(self, incarnation: i64, (): ()) -> Result<NowReply, Refusal> {
+        let state = self.enter(incarnation).await?;
+        let generation = state.serving()?.generation;
+        let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
+        Ok(NowReply { now_ms, generation })
+    }
+}

@@ -1,0 +1,94 @@
+//! Durable changes of single files and folders. What returns without an error survives a power cut.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Syncs a folder: its list of names.
+pub fn sync_dir(path: &Path) -> Result<()> {
+    let dir = File::open(path).with_context(|| format!("can't open folder {}", path.display()))?;
+    dir.sync_all().with_context(|| format!("can't sync folder {}", path.display()))
+}
+
+/// Syncs the folder that `path` lies in.
+pub fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().with_context(|| format!("{} has no parent", path.display()))?;
+    sync_dir(parent)
+}
+
+/// Creates a folder (its parent exists), durably.
+pub fn create_dir(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => sync_parent(path),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("can't create folder {}", path.display())),
+    }
+}
+
+/// Writes a file as a whole: after a crash there is the old content or the new one.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let temporary = path.with_extension("new");
+    let bytes = serde_json::to_vec(value).with_context(|| format!("can't encode {}", path.display()))?;
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("can't write {}", path.display()))?;
+    sync_parent(path)
+}
+
+/// Reads what [`write_json`] wrote; `None` if there is no such file.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).with_context(|| format!("can't read {}", path.display())),
+    };
+    serde_json::from_slice(&bytes).map(Some).with_context(|| format!("can't understand {}", path.display()))
+}
+
+/// Removes a file, durably; fine if there is none.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        // An earlier removal may have failed between its two steps: sync all the same.
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e).with_context(|| format!("can't remove {}", path.display())),
+    }
+    sync_parent(path)
+}
+
+/// Removes a folder with everything in it, durably; fine if there is none.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => sync_parent(path),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("can't remove {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_files_are_replaced_as_a_whole_and_removed_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        assert_eq!(read_json::<u32>(&path).unwrap(), None);
+        write_json(&path, &1).unwrap();
+        write_json(&path, &2).unwrap();
+        assert_eq!(read_json::<u32>(&path).unwrap(), Some(2));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        fs::write(&path, "{").unwrap();
+        assert!(read_json::<u32>(&path).is_err(), "a damaged file is an error, not an absent one");
+        remove_file(&path).unwrap();
+        remove_file(&path).unwrap();
+        assert_eq!(read_json::<u32>(&path).unwrap(), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! The agent's HTTP side: who may call, and what comes back.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::probe;
+use super::supervisor::Agent;
+use crate::api::{Code, INCARNATION_HEADER, MAX_REQUEST_BODY, Refusal};
+
+/// All routes. `/livez` and `/readyz` are for probes and need no token; they tell nothing but yes or no.
+pub fn router(agent: Agent) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/v1/status", get(status))
+        .route("/v1/claim", post(|State(a), h, b| call(a, h, b, Agent::claim)))
+        .route("/v1/start", post(|State(a), h, b| call(a, h, b, Agent::call_start)))
+        .route("/v1/rewind", post(|State(a), h, b| call(a, h, b, Agent::call_rewind)))
+        .route("/v1/flush", post(|State(a), h, b| call(a, h, b, Agent::flush)))
+        .route("/v1/snapshot", post(|State(a), h, b| call(a, h, b, Agent::snapshot)))
+        .route("/v1/commit", post(|State(a), h, b| call(a, h, b, Agent::commit)))
+        .route("/v1/abort", post(|State(a), h, b| call(a, h, b, Agent::abort)))
+        .route("/v1/mark-clean", post(|State(a), h, b| call(a, h, b, Agent::mark_clean)))
+        .route("/v1/clear-clean", post(|State(a), h, b| call(a, h, b, Agent::clear_clean)))
+        .route("/v1/autocompaction", post(|State(a), h, b| call(a, h, b, Agent::autocompaction)))
+        .route("/v1/cassandra-now", post(|State(a), h, b| call(a, h, b, Agent::cassandra_now)))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BODY))
+        .with_state(agent)
+}
+
+/// Whether Cassandra answers CQL: asks it, for a JVM that runs may still be deaf.
+async fn ready(State(agent): State<Agent>) -> Response {
+    match probe::options(agent.setup.args.cql()).await {
+        Ok(()) => "ok".into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")).into_response(),
+    }
+}
+
+async fn status(State(agent): State<Agent>, headers: HeaderMap) -> Response {
+    reply(authorize(&agent, &headers).map(|()| agent.status()))
+}
+
+/// Carries out a call, to its end even if the caller goes away.
+async fn call<T, R, F>(agent: Agent, headers: HeaderMap, body: Bytes, work: fn(Agent, i64, T) -> F) -> Response
+where
+    T: DeserializeOwned,
+    R: Serialize + Send + 'static,
+    F: Future<Output = Result<R, Refusal>> + Send + 'static,
+{
+    let request = authorize(&agent, &headers).and_then(|()| Ok((incarnation(&headers)?, parse(&body)?)));
+    let result = match request {
+        Ok((incarnation, request)) => match tokio::spawn(work(agent, incarnation, request)).await {
+            Ok(result) => result,
+            Err(error) => Err(Refusal { code: Code::Failed, message: format!("the call broke off: {error}") }),
+        },
+        Err(refusal) => Err(refusal),
+    };
+    reply(result)
+}
+
+fn authorize(agent: &Agent, headers: &HeaderMap) -> Result<(), Refusal> {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    if shown.is_some_and(|shown| same(shown, agent.setup.token.as_bytes())) {
+        return Ok(());
+    }
+    Err(Refusal { code: Code::Unauthorized, message: "no token, or a wrong one".to_owned() })
+}
+
+/// Compares in a time that does not tell where two secrets differ.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+fn incarnation(headers: &HeaderMap) -> Result<i64, Refusal> {
+    let text = headers.get(INCARNATION_HEADER).and_then(|value| value.to_str().ok());
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| Refusal { code: Code::BadRequest, message: format!("no {INCARNATION_HEADER} header") })
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|e| Refusal { code: Code::BadRequest, message: e.to_string() })
+}
+
+fn reply(result: Result<impl Serialize, Refusal>) -> Response {
+    match result {
+        Ok(value) => axum::Json(value).into_response(),
+        Err(refusal) => (status_of(refusal.code), axum::Json(refusal)).into_response(),
+    }
+}
+
+fn status_of(code: Code) -> StatusCode {
+    match code {
+        Code::Unauthorized => StatusCode::UNAUTHORIZED,
+        Code::BadRequest => StatusCode::BAD_REQUEST,
+        Code::UnknownRestorePoint => StatusCode::NOT_FOUND,
+        Code::StaleIncarnation | Code::Dirty | Code::WrongState | Code::WrongGeneration | Code::Damaged => {
+            StatusCode::CONFLICT
+        }
+        Code::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Code::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same;
+
+    #[test]
+    fn tokens_are_compared_as_a_whole() {
+        for (a, b, expected) in [("abc", "abc", true), ("abc", "abd", false), ("abc", "ab", false), ("", "a", false)] {
+            assert_eq!(same(a.as_bytes(), b.as_bytes()), expected);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The store agent: supervises one Cassandra JVM and owns its data directory.
+
+mod args;
+mod calls;
+mod config;
+mod disk;
+pub mod faults;
+mod http;
+mod java;
+mod jolokia;
+mod layout;
+mod memory;
+mod plan;
+mod points;
+mod probe;
+mod process;
+mod rewind;
+mod run;
+mod spawn;
+mod state;
+mod supervisor;
+mod tree;
+
+pub use args::{AgentArgs, Profile};
+pub use run::{run, run_with_faults};

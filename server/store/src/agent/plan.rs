@@ -1,0 +1,217 @@
+//! Decisions, and nothing but: what the agent finds at start, what to do about it, what to put back, what to delete.
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Clean, Code, Held, MAX_RESTORE_POINT_ID, Refusal, RestorePoint, Rewind};
+
+/// The goal of a rewind, as it is written down before the rewind touches anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The restore point to put back; `None` empties the directory and deletes the restore points.
+    pub restore_point: Option<String>,
+}
+
+/// What lies on the disk when the agent starts, before any JVM runs.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// Neither the agent's state nor anything of Cassandra's is there: a new volume.
+    pub fresh: bool,
+    /// A rewind was under way.
+    pub intent: Option<Intent>,
+    /// The clean mark.
+    pub clean: Option<Clean>,
+}
+
+/// What to do at the agent's start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AtStart {
+    /// Do this rewind (again) to its end; then the directory is clean, and the JVM may start on it.
+    Rewind(Intent),
+    /// The directory is clean: the JVM may start on it.
+    Start,
+    /// The directory is dirty: start nothing before the replica has had it rewound.
+    WaitForRewind,
+}
+
+/// Decides what to do at the agent's start.
+///
+/// A mark that holds for a generation ended with that generation's JVM, which can't be alive: the agent has the lock.
+pub fn at_start(observed: &Observed) -> AtStart {
+    match (&observed.intent, &observed.clean) {
+        (Some(intent), _) => AtStart::Rewind(intent.clone()),
+        (None, Some(Clean { held: Held::Drained, .. })) => AtStart::Start,
+        (None, Some(Clean { held: Held::Generation { .. }, .. })) => AtStart::WaitForRewind,
+        (None, None) if observed.fresh => AtStart::Rewind(Intent { restore_point: None }),
+        (None, None) => AtStart::WaitForRewind,
+    }
+}
+
+/// Decides whether the mark is worth anything while the JVM of `running` (or none) runs.
+pub fn mark_holds(clean: &Clean, running: Option<u64>) -> bool {
+    match (clean.held, running) {
+        (Held::Generation { generation }, Some(running)) => generation == running,
+        (Held::Drained, None) => true,
+        (Held::Generation { .. }, None) | (Held::Drained, Some(_)) => false,
+    }
+}
+
+/// Decides what a rewind puts back. `points` are the committed restore points, each with whether it is whole.
+///
+/// # Errors
+/// If the one asked for is unknown or damaged, or all are damaged: emptying the store instead would be a silent loss
+/// of a base that the log may no longer reach back to.
+pub fn rewind_to(to: &Rewind, points: &[(RestorePoint, bool)]) -> Result<Intent, Refusal> {
+    let refuse = |code, message: String| Err(Refusal { code, message });
+    match to {
+        Rewind::Empty => Ok(Intent { restore_point: None }),
+        Rewind::RestorePoint { id } => match points.iter().find(|(point, _)| point.id == *id) {
+            Some((_, true)) => Ok(Intent { restore_point: Some(id.clone()) }),
+            Some((_, false)) => refuse(Code::Damaged, format!("restore point {id} is damaged")),
+            None => refuse(Code::UnknownRestorePoint, format!("there is no restore point {id}")),
+        },
+        Rewind::Latest if points.is_empty() => Ok(Intent { restore_point: None }),
+        Rewind::Latest => match points.iter().filter(|(_, whole)| *whole).max_by_key(|(point, _)| point.sequence) {
+            Some((point, _)) => Ok(Intent { restore_point: Some(point.id.clone()) }),
+            None => refuse(Code::Damaged, format!("all {} restore points are damaged", points.len())),
+        },
+    }
+}
+
+/// Decides which of the committed restore points go, so that the `keep` newest stay.
+pub fn superseded(points: &[RestorePoint], keep: usize) -> Vec<String> {
+    let mut points: Vec<_> = points.iter().collect();
+    points.sort_by_key(|point| point.sequence);
+    let surplus = points.len().saturating_sub(keep);
+    points.into_iter().take(surplus).map(|point| point.id.clone()).collect()
+}
+
+/// Decides whether an incarnation may call, given the highest that ever did (I6).
+///
+/// # Errors
+/// If it is a lower one.
+pub fn admit(incarnation: i64, highest: Option<i64>) -> Result<(), Refusal> {
+    match highest {
+        Some(highest) if incarnation < highest => Err(Refusal {
+            code: Code::StaleIncarnation,
+            message: format!("incarnation {incarnation} was replaced by {highest}"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Checks the id of a restore point: it becomes the name of a folder.
+///
+/// # Errors
+/// If it has other characters than `a-z`, `0-9` and `-`, or a length out of bounds.
+pub fn check_id(id: &str) -> Result<(), Refusal> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if !id.is_empty() && id.len() <= MAX_RESTORE_POINT_ID && id.bytes().all(allowed) {
+        return Ok(());
+    }
+    let message = format!("the id of a restore point is 1 to {MAX_RESTORE_POINT_ID} of a-z, 0-9 and -");
+    Err(Refusal { code: Code::BadRequest, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Files;
+
+    fn clean(held: Held) -> Option<Clean> {
+        Some(Clean { manifest: None, held })
+    }
+
+    fn intent(id: Option<&str>) -> Intent {
+        Intent { restore_point: id.map(str::to_owned) }
+    }
+
+    fn point(id: &str, sequence: u64, index: u64) -> RestorePoint {
+        RestorePoint { id: id.to_owned(), sequence, index, created_ms: 0, files: Files::default() }
+    }
+
+    #[test]
+    fn start_never_uses_a_directory_that_is_neither_clean_nor_rewound() {
+        let generation = Held::Generation { generation: 3 };
+        let table = [
+            (true, None, None, AtStart::Rewind(intent(None))),
+            (false, None, None, AtStart::WaitForRewind),
+            (false, None, clean(Held::Drained), AtStart::Start),
+            (false, None, clean(generation), AtStart::WaitForRewind),
+            (false, Some(intent(Some("a"))), None, AtStart::Rewind(intent(Some("a")))),
+            // The crash came between marking and forgetting the intent.
+            (false, Some(intent(Some("a"))), clean(Held::Drained), AtStart::Rewind(intent(Some("a")))),
+            (false, Some(intent(None)), clean(generation), AtStart::Rewind(intent(None))),
+        ];
+        for (fresh, intent, clean, expected) in table {
+            let observed = Observed { fresh, intent, clean };
+            assert_eq!(at_start(&observed), expected, "{observed:?}");
+        }
+    }
+
+    #[test]
+    fn a_mark_holds_for_its_own_generation_only() {
+        let mark = |held| Clean { manifest: None, held };
+        let of = |generation| Held::Generation { generation };
+        for (held, running, expected) in [
+            (of(3), Some(3), true),
+            (of(3), Some(4), false),
+            (of(3), None, false),
+            (Held::Drained, None, true),
+            (Held::Drained, Some(3), false),
+        ] {
+            assert_eq!(mark_holds(&mark(held), running), expected, "{held:?} {running:?}");
+        }
+    }
+
+    #[test]
+    fn rewind_takes_the_newest_whole_restore_point() {
+        let latest = Rewind::Latest;
+        let exactly = |id: &str| Rewind::RestorePoint { id: id.to_owned() };
+        let both = |a, b| vec![(point("a", 1, 10), a), (point("b", 2, 20), b)];
+        let table = [
+            (latest.clone(), vec![], Ok(None)),
+            (latest.clone(), both(true, true), Ok(Some("b"))),
+            (latest.clone(), both(true, false), Ok(Some("a"))),
+            (latest.clone(), both(false, false), Err(Code::Damaged)),
+            // A later restore point may be at a smaller index, after a rewind past a damaged one.
+            (latest, vec![(point("a", 2, 10), true), (point("b", 1, 20), true)], Ok(Some("a"))),
+            (exactly("a"), both(true, true), Ok(Some("a"))),
+            (exactly("a"), both(false, true), Err(Code::Damaged)),
+            (exactly("c"), both(true, true), Err(Code::UnknownRestorePoint)),
+            (Rewind::Empty, both(true, true), Ok(None)),
+            (Rewind::Empty, both(false, false), Ok(None)),
+        ];
+        for (to, points, expected) in table {
+            let got = rewind_to(&to, &points).map_err(|refusal| refusal.code);
+            assert_eq!(got, expected.map(intent), "{to:?} {points:?}");
+        }
+    }
+
+    #[test]
+    fn the_newest_restore_points_stay() {
+        let points = [point("c", 3, 5), point("a", 1, 9), point("b", 2, 7)];
+        assert_eq!(superseded(&points, 2), ["a"]);
+        assert_eq!(superseded(&points, 1), ["a", "b"]);
+        assert!(superseded(&points, 3).is_empty());
+        assert!(superseded(&[], 2).is_empty());
+    }
+
+    #[test]
+    fn lower_incarnations_are_refused() {
+        for (incarnation, highest, expected) in
+            [(1, None, true), (5, Some(5), true), (6, Some(5), true), (4, Some(5), false), (-1, Some(0), false)]
+        {
+            assert_eq!(admit(incarnation, highest).is_ok(), expected, "{incarnation} {highest:?}");
+        }
+    }
+
+    #[test]
+    fn ids_can_not_leave_their_folder() {
+        let long = "a".repeat(MAX_RESTORE_POINT_ID + 1);
+        for (id, expected) in
+            [("a-1", true), ("", false), (".", false), ("..", false), ("a/b", false), ("A", false), (&long, false)]
+        {
+            assert_eq!(check_id(id).is_ok(), expected, "{id}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Restore points on the disk: what is there, making one, dropping one.
+//!
+//! A restore point is a folder with a sealed tree, the list of its files and a manifest. The manifest is written last
+//! and removed first: a folder without one is garbage.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::faults::Faults;
+use super::layout::Layout;
+use super::{disk, tree};
+use crate::api::{Manifest, RestorePoint};
+
+/// The summary of a manifest.
+pub fn point(manifest: &Manifest) -> RestorePoint {
+    RestorePoint {
+        id: manifest.id.clone(),
+        sequence: manifest.sequence,
+        index: manifest.mark.index,
+        created_ms: manifest.created_ms,
+        files: manifest.files.clone(),
+    }
+}
+
+/// Reads the committed restore points, oldest first, and deletes the uncommitted ones.
+pub fn load(layout: &Layout) -> Result<Vec<RestorePoint>> {
+    let folder = layout.restore_points();
+    let mut points = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("can't list {}", folder.display()))? {
+        let name = entry.with_context(|| format!("can't list {}", folder.display()))?.file_name();
+        let id = name.to_string_lossy().into_owned();
+        match disk::read_json::<Manifest>(&layout.manifest(&id))? {
+            Some(manifest) => points.push(point(&manifest)),
+            None => {
+                tracing::info!(id, "deleting an uncommitted restore point");
+                disk::remove_tree(&folder.join(&name))?;
+            }
+        }
+    }
+    points.sort_by_key(|point| point.sequence);
+    Ok(points)
+}
+
+/// The manifest of a committed restore point.
+pub fn manifest(layout: &Layout, id: &str) -> Result<Manifest> {
+    disk::read_json(&layout.manifest(id))?.with_context(|| format!("restore point {id} has no manifest"))
+}
+
+/// Whether all files of a committed restore point are there.
+pub fn is_whole(layout: &Layout, id: &str) -> bool {
+    match disk::read_json::<Vec<tree::Entry>>(&layout.files(id)) {
+        Ok(Some(entries)) => tree::is_whole(&layout.tree(id), &entries),
+        Ok(None) | Err(_) => false,
+    }
+}
+
+/// Links Cassandra's snapshot `tag` into a new, uncommitted tree.
+pub fn gather(layout: &Layout, id: &str, tag: &str) -> Result<()> {
+    disk::create_dir(&layout.restore_point(id))?;
+    tree::gather(&layout.data(), tag, &layout.tree(id))
+}
+
+/// Makes an uncommitted tree a restore point. `earlier` is the one before it, whose files need no second look.
+/// The manifest's `files` are filled in.
+pub fn commit(layout: &Layout, mut manifest: Manifest, earlier: Option<&str>, faults: &Faults) -> Result<Manifest> {
+    let id = manifest.id.clone();
+    let known = match earlier {
+        Some(earlier) => {
+            let entries = disk::read_json::<Vec<tree::Entry>>(&layout.files(earlier)).ok().flatten();
+            entries.map(|entries| (layout.tree(earlier), entries))
+        }
+        None => None,
+    };
+    let known = known.as_ref().map(|(folder, entries)| (folder.as_path(), entries.as_slice()));
+    let entries = tree::seal(&layout.tree(&id), known)?;
+    manifest.files = tree::summary(&entries);
+    disk::write_json(&layout.files(&id), &entries)?;
+    faults.pass("commit-tree-synced");
+    disk::write_json(&layout.manifest(&id), &manifest)?;
+    faults.pass("commit-manifest-renamed");
+    Ok(manifest)
+}
+
+/// Deletes a restore point or an uncommitted tree; fine if there is none. A crash in the middle leaves garbage only.
+pub fn remove(layout: &Layout, id: &str) -> Result<()> {
+    let folder = layout.restore_point(id);
+    if !exists(&folder)? {
+        return Ok(());
+    }
+    disk::remove_file(&layout.manifest(id))?;
+    disk::remove_tree(&folder)
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).with_context(|| format!("can't stat {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Files, Mark};
+
+    fn layout() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        fs::create_dir_all(layout.restore_points()).unwrap();
+        fs::create_dir_all(layout.data().join("ks/t/snapshots/tag")).unwrap();
+        fs::write(layout.data().join("ks/t/snapshots/tag/nb-1-big-Data.db"), "rows").unwrap();
+        (dir, layout)
+    }
+
+    fn manifest_of(id: &str, sequence: u64) -> Manifest {
+        let mark = Mark { index: 7, replica_state: serde_json::json!({ "clock": 1 }) };
+        Manifest { id: id.into(), sequence, mark, cassandra_now_ms: 1, created_ms: 1, files: Files::default() }
+    }
+
+    #[test]
+    fn only_committed_trees_survive_a_restart() {
+        let (_dir, layout) = layout();
+        for (id, sequence) in [("b", 2), ("a", 1)] {
+            gather(&layout, id, "tag").unwrap();
+            commit(&layout, manifest_of(id, sequence), None, &Faults::default()).unwrap();
+        }
+        gather(&layout, "c", "tag").unwrap();
+        let points = load(&layout).unwrap();
+        assert_eq!(points.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(!layout.restore_point("c").exists());
+        assert_eq!(points[0].files.count, 1);
+        assert_eq!(manifest(&layout, "a").unwrap().mark.replica_state["clock"], 1);
+    }
+
+    #[test]
+    fn a_restore_point_without_all_its_files_is_not_whole() {
+        let (_dir, layout) = layout();
+        gather(&layout, "a", "tag").unwrap();
+        commit(&layout, manifest_of("a", 1), None, &Faults::default()).unwrap();
+        assert!(is_whole(&layout, "a"));
+        fs::remove_file(layout.tree("a").join("ks/t/nb-1-big-Data.db")).unwrap();
+        assert!(!is_whole(&layout, "a"));
+        remove(&layout, "a").unwrap();
+        remove(&layout, "a").unwrap();
+        assert!(!is_whole(&layout, "a"));
+        assert!(load(&layout).unwrap().is_empty());
+    }
+
+    #[test]
+    fn half_removed_is_garbage_not_damage() {
+        let (_dir, layout) = layout();
+        gather(&layout, "a", "tag").unwrap();
+        commit(&layout, manifest_of("a", 1), None, &Faults::default()).unwrap();
+        disk::remove_file(&layout.manifest("a")).unwrap();
+        assert!(load(&layout).unwrap().is_empty());
+        assert!(!layout.restore_point("a").exists());
+    }
+}

@@ -1,0 +1,173 @@
+//! The agent's life: lock, look, serve, stop.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::AgentArgs;
+use super::faults::Faults;
+use super::layout::Layout;
+use super::plan::{self, AtStart, Observed};
+use super::state::{Persisted, State};
+use super::supervisor::{Agent, Setup};
+use super::{config, disk, http, java, memory, points};
+
+/// Longest wait for the data directory's last user to be gone: a JVM dies with its agent, but not in the same instant.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
+/// Pause between two attempts at the lock.
+const LOCK_POLL: Duration = Duration::from_millis(100);
+/// Shortest token, in bytes.
+const MIN_TOKEN: usize = 16;
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the settings are wrong, the data directory is in use or damaged, a port is taken, or there is no `java`.
+pub async fn run(args: AgentArgs) -> Result<()> {
+    run_with_faults(args, Faults::default()).await
+}
+
+/// [`run`], for tests of crashes.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with_faults(args: AgentArgs, faults: Faults) -> Result<()> {
+    // Before anything else: a signal that comes while starting must not be lost.
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
+    let layout = prepare_folders(&args.data_dir)?;
+    let setup = prepare(args, layout, faults)?;
+    let _lock = lock(&setup.layout).await?;
+    let listener =
+        TcpListener::bind(setup.args.listen).await.with_context(|| format!("can't listen on {}", setup.args.listen))?;
+    let (state, decision) = look(&setup.layout)?;
+    let agent = Agent::new(setup, state)?;
+    let stopper = agent.clone();
+    let serve = axum::serve(listener, http::router(agent.clone()));
+    let work = async {
+        agent.first_steps(decision).await?;
+        serve.await.context("the agent's HTTP server ended")
+    };
+    tokio::select! {
+        result = work => result?,
+        _ = terminate.recv() => tracing::info!("SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("SIGINT"),
+    }
+    stopper.shut_down().await;
+    Ok(())
+}
+
+fn prepare_folders(data_dir: &Path) -> Result<Layout> {
+    let create = |path: &Path| fs::create_dir_all(path).with_context(|| format!("can't create {}", path.display()));
+    create(data_dir)?;
+    let root = data_dir.canonicalize().with_context(|| format!("can't resolve {}", data_dir.display()))?;
+    Ok(Layout::new(&root))
+}
+
+/// Checks everything that can be checked before the data directory is touched.
+fn prepare(args: AgentArgs, layout: Layout, faults: Faults) -> Result<Setup> {
+    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()));
+    let token = read(&args.token_file)?.trim().to_owned();
+    if token.len() < MIN_TOKEN {
+        bail!("the token in {} is shorter than {MIN_TOKEN} characters", args.token_file.display());
+    }
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let machine = memory::machine(&meminfo).unwrap_or_default();
+    let memory = memory::choose(args.heap, memory::limit(Path::new("/sys/fs/cgroup")), machine);
+    let memory = memory.map_err(|e| anyhow!(e))?;
+    let extra = args.extra_config.as_deref().map(read).transpose()?.unwrap_or_default();
+    let yaml =
+        config::cassandra_yaml(&args, &layout, &extra).map_err(|e| anyhow!("extra configuration of Cassandra: {e}"))?;
+    let lib = &args.cassandra_lib;
+    let mut jars = Vec::new();
+    for entry in fs::read_dir(lib).with_context(|| format!("can't list {}", lib.display()))? {
+        jars.push(entry.with_context(|| format!("can't list {}", lib.display()))?.path());
+    }
+    let agents = java::find_agents(&jars).map_err(|e| anyhow!("{e} in {}", lib.display()))?;
+    Ok(Setup { args, layout, memory, agents, yaml, token, faults })
+}
+
+/// Takes the data directory. The lock is inherited by the JVM, so that it is free only when both are gone.
+async fn lock(layout: &Layout) -> Result<File> {
+    let path = layout.lock();
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("can't open {}", path.display()))?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(LOCK_POLL).await,
+            Err(TryLockError::WouldBlock) => {
+                bail!("{} is in use by another agent or its Cassandra", layout.root().display())
+            }
+            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("can't lock {}", path.display())),
+        }
+    }
+    fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty())).context("can't pass the lock on")?;
+    Ok(file)
+}
+
+/// Reads what is on the disk, deletes what never became a restore point, and decides what to do.
+fn look(layout: &Layout) -> Result<(State, AtStart)> {
+    disk::create_dir(&layout.agent())?;
+    disk::create_dir(&layout.restore_points())?;
+    let persisted: Option<Persisted> = disk::read_json(&layout.state())?;
+    let fresh = persisted.is_none() && !layout.cassandra().exists();
+    let points = points::load(layout)?;
+    let observed = Observed {
+        fresh: fresh && points.is_empty(),
+        intent: disk::read_json(&layout.intent())?,
+        clean: disk::read_json(&layout.clean())?,
+    };
+    let decision = plan::at_start(&observed);
+    let persisted = match persisted {
+        Some(persisted) => persisted,
+        None => {
+            let persisted = Persisted::new();
+            persisted.save(layout)?;
+            persisted
+        }
+    };
+    tracing::info!(store_id = %persisted.store_id, generation = persisted.generation, ?decision, "data directory");
+    Ok((State::new(persisted, observed.clean, points), decision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_data_directory_has_one_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let first = lock(&layout).await.unwrap();
+        let again = File::options().write(true).open(layout.lock()).unwrap();
+        assert!(matches!(again.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(first);
+        lock(&layout).await.unwrap();
+    }
+
+    #[test]
+    fn a_new_volume_is_known_once_and_keeps_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let (first, decision) = look(&layout).unwrap();
+        assert!(matches!(decision, AtStart::Rewind(intent) if intent.restore_point.is_none()));
+        let (second, decision) = look(&layout).unwrap();
+        assert_eq!(decision, AtStart::WaitForRewind);
+        assert_eq!(second.persisted.store_id, first.persisted.store_id);
+    }
+
+    #[test]
+    fn lost_numbers_beside_data_are_no_new_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        fs::create_dir(layout.cassandra()).unwrap();
+        assert_eq!(look(&layout).unwrap().1, AtStart::WaitForRewind);
+    }
+}

@@ -1,0 +1,182 @@
+//! What the agent knows: on the disk, and in memory while it runs.
+
+use std::collections::VecDeque;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::jolokia::Jolokia;
+use super::layout::Layout;
+use super::process::Process;
+use super::{disk, plan};
+use crate::api::{Clean, Code, Jvm, Refusal, RestorePoint, Status};
+
+/// How many aborted ids are remembered. A call can be overtaken by its own abort only while both are on their way.
+const ABORTED_KEPT: usize = 256;
+
+/// The agent's numbers, on the disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Persisted {
+    /// Born with the volume.
+    pub store_id: Uuid,
+    /// Number of the last start of the JVM.
+    pub generation: u64,
+    /// The highest incarnation that ever called.
+    pub highest_incarnation: Option<i64>,
+    /// Number of the last manifest.
+    pub sequence: u64,
+}
+
+impl Persisted {
+    /// The numbers of a new volume.
+    pub fn new() -> Self {
+        Self { store_id: Uuid::new_v4(), generation: 0, highest_incarnation: None, sequence: 0 }
+    }
+
+    /// Writes them, durably.
+    pub fn save(&self, layout: &Layout) -> Result<()> {
+        disk::write_json(&layout.state(), self)
+    }
+}
+
+/// A JVM that was started and not yet found ended.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// The number of its start.
+    pub generation: u64,
+    /// The process.
+    pub process: Process,
+    /// Its JMX.
+    pub jolokia: Jolokia,
+}
+
+/// A snapshot that was taken and neither committed nor aborted.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// The restore point's id.
+    pub id: String,
+    /// Who took it.
+    pub incarnation: i64,
+    /// Cassandra's `now()` then, rounded up.
+    pub now_ms: i64,
+}
+
+/// Everything that changes; behind one lock, held for the whole of each call.
+#[derive(Debug)]
+pub struct State {
+    /// As on the disk.
+    pub persisted: Persisted,
+    /// The clean mark, as on the disk.
+    pub clean: Option<Clean>,
+    /// Committed restore points, oldest first.
+    pub points: Vec<RestorePoint>,
+    /// The JVM.
+    pub running: Option<Running>,
+    /// What it is doing.
+    pub jvm: Jvm,
+    /// The uncommitted snapshot; at most one.
+    pub pending: Option<Pending>,
+    /// Ids that must not be snapshot any more.
+    aborted: VecDeque<String>,
+    /// Cassandra may hold snapshots that an earlier call did not clear.
+    pub leftovers: bool,
+    /// The agent is shutting down.
+    pub stopping: bool,
+}
+
+impl State {
+    /// The state at the agent's start: no JVM.
+    pub fn new(persisted: Persisted, clean: Option<Clean>, points: Vec<RestorePoint>) -> Self {
+        Self {
+            persisted,
+            clean,
+            points,
+            running: None,
+            jvm: Jvm::Stopped,
+            pending: None,
+            aborted: VecDeque::new(),
+            leftovers: true,
+            stopping: false,
+        }
+    }
+
+    /// The generation of the live JVM.
+    fn live_generation(&self) -> Option<u64> {
+        self.running.as_ref().filter(|running| running.process.is_alive()).map(|running| running.generation)
+    }
+
+    /// The clean mark, if it says the truth now.
+    pub fn valid_mark(&self) -> Option<&Clean> {
+        self.clean.as_ref().filter(|clean| plan::mark_holds(clean, self.live_generation()))
+    }
+
+    /// The JVM, if it answers CQL.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn serving(&self) -> Result<Running, Refusal> {
+        match &self.running {
+            Some(running) if self.jvm == Jvm::Running && running.process.is_alive() => Ok(running.clone()),
+            _ => Err(Refusal { code: Code::WrongState, message: format!("Cassandra is not running: {:?}", self.jvm) }),
+        }
+    }
+
+    /// The JVM, if it answers CQL and is of this generation.
+    ///
+    /// # Errors
+    /// If it does not, or is of another.
+    pub fn serving_as(&self, generation: u64) -> Result<Running, Refusal> {
+        let running = self.serving()?;
+        if running.generation == generation {
+            return Ok(running);
+        }
+        let message = format!("generation {} is running, not {generation}", running.generation);
+        Err(Refusal { code: Code::WrongGeneration, message })
+    }
+
+    /// Remembers that an id must not be snapshot any more.
+    pub fn remember_aborted(&mut self, id: &str) {
+        if self.aborted.len() == ABORTED_KEPT {
+            self.aborted.pop_front();
+        }
+        self.aborted.push_back(id.to_owned());
+    }
+
+    /// Whether an id was aborted.
+    pub fn was_aborted(&self, id: &str) -> bool {
+        self.aborted.iter().any(|aborted| aborted == id)
+    }
+
+    /// What `status` says.
+    pub fn status(&self) -> Status {
+        let clean = self.valid_mark().cloned();
+        Status {
+            store_id: self.persisted.store_id,
+            generation: self.persisted.generation,
+            jvm: self.jvm.clone(),
+            jvm_pid: self.running.as_ref().filter(|r| r.process.is_alive()).map(|r| r.process.pid()),
+            dirty: clean.is_none(),
+            clean,
+            restore_points: self.points.clone(),
+            highest_incarnation: self.persisted.highest_incarnation,
+            stopping: self.stopping,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aborted_ids_are_remembered_within_a_bound() {
+        let mut state = State::new(Persisted::new(), None, Vec::new());
+        for number in 0..=ABORTED_KEPT {
+            state.remember_aborted(&number.to_string());
+        }
+        assert!(!state.was_aborted("0"));
+        assert!(state.was_aborted("1") && state.was_aborted(&ABORTED_KEPT.to_string()));
+        assert_eq!(state.aborted.len(), ABORTED_KEPT);
+    }
+}

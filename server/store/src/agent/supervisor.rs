@@ -1,0 +1,354 @@
+//! Starting, watching, stopping and rewinding the JVM.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use uuid::Uuid;
+
+use super::args::AgentArgs;
+use super::faults::Faults;
+use super::java::{self, Agents, JOLOKIA_FILE, Launch, jolokia_properties};
+use super::jolokia::Jolokia;
+use super::layout::Layout;
+use super::memory::Memory;
+use super::plan::{self, AtStart, Intent};
+use super::process::Spawner;
+use super::state::{Running, State};
+use super::{config, disk, points, probe, rewind};
+use crate::api::{Clean, Code, Held, Jvm, Refusal, Rewind, Rewound, Status};
+
+/// Longest time from spawning a JVM to its first CQL answer.
+const START_TIMEOUT: Duration = Duration::from_secs(600);
+/// Pause between two looks at a starting JVM.
+const START_POLL: Duration = Duration::from_millis(100);
+/// The user name for Jolokia.
+const JOLOKIA_USER: &str = "agent";
+
+/// What never changes while the agent runs.
+#[derive(Debug)]
+pub struct Setup {
+    /// The command line.
+    pub args: AgentArgs,
+    /// Where everything lies.
+    pub layout: Layout,
+    /// The JVM's sizes.
+    pub memory: Memory,
+    /// The JVM's agents.
+    pub agents: Agents,
+    /// The text of cassandra.yaml.
+    pub yaml: String,
+    /// The token that callers show.
+    pub token: String,
+    /// Where tests let it crash.
+    pub faults: Faults,
+}
+
+/// The agent; a cheap handle.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    pub(super) setup: Arc<Setup>,
+    state: Arc<Mutex<State>>,
+    status: Arc<watch::Sender<Status>>,
+    spawner: Spawner,
+}
+
+/// The state, locked; what `status` says is brought up to date when it is given back.
+pub struct Locked {
+    guard: OwnedMutexGuard<State>,
+    status: Arc<watch::Sender<Status>>,
+}
+
+impl std::ops::Deref for Locked {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.guard
+    }
+}
+
+impl std::ops::DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.guard
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.status.send_replace(self.guard.status());
+    }
+}
+
+/// Runs file operations off the threads that answer calls.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context("a file operation broke off")?
+}
+
+/// An error of the disk or the JVM as callers see it.
+pub fn failed(error: &anyhow::Error) -> Refusal {
+    let code = if super::jolokia::is_timeout(error) { Code::Timeout } else { Code::Failed };
+    Refusal { code, message: format!("{error:#}") }
+}
+
+impl Agent {
+    /// An agent with the state found on the disk; starts nothing.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn new(setup: Setup, state: State) -> Result<Self> {
+        let status = Arc::new(watch::channel(state.status()).0);
+        let (setup, state) = (Arc::new(setup), Arc::new(Mutex::new(state)));
+        Ok(Self { setup, state, status, spawner: Spawner::new()? })
+    }
+
+    /// What the agent and its JVM are doing, without waiting for calls under way.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Waits for the calls before this one.
+    pub(super) async fn lock(&self) -> Locked {
+        Locked { guard: self.state.clone().lock_owned().await, status: self.status.clone() }
+    }
+
+    /// Does what is to be done before the first call: a rewind that was under way, and the start on a clean directory.
+    ///
+    /// # Errors
+    /// If the disk fails or there is no `java`.
+    pub async fn first_steps(&self, decision: AtStart) -> Result<()> {
+        let mut state = self.lock().await;
+        match decision {
+            AtStart::WaitForRewind => {
+                tracing::info!("the directory is dirty: waiting for the replica to have it rewound");
+                return Ok(());
+            }
+            AtStart::Rewind(intent) => {
+                tracing::info!(?intent, "rewinding");
+                self.carry_out(&mut state, intent).await?;
+            }
+            AtStart::Start => tracing::info!("the directory is clean"),
+        }
+        self.start_jvm(&mut state, true).await.map(drop).map_err(|refusal| anyhow::anyhow!(refusal))
+    }
+
+    async fn carry_out(&self, state: &mut State, intent: Intent) -> Result<()> {
+        let setup = self.setup.clone();
+        state.clean = None;
+        let (clean, points) = blocking(move || {
+            let clean = rewind::carry_out(&setup.layout, &intent, &setup.faults)?;
+            Ok((clean, points::load(&setup.layout)?))
+        })
+        .await?;
+        (state.clean, state.points) = (Some(clean), points);
+        Ok(())
+    }
+
+    /// The call `rewind`.
+    ///
+    /// # Errors
+    /// If there is nothing to rewind to, or the disk fails.
+    pub(super) async fn rewind(&self, state: &mut State, to: &Rewind) -> Result<Rewound, Refusal> {
+        let (layout, known) = (self.setup.layout.clone(), state.points.clone());
+        let checked = blocking(move || {
+            Ok(known.into_iter().map(|point| (point.clone(), points::is_whole(&layout, &point.id))).collect::<Vec<_>>())
+        });
+        let checked = checked.await.map_err(|e| failed(&e))?;
+        let intent = plan::rewind_to(to, &checked)?;
+        tracing::info!(?intent, "rewinding");
+        self.stop_jvm(state).await.map_err(|e| failed(&e))?;
+        self.carry_out(state, intent).await.map_err(|e| failed(&e))?;
+        let manifest = state.clean.as_ref().and_then(|clean| clean.manifest.clone());
+        let generation = self.start_jvm(state, false).await?;
+        Ok(Rewound { generation, manifest })
+    }
+
+    /// Starts the JVM on a clean directory. With `keep_mark` the mark goes on to hold for the new generation, until
+    /// the replica clears it; without, the directory is dirty from here on.
+    ///
+    /// # Errors
+    /// If the directory is not clean, the disk fails, or there is no `java`.
+    pub(super) async fn start_jvm(&self, state: &mut State, keep_mark: bool) -> Result<u64, Refusal> {
+        let clean = state.clean.clone().filter(|clean| state.running.is_none() && plan::mark_holds(clean, None));
+        let Some(clean) = clean else {
+            let message = "the directory is neither clean nor just rewound".to_owned();
+            return Err(Refusal { code: Code::Dirty, message });
+        };
+        let started = self.spawn_jvm(state, clean, keep_mark).await;
+        match started {
+            Ok(running) => {
+                let generation = running.generation;
+                tracing::info!(generation, pid = running.process.pid(), "Cassandra is starting");
+                state.running = Some(running.clone());
+                state.jvm = Jvm::Starting;
+                state.leftovers = true;
+                tokio::spawn(self.clone().watch(running));
+                Ok(generation)
+            }
+            Err(error) => {
+                state.jvm = Jvm::Failed { detail: format!("{error:#}") };
+                Err(failed(&error))
+            }
+        }
+    }
+
+    async fn spawn_jvm(&self, state: &mut State, clean: Clean, keep_mark: bool) -> Result<Running> {
+        let password = Uuid::new_v4().simple().to_string();
+        let mut persisted = state.persisted.clone();
+        persisted.generation += 1;
+        let generation = persisted.generation;
+        let mark = keep_mark.then_some(Clean { manifest: clean.manifest, held: Held::Generation { generation } });
+        let (setup, saved, kept) = (self.setup.clone(), persisted.clone(), mark.clone());
+        let properties = jolokia_properties(setup.args.jolokia_port, JOLOKIA_USER, &password);
+        blocking(move || {
+            saved.save(&setup.layout)?;
+            render(&setup, &properties)?;
+            match kept {
+                Some(mark) => disk::write_json(&setup.layout.clean(), &mark),
+                None => disk::remove_file(&setup.layout.clean()),
+            }
+        })
+        .await?;
+        (state.persisted, state.clean) = (persisted, mark);
+        let process = self.spawner.spawn(self.command(generation)).await?;
+        let jolokia = Jolokia::new(self.setup.args.jolokia_port, JOLOKIA_USER, &password)?;
+        Ok(Running { generation, process, jolokia })
+    }
+
+    fn command(&self, generation: u64) -> Command {
+        let setup = &self.setup;
+        let launch = Launch {
+            args: &setup.args,
+            layout: &setup.layout,
+            memory: setup.memory,
+            agents: &setup.agents,
+            generation,
+        };
+        let mut command = Command::new(&setup.args.java);
+        command.args(java::arguments(&launch)).current_dir(setup.layout.agent()).stdin(Stdio::null());
+        // Settings of Cassandra's or the JVM's in our own environment must not reach it past the agent.
+        command.env_remove("JAVA_TOOL_OPTIONS").env_remove("JDK_JAVA_OPTIONS").env_remove("CASSANDRA_CONF");
+        command
+    }
+
+    /// Follows one JVM from its start to its end.
+    async fn watch(self, running: Running) {
+        let up = tokio::select! {
+            up = tokio::time::timeout(START_TIMEOUT, self.wait_up(&running)) => {
+                up.unwrap_or_else(|_| Err(anyhow::anyhow!("no CQL answer within {START_TIMEOUT:?}")))
+            }
+            end = running.process.ended() => Err(anyhow::anyhow!("ended while starting: {end}")),
+        };
+        match up {
+            Ok(()) => {
+                let mut state = self.lock().await;
+                if state.running.as_ref().is_some_and(|r| r.generation == running.generation) {
+                    tracing::info!(generation = running.generation, "Cassandra is running");
+                    state.jvm = Jvm::Running;
+                }
+                drop(state);
+                let end = running.process.ended().await;
+                self.note_end(running.generation, format!("Cassandra ended by itself: {end}")).await;
+            }
+            Err(error) => self.note_end(running.generation, format!("Cassandra did not start: {error:#}")).await,
+        }
+    }
+
+    async fn wait_up(&self, running: &Running) -> Result<()> {
+        // Nothing else may have the port: only this start's own generation counts as an answer.
+        while !probe::generation(self.setup.args.cql()).await.is_ok_and(|found| found == running.generation) {
+            tokio::time::sleep(START_POLL).await;
+        }
+        match running.jolokia.counter_cache_capacity().await? {
+            0 => Ok(()),
+            bytes => bail!("Cassandra has a counter cache of {bytes} bytes: replay would not be exact"),
+        }
+    }
+
+    /// Notes that a JVM ended, or makes it end, without having been asked to: the directory is dirty. Does nothing if
+    /// it was stopped on purpose, for then it is no longer the current one.
+    async fn note_end(&self, generation: u64, detail: String) {
+        let mut state = self.lock().await;
+        if state.running.as_ref().is_none_or(|running| running.generation != generation) {
+            return;
+        }
+        tracing::error!(generation, detail);
+        if let Err(error) = self.stop_jvm(&mut state).await {
+            tracing::error!("after Cassandra's end: {error:#}");
+        }
+        state.jvm = Jvm::Failed { detail };
+    }
+
+    /// Ends the JVM, if there is one, the quick way: what it held is void, and so is a mark or snapshot of it.
+    ///
+    /// # Errors
+    /// If it does not end, or the disk fails.
+    pub(super) async fn stop_jvm(&self, state: &mut State) -> Result<()> {
+        let Some(running) = state.running.clone() else { return Ok(()) };
+        running.process.kill().await?;
+        state.running = None;
+        state.jvm = Jvm::Stopped;
+        let (layout, pending) = (self.setup.layout.clone(), state.pending.take());
+        state.clean = None;
+        blocking(move || {
+            disk::remove_file(&layout.clean())?;
+            pending.map_or(Ok(()), |pending| points::remove(&layout, &pending.id))
+        })
+        .await
+    }
+
+    /// Shuts down: takes no more calls; drains the JVM if the replica has drained and marked, else just ends it.
+    /// Returns in time whatever happens; the JVM ends with the agent in any case.
+    pub async fn shut_down(&self) {
+        let timeout = self.setup.args.stop_timeout;
+        let stop = async {
+            let mut state = self.lock().await;
+            state.stopping = true;
+            if let Err(error) = self.stop_for_good(&mut state).await {
+                tracing::warn!("stopping: {error:#}; the next start rewinds");
+            }
+        };
+        if tokio::time::timeout(timeout, stop).await.is_err() {
+            tracing::warn!(?timeout, "not stopped in time; the next start rewinds");
+        }
+    }
+
+    async fn stop_for_good(&self, state: &mut State) -> Result<()> {
+        let (Some(mark), Some(running)) = (state.valid_mark().cloned(), state.running.clone()) else {
+            return self.stop_jvm(state).await;
+        };
+        running.jolokia.drain(self.setup.args.stop_timeout).await?;
+        // Drained, it has nothing left to say, and its own end takes seconds.
+        running.process.kill().await?;
+        (state.running, state.jvm) = (None, Jvm::Stopped);
+        let mark = Clean { manifest: mark.manifest, held: Held::Drained };
+        let (layout, written) = (self.setup.layout.clone(), mark.clone());
+        blocking(move || {
+            // Empty after draining; without it the tables alone are the state, as after a rewind.
+            disk::remove_tree(&layout.commitlog())?;
+            disk::write_json(&layout.clean(), &written)
+        })
+        .await?;
+        state.clean = Some(mark);
+        tracing::info!("drained: the next start needs no rewind");
+        Ok(())
+    }
+}
+
+/// Writes the JVM's configuration and empties its temporary folder.
+fn render(setup: &Setup, properties: &str) -> Result<()> {
+    let (conf, tmp) = (setup.layout.conf(), setup.layout.tmp());
+    disk::remove_tree(&tmp)?;
+    for folder in [&tmp, &conf] {
+        std::fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+    }
+    let files =
+        [("cassandra.yaml", setup.yaml.as_str()), ("logback.xml", config::LOGBACK_XML), (JOLOKIA_FILE, properties)];
+    for (name, text) in files {
+        let path = conf.join(name);
+        std::fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
+    }
+    // It holds the password.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(conf.join(JOLOKIA_FILE), mode).context("can't protect Jolokia's settings")
+}
