@@ -1,0 +1,100 @@
+//! What `/proc` tells about a process. The local stack runs on Linux only, for this and for 127.x.y.z addresses.
+
+use std::path::Path;
+
+/// The few facts of a process that matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Process id.
+    pub pid: i32,
+    /// Process id of the parent.
+    pub parent: i32,
+    /// State letter: `R`, `S`, `D`, `T` (frozen), `Z` (dead, not yet collected) and so on.
+    pub state: char,
+    /// Clock ticks from the start of the machine to the start of the process: tells a reused id from the first.
+    pub started: u64,
+}
+
+impl Facts {
+    /// Reads the facts of `pid`; `None` when there is no such process or it is dead already.
+    #[must_use]
+    pub fn of(pid: i32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        parse_stat(pid, &text).filter(|facts| !matches!(facts.state, 'Z' | 'X' | 'x'))
+    }
+
+    /// Whether it is stopped by a signal.
+    #[must_use]
+    pub fn frozen(&self) -> bool {
+        matches!(self.state, 'T' | 't')
+    }
+}
+
+fn parse_stat(pid: i32, text: &str) -> Option<Facts> {
+    // The name stands in parentheses and may hold anything, parentheses and spaces included.
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let started = fields.nth(17)?.parse().ok()?;
+    Some(Facts { pid, parent, state, started })
+}
+
+/// Memory of `pid` that is resident, in bytes.
+#[must_use]
+pub fn resident_bytes(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The id of this start of the machine: a process recorded under another one is gone.
+#[must_use]
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Every live process whose environment holds each of `variables` (`NAME=value`).
+#[must_use]
+pub fn with_environment(variables: &[String]) -> Vec<Facts> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| environment_holds(*pid, variables)).filter_map(Facts::of).collect()
+}
+
+fn environment_holds(pid: i32, variables: &[String]) -> bool {
+    // Processes of other users can't be read; they are none of ours.
+    let Ok(text) = std::fs::read(Path::new("/proc").join(pid.to_string()).join("environ")) else { return false };
+    let has = |wanted: &String| text.split(|byte| *byte == 0).any(|found| found == wanted.as_bytes());
+    variables.iter().all(has)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_parentheses_and_spaces_do_not_confuse() {
+        let text = "42 (a) S 1 (x) y) T 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 3";
+        let facts = parse_stat(42, text).unwrap();
+        assert_eq!((facts.parent, facts.state, facts.started), (7, 'T', 98_765));
+        assert!(facts.frozen());
+    }
+
+    #[test]
+    fn cut_off_lines_are_no_facts() {
+        for text in ["", "42", "42 (a)", "42 (a) S", "42 (a) S 1 2 3"] {
+            assert_eq!(parse_stat(42, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_found() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let facts = Facts::of(pid).unwrap();
+        assert!(facts.started > 0 && !facts.frozen());
+        assert!(resident_bytes(pid).unwrap() > 1 << 16);
+        assert!(!boot_id().is_empty());
+    }
+}
