@@ -4,9 +4,17 @@
 //! [`memory::MemoryLog`] keeps it in the process, for tests, and can be told to fail in the ways a real one does.
 //! [`members`] tells which replicas live. Every engine passes the same suite (feature `conformance`).
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod connection;
+#[cfg(feature = "conformance")]
+pub mod fixture;
+mod framing;
 mod log;
+pub mod members;
 pub mod memory;
 mod position;
+pub mod znode_log;
 
 pub use log::{AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, TailError};
 pub use position::{ParsePositionError, Position};

@@ -1,0 +1,381 @@
+//! The suite that every engine must pass. Each check panics with what it found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::join_all;
+
+use crate::{AppendError, Committed, Incarnation, LogError, OrderedLog, Position, TailError};
+
+/// How long anything may take that must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Attempts to append one entry whose outcome stays unknown or that is not taken.
+const ATTEMPTS: usize = 500;
+
+/// Makes handles on one new log with segments of [`Harness::SEGMENT_ENTRIES`] entries.
+pub trait Harness: Sync {
+    /// The engine.
+    type Log: OrderedLog;
+    /// Entries per segment; small, so that segments roll all the time.
+    const SEGMENT_ENTRIES: u32;
+    /// The largest entry, in bytes.
+    const MAX_BODY_BYTES: usize;
+    /// A handle of a new incarnation of `replica`.
+    fn open(&self, replica: u32) -> impl Future<Output = (Self::Log, Incarnation)> + Send;
+}
+
+/// An entry that says who made it.
+pub fn entry(who: u32, number: u32) -> Bytes {
+    format!("{who}:{number}").into()
+}
+
+/// Who made an entry, and which one it is.
+///
+/// # Panics
+/// If the bytes are not of [`entry`].
+pub fn parse(entry: &Bytes) -> (u32, u32) {
+    let text = std::str::from_utf8(entry).expect("an entry of this suite is text");
+    let (who, number) = text.split_once(':').expect("an entry of this suite has a colon");
+    (who.parse().expect("a number"), number.parse().expect("a number"))
+}
+
+/// The first `count` items of a tail.
+///
+/// # Panics
+/// If they do not come.
+pub async fn read<L: OrderedLog>(log: &L, from: Position, count: usize) -> Vec<Committed> {
+    let mut tail = log.tail(from);
+    let mut items = Vec::with_capacity(count);
+    while items.len() < count {
+        let item = tokio::time::timeout(PATIENCE, tail.next()).await;
+        let item = item.unwrap_or_else(|_| panic!("{} of {count} entries came from {from}", items.len()));
+        items.push(item.expect("a tail never ends by itself").expect("a tail without errors"));
+    }
+    items
+}
+
+/// Everything that is committed from `from` on by the time of the call.
+///
+/// # Panics
+/// If it can't be read.
+pub async fn read_to_end<L: OrderedLog>(log: &L, from: Position) -> Vec<Committed> {
+    let end = log.end().await.expect("the end is known");
+    let mut tail = log.tail(from);
+    let mut items: Vec<Committed> = Vec::new();
+    // A barrier of our own tells where to stop, whatever segment it falls into.
+    append(log, Bytes::from_static(b"barrier")).await;
+    loop {
+        let item = tokio::time::timeout(PATIENCE, tail.next()).await.expect("the barrier comes");
+        let item = item.expect("a tail never ends by itself").expect("a tail without errors");
+        if item.position >= end && item.entry == "barrier" {
+            return items;
+        }
+        items.push(item);
+    }
+}
+
+/// Appends until it is known to be committed; an entry may then be there more than once.
+///
+/// # Panics
+/// If it is never taken, or never can be.
+pub async fn append<L: OrderedLog>(log: &L, entry: Bytes) -> Position {
+    for _ in 0..ATTEMPTS {
+        match log.append(entry.clone()).await {
+            Ok(appended) => return appended.position,
+            Err(AppendError::Unknown { .. } | AppendError::Unavailable { .. }) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("an entry is refused for good: {error}"),
+        }
+    }
+    panic!("an entry is not taken in {ATTEMPTS} attempts");
+}
+
+/// Panics unless each position is where the one after its predecessor stands: no gap, no repetition, no way back.
+///
+/// # Panics
+/// As it says.
+pub fn assert_dense(items: &[Committed]) {
+    for pair in items.windows(2) {
+        assert!(pair[1].position.follows(pair[0].position), "{} then {}", pair[0].position, pair[1].position);
+    }
+}
+
+/// Runs every check on a log of its own, made by `harness`.
+///
+/// # Panics
+/// If the engine breaks the contract.
+pub async fn run_all<H: Harness, F: Future<Output = H>>(harness: impl Fn() -> F) {
+    one_appender(&harness().await).await;
+    many_appenders(&harness().await).await;
+    real_time_order(&harness().await).await;
+    fencing(&harness().await).await;
+    any_position(&harness().await).await;
+    following(&harness().await).await;
+    truncation(&harness().await).await;
+    truncation_under_way(&harness().await).await;
+    sizes(&harness().await).await;
+}
+
+/// What one replica appends comes back in order, byte for byte, with the positions and times that it was told.
+async fn one_appender<H: Harness>(harness: &H) {
+    let (log, incarnation) = harness.open(0).await;
+    assert_eq!(log.incarnation(), incarnation);
+    assert_eq!(log.end().await, Ok(Position::START));
+    assert_eq!(log.first().await, Ok(Position::START));
+    let count = H::SEGMENT_ENTRIES * 3 + 2;
+    let mut told = Vec::new();
+    for number in 0..count {
+        let appended = log.append(entry(0, number)).await.expect("appended");
+        told.push((appended.position, appended.commit_time_ms, entry(0, number)));
+    }
+    let (other, _) = harness.open(1).await;
+    assert_eq!(other.log_id(), log.log_id());
+    for reader in [&log, &other] {
+        let items = read(reader, Position::START, count as usize).await;
+        assert_dense(&items);
+        assert_eq!(items[0].position, Position::START);
+        let read: Vec<_> = items.into_iter().map(|item| (item.position, item.commit_time_ms, item.entry)).collect();
+        assert_eq!(read, told);
+        assert!(read.windows(2).all(|pair| pair[0].1 <= pair[1].1), "the log's clock went back");
+    }
+    let end = log.end().await.expect("the end is known");
+    assert!(end.follows(told[told.len() - 1].0), "{end}");
+}
+
+/// Several replicas, several appends at once each: all readers agree, nothing is lost, nothing is twice, everybody was
+/// told the truth, and segments roll meanwhile (I1, I2, I3).
+async fn many_appenders<H: Harness>(harness: &H) {
+    const REPLICAS: u32 = 3;
+    const TASKS: u32 = 8;
+    let per_task = H::SEGMENT_ENTRIES / 2 + 3;
+    let logs = join_all((0..REPLICAS).map(|replica| harness.open(replica))).await;
+    let appenders = logs.iter().enumerate().flat_map(|(replica, (log, _))| {
+        (0..TASKS).map(move |task| {
+            let log = log.clone();
+            tokio::spawn(async move {
+                let who = replica as u32 * TASKS + task;
+                let mut told = Vec::new();
+                for number in 0..per_task {
+                    told.push((log.append(entry(who, number)).await.expect("appended").position, (who, number)));
+                }
+                told
+            })
+        })
+    });
+    let told: BTreeMap<_, _> = join_all(appenders).await.into_iter().flat_map(|told| told.expect("no panic")).collect();
+    let total = (REPLICAS * TASKS * per_task) as usize;
+    assert_eq!(told.len(), total, "two entries were told the same position");
+    let views = join_all(logs.iter().map(|(log, _)| read(log, Position::START, total))).await;
+    for items in &views {
+        assert_dense(items);
+        assert_eq!(items, &views[0], "two replicas read different logs");
+        let read: BTreeMap<_, _> = items.iter().map(|item| (item.position, parse(&item.entry))).collect();
+        assert_eq!(read, told);
+        let segments: BTreeSet<_> = items.iter().map(|item| item.position.segment).collect();
+        assert!(segments.len() > 3, "segments do not roll");
+    }
+}
+
+/// I4: an append that begins after another one was acknowledged, on whatever replica, stands after it.
+async fn real_time_order<H: Harness>(harness: &H) {
+    let logs = [harness.open(0).await.0, harness.open(1).await.0];
+    let mut last = None;
+    for number in 0..H::SEGMENT_ENTRIES * 2 {
+        let position = append(&logs[number as usize % 2], entry(0, number)).await;
+        assert!(last < Some(position), "{last:?} then {position}");
+        last = Some(position);
+    }
+}
+
+/// I6: once a new incarnation is taken, nothing of the old one is appended or given up.
+async fn fencing<H: Harness>(harness: &H) {
+    let (old, old_incarnation) = harness.open(7).await;
+    let (bystander, _) = harness.open(8).await;
+    append(&old, entry(0, 0)).await;
+    let storm = (0..16).map(|number| {
+        let old = old.clone();
+        tokio::spawn(async move {
+            let mut answers = Vec::new();
+            for round in 0..20 {
+                answers.push(old.append(entry(1 + number, round)).await);
+            }
+            answers
+        })
+    });
+    let storm: Vec<_> = storm.collect();
+    let (new, new_incarnation) = harness.open(7).await;
+    assert!(new_incarnation > old_incarnation, "{new_incarnation} after {old_incarnation}");
+    let mark = append(&new, entry(99, 0)).await;
+    let mut acknowledged = 1;
+    for answers in join_all(storm).await {
+        for answer in answers.expect("no panic") {
+            match answer {
+                Ok(appended) => {
+                    assert!(appended.position < mark, "an old incarnation appended at {}", appended.position);
+                    acknowledged += 1;
+                }
+                Err(AppendError::Fenced) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert_eq!(old.append(entry(98, 0)).await, Err(AppendError::Fenced));
+    assert_eq!(old.truncate(mark).await, Err(LogError::Fenced));
+    let items = read_to_end(&bystander, Position::START).await;
+    assert_dense(&items);
+    assert_eq!(parse(&items[items.len() - 1].entry), (99, 0), "nothing of the old one follows the new one");
+    assert_eq!(items.len(), acknowledged + 1);
+}
+
+/// A tail starts wherever it is asked to, waits at the end, and refuses what lies beyond.
+async fn any_position<H: Harness>(harness: &H) {
+    let (log, _) = harness.open(0).await;
+    let (other, _) = harness.open(1).await;
+    for number in 0..H::SEGMENT_ENTRIES * 2 + 1 {
+        append(&log, entry(0, number)).await;
+    }
+    let all = read_to_end(&log, Position::START).await;
+    for (index, item) in all.iter().enumerate() {
+        assert_eq!(read(&other, item.position, all.len() - index).await, all[index..]);
+        // After the last entry of a segment, too.
+        let rest = read(&other, item.position.next(), all.len() - index - 1).await;
+        assert_eq!(rest, all[index + 1..]);
+    }
+    let end = log.end().await.expect("the end is known");
+    for beyond in [end.next(), Position::new(end.segment + 3, 0), Position::new(0, H::SEGMENT_ENTRIES * 50)] {
+        let item = tokio::time::timeout(PATIENCE, other.tail(beyond).next()).await.expect("it answers");
+        let error = item.expect("an item").expect_err("nothing is there");
+        assert!(!matches!(error, TailError::Truncated { .. }), "{beyond}: {error}");
+    }
+    let mut tail = other.tail(end);
+    assert!(tokio::time::timeout(Duration::from_millis(100), tail.next()).await.is_err(), "nothing is there yet");
+    append(&log, entry(1, 0)).await;
+    let item = tokio::time::timeout(PATIENCE, tail.next()).await.expect("it comes").expect("an item");
+    assert_eq!(parse(&item.expect("an entry").entry), (1, 0));
+}
+
+/// Tails that follow live, on the appending replicas and on one that only reads, see every entry once, in one order.
+async fn following<H: Harness>(harness: &H) {
+    let logs = join_all((0..3).map(|replica| harness.open(replica))).await;
+    let per_replica = H::SEGMENT_ENTRIES * 2;
+    let total = per_replica as usize * 2;
+    let tails: Vec<_> = logs
+        .iter()
+        .map(|(log, _)| {
+            let log = log.clone();
+            tokio::spawn(async move { read(&log, Position::START, total).await })
+        })
+        .collect();
+    let appenders = (0..2u32).map(|replica| {
+        let log = logs[replica as usize].0.clone();
+        tokio::spawn(async move {
+            for number in 0..per_replica {
+                append(&log, entry(replica, number)).await;
+                // Now busy, now idle: a tail must neither miss a doorbell nor need one.
+                if number % 5 == 0 {
+                    tokio::time::sleep(Duration::from_millis(u64::from(number % 4) * 3)).await;
+                }
+            }
+        })
+    });
+    for done in join_all(appenders).await {
+        done.expect("no panic");
+    }
+    let views: Vec<_> = join_all(tails).await.into_iter().map(|view| view.expect("no panic")).collect();
+    for items in &views {
+        assert_dense(items);
+        assert_eq!(items, &views[0]);
+        let each: BTreeSet<_> = items.iter().map(|item| parse(&item.entry)).collect();
+        assert_eq!(each.len(), total);
+    }
+}
+
+/// What was given up is said to be, what was not is there, at any cut; cuts never go back and may be repeated.
+async fn truncation<H: Harness>(harness: &H) {
+    let (log, _) = harness.open(0).await;
+    for number in 0..H::SEGMENT_ENTRIES * 3 + 4 {
+        append(&log, entry(0, number)).await;
+    }
+    let all = read_to_end(&log, Position::START).await;
+    let last = all.len() - 1;
+    let per_segment = H::SEGMENT_ENTRIES as usize;
+    for cut in [0, 2, per_segment - 1, per_segment + 1, per_segment * 2 + 3, per_segment * 2 + 3, 5, last] {
+        let below = all[cut].position;
+        let before = log.first().await.expect("known");
+        log.truncate(below).await.expect("truncated");
+        let first = log.first().await.expect("known");
+        assert_eq!(first, before.max(below));
+        let (reader, _) = harness.open(1).await;
+        for item in &all {
+            let answer = tokio::time::timeout(PATIENCE, reader.tail(item.position).next()).await.expect("it answers");
+            match answer.expect("an item") {
+                Ok(found) => assert!(item.position >= first && &found == item, "{} at {first}", item.position),
+                Err(TailError::Truncated { first: said }) => assert!(item.position < first && said == first),
+                Err(error) => panic!("{}: {error}", item.position),
+            }
+        }
+    }
+    let end = log.end().await.expect("known");
+    assert_eq!(log.truncate(end.next()).await, Err(LogError::OutOfRange { position: end.next(), end }));
+    log.truncate(end).await.expect("everything may be given up");
+    assert!(append(&log, entry(1, 0)).await >= end, "positions are never given twice");
+    assert_eq!(parse(&read(&log, end, 1).await[0].entry), (1, 0));
+}
+
+/// Tails far behind a truncation learn of it; tails ahead of it notice nothing.
+async fn truncation_under_way<H: Harness>(harness: &H) {
+    let (log, _) = harness.open(0).await;
+    let (reader, _) = harness.open(1).await;
+    let total = H::SEGMENT_ENTRIES * 5;
+    let slow = reader.tail(Position::START);
+    let follow = tokio::spawn({
+        let reader = reader.clone();
+        async move { read(&reader, Position::START, total as usize).await }
+    });
+    for number in 0..total {
+        let position = append(&log, entry(0, number)).await;
+        if number % 7 == 6 && position.segment >= 2 {
+            log.truncate(Position::new(position.segment - 2, position.sequence)).await.ok();
+        }
+    }
+    // The follower is at most two segments behind only if it keeps up; if not, it was told, and the test says so.
+    let items = match follow.await {
+        Ok(items) => items,
+        Err(error) => panic!("a tail that follows was truncated: {error}"),
+    };
+    assert_dense(&items);
+    let outcomes: Vec<_> = slow.take(total as usize + 1).collect().await;
+    let told = outcomes.iter().position(Result::is_err).expect("a tail that slept was not told");
+    assert!(matches!(outcomes[told], Err(TailError::Truncated { .. })), "{:?}", outcomes[told]);
+    assert_eq!(told, outcomes.len() - 1, "an error is the last item");
+}
+
+/// Entries of any size up to the limit come back; larger ones are refused before anything is proposed.
+async fn sizes<H: Harness>(harness: &H) {
+    let (log, _) = harness.open(0).await;
+    let (other, _) = harness.open(1).await;
+    let mut appended = Vec::new();
+    for bytes in [0, 1, 1000, H::MAX_BODY_BYTES / 2 + 1, H::MAX_BODY_BYTES - 1, H::MAX_BODY_BYTES, 3] {
+        let body: Bytes = (0..bytes).map(|index| (index % 251) as u8).collect::<Vec<_>>().into();
+        append(&log, body.clone()).await;
+        appended.push(body);
+    }
+    let limit = H::MAX_BODY_BYTES;
+    let refused = log.append(vec![0; limit + 1].into()).await;
+    assert_eq!(refused, Err(AppendError::TooLarge { bytes: limit + 1, limit }));
+    for reader in [&log, &other] {
+        let items = read(reader, Position::START, appended.len()).await;
+        assert!(items.iter().map(|item| &item.entry).eq(appended.iter()), "a body came back changed");
+    }
+    // A body given up with its entry leaves the later ones alone.
+    let items = read(&log, Position::START, appended.len()).await;
+    log.truncate(items[4].position).await.expect("truncated");
+    let rest = read(&other, items[4].position, appended.len() - 4).await;
+    assert_eq!(rest, items[4..]);
+    log.truncate(items[6].position).await.expect("truncated");
+    assert_eq!(read(&other, items[6].position, 1).await, items[6..]);
+}

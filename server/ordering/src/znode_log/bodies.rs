@@ -1,0 +1,129 @@
+//! Bodies too large for an entry: stored in chunks before the entry that names them is proposed.
+//!
+//! A body lies with the segment that its entry goes to, and every write of it checks that the segment is open. So when
+//! a sealed segment is given up, all its bodies can go, those included that no entry came to name.
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
+
+use std::sync::atomic::Ordering;
+
+use super::Inner;
+use super::layout::{Layout, SegmentState};
+use crate::framing::SideBody;
+
+/// Chunks read at once.
+const READ_AHEAD: usize = 4;
+
+/// Why a body was not stored. Its entry was not proposed.
+#[derive(Debug)]
+pub(super) enum BodyError {
+    /// The segment is sealed or gone: store it with the next one.
+    SegmentClosed,
+    Fenced,
+    Failed(String),
+}
+
+/// Why a body was not read.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// It is not there, or not what the entry says.
+    Damaged(String),
+    /// The connection failed; try again.
+    Trouble(Error),
+}
+
+/// Stores `entry` under a name of its own, to be named by an entry of `segment`.
+pub(super) async fn store(inner: &Inner, client: &Client, segment: u32, entry: &Bytes) -> Result<SideBody, BodyError> {
+    let number = inner.body_counter.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{:x}-{number:x}", inner.incarnation.0);
+    let chunks = entry.chunks(inner.config.max_entry_bytes);
+    let body = SideBody {
+        name,
+        chunks: u16::try_from(chunks.len()).map_err(|_| BodyError::Failed("it has too many chunks".into()))?,
+        bytes: u32::try_from(entry.len()).map_err(|_| BodyError::Failed("it is too long".into()))?,
+        crc: crc32fast::hash(entry),
+    };
+    // The folder may be there: a body was stored in this segment before.
+    match create(inner, client, segment, &inner.layout.segment_bodies(segment), &[]).await {
+        Ok(()) | Err(CreateError::Exists) => {}
+        Err(CreateError::Body(error)) => return Err(error),
+    }
+    let path = inner.layout.body(segment, &body.name);
+    create(inner, client, segment, &path, &[]).await?;
+    for (number, chunk) in (0u16..).zip(chunks) {
+        create(inner, client, segment, &Layout::chunk(&path, number), chunk).await?;
+    }
+    Ok(body)
+}
+
+/// Why a node of a body was not created.
+enum CreateError {
+    Exists,
+    Body(BodyError),
+}
+
+impl From<CreateError> for BodyError {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Exists => Self::Failed("its name is taken".into()),
+            CreateError::Body(error) => error,
+        }
+    }
+}
+
+async fn create(inner: &Inner, client: &Client, segment: u32, path: &str, data: &[u8]) -> Result<(), CreateError> {
+    let failed = |error: Error| CreateError::Body(BodyError::Failed(error.to_string()));
+    let mut writer = client.new_multi_writer();
+    writer.add_check_version(&inner.layout.segment(segment), SegmentState::OPEN_VERSION).map_err(failed)?;
+    writer.add_check_version(&inner.incarnation_path, 0).map_err(failed)?;
+    let options = CreateMode::Persistent.with_acls(inner.access.acls());
+    writer.add_create(path, data, &options).map_err(failed)?;
+    match writer.commit().await {
+        Ok(_) => Ok(()),
+        Err(MultiWriteError::OperationFailed { index: 0, source: Error::BadVersion | Error::NoNode }) => {
+            Err(CreateError::Body(BodyError::SegmentClosed))
+        }
+        Err(MultiWriteError::OperationFailed { index: 1, source: Error::NoNode }) => {
+            Err(CreateError::Body(BodyError::Fenced))
+        }
+        Err(MultiWriteError::OperationFailed { index: 2, source: Error::NodeExists }) => Err(CreateError::Exists),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Reads a body that an entry of `segment` names.
+pub(super) async fn read(inner: &Inner, client: &Client, segment: u32, body: &SideBody) -> Result<Bytes, ReadError> {
+    let announced = body.bytes as usize;
+    // The bound of our own settings may have been another one when the body was stored.
+    if announced > super::Config::MAX_BODY_BYTES {
+        return Err(ReadError::Damaged(format!("its body is said to have {announced} bytes")));
+    }
+    let path = inner.layout.body(segment, &body.name);
+    let mut chunks = stream::iter(0..body.chunks)
+        .map(|chunk| {
+            let path = Layout::chunk(&path, chunk);
+            async move { client.get_data(&path).await }
+        })
+        .buffered(READ_AHEAD);
+    let mut whole = BytesMut::with_capacity(announced);
+    while let Some((chunk, _)) = chunks.try_next().await.map_err(read_error)? {
+        if whole.len() + chunk.len() > announced {
+            return Err(ReadError::Damaged(format!("its body has more than the {announced} bytes said")));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    let whole = whole.freeze();
+    match whole.len() == announced && crc32fast::hash(&whole) == body.crc {
+        true => Ok(whole),
+        false => Err(ReadError::Damaged("its body is not the one that was stored".into())),
+    }
+}
+
+fn read_error(error: Error) -> ReadError {
+    match error {
+        Error::NoNode => ReadError::Damaged("its body is missing".into()),
+        other => ReadError::Trouble(other),
+    }
+}

@@ -1,0 +1,310 @@
+//! The leaderless engine: ZooKeeper's order of sequential creates is the order.
+//!
+//! Every replica appends for itself. An append is one transaction, `multi{check(segment is open), check(own incarnation
+//! lives), create(sequential)}`; a segment that is full is sealed by `multi{check(own incarnation), set(sealed), create
+//! the next}`, so that nothing ever follows a seal and nothing of an old incarnation follows its end (I6). `layout`
+//! has the names, `plan` decides, the rest talks to ZooKeeper.
+//!
+//! Appends and everything else use sessions of their own: the client delays a request until the one before it is
+//! acknowledged by TCP (it does not set `TCP_NODELAY`), so that one append in flight per session is quickest, and a
+//! tail's reads must not wait for appends.
+
+mod append;
+mod bodies;
+mod layout;
+mod open;
+mod plan;
+mod recent;
+mod tail;
+mod truncate;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::AbortOnDropHandle;
+use zookeeper_client::Client;
+
+pub use self::open::OpenError;
+pub use crate::connection::DigestAuth;
+
+use self::append::AppendLane;
+use self::layout::Layout;
+use self::recent::Recent;
+use crate::connection::{Access, Connection};
+use crate::{
+    AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
+};
+
+/// How a replica uses the log.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// ZooKeeper's servers, `host:port,host:port`.
+    pub connect: String,
+    /// Path below which everything is kept; made if it is not there. All replicas of a log name the same one.
+    pub root: String,
+    /// Number of the replica.
+    pub replica: u32,
+    /// ZooKeeper session time-out asked for; the server may give another.
+    pub session_timeout: Duration,
+    /// How long [`ZnodeLog::open`] tries to reach ZooKeeper.
+    pub open_timeout: Duration,
+    /// How long an append waits, in all, before it answers `Unavailable` or `Unknown`.
+    pub append_timeout: Duration,
+    /// How long a truncation, or a look at the ends of the log, may take.
+    pub admin_timeout: Duration,
+    /// Entries after which a segment is sealed. Appends under way go beyond it by a few.
+    pub segment_entries: u32,
+    /// Appends under way at once; further ones wait.
+    pub batches_in_flight: usize,
+    /// ZooKeeper sessions that appends are spread over, at most one per append under way.
+    pub append_sessions: usize,
+    /// The largest entry kept in the order itself, in bytes; the body of a larger one is kept beside it, in chunks of
+    /// this size. ZooKeeper's own limit is a little below 1 MiB.
+    pub max_entry_bytes: usize,
+    /// The largest entry taken at all, in bytes.
+    pub max_body_bytes: usize,
+    /// Entries of its own that a handle keeps for its tail, so that it need not read them back.
+    pub recent_entries: usize,
+    /// Bytes of such entries.
+    pub recent_bytes: usize,
+    /// Credentials; with them, only they may touch what is created.
+    pub auth: Option<DigestAuth>,
+}
+
+impl Config {
+    /// Largest value of [`Config::max_entry_bytes`].
+    pub const MAX_ENTRY_BYTES: usize = 900 << 10;
+    /// Largest value of [`Config::max_body_bytes`].
+    pub const MAX_BODY_BYTES: usize = 64 << 20;
+
+    /// The usual settings.
+    pub fn new(connect: impl Into<String>, root: impl Into<String>, replica: u32) -> Self {
+        Self {
+            connect: connect.into(),
+            root: root.into(),
+            replica,
+            session_timeout: Duration::from_secs(6),
+            open_timeout: Duration::from_secs(30),
+            append_timeout: Duration::from_secs(10),
+            admin_timeout: Duration::from_secs(30),
+            segment_entries: 10_000,
+            batches_in_flight: 2,
+            append_sessions: 2,
+            max_entry_bytes: 256 << 10,
+            max_body_bytes: 4 << 20,
+            recent_entries: 1024,
+            recent_bytes: 16 << 20,
+            auth: None,
+        }
+    }
+
+    /// Says what is wrong with the settings, naming the field.
+    fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: usize, most: usize| match (1..=most).contains(&value) {
+            true => Ok(()),
+            false => Err(format!("{name} is {value}, it must be between 1 and {most}")),
+        };
+        within("max_entry_bytes", self.max_entry_bytes, Self::MAX_ENTRY_BYTES)?;
+        within("max_body_bytes", self.max_body_bytes, Self::MAX_BODY_BYTES)?;
+        within("the number of chunks of a body", self.max_body_bytes.div_ceil(self.max_entry_bytes), 4096)?;
+        within("segment_entries", self.segment_entries as usize, 1_000_000)?;
+        within("batches_in_flight", self.batches_in_flight, 4096)?;
+        within("append_sessions", self.append_sessions, 16)?;
+        if self.connect.trim().is_empty() {
+            return Err("connect is empty, it must name ZooKeeper's servers".into());
+        }
+        if self.auth.as_ref().is_some_and(|auth| auth.user.is_empty() || auth.user.contains(':')) {
+            return Err("auth.user is empty or has a colon".into());
+        }
+        Layout::new(&self.root).map(drop)
+    }
+}
+
+/// A handle on the log in ZooKeeper; clones share everything.
+#[derive(Clone, Debug)]
+pub struct ZnodeLog {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    access: Access,
+    layout: Layout,
+    /// Sessions for appends.
+    lanes: Vec<AppendLane>,
+    /// The session for everything else.
+    control: Arc<Connection>,
+    /// Bounds the appends under way (I7); held until ZooKeeper's answer, not only until the caller's time-out.
+    permits: Arc<Semaphore>,
+    /// The newest segment known; it may be sealed by now.
+    segment: AtomicU32,
+    /// Whether this handle is sealing a segment now.
+    sealing: AtomicBool,
+    /// Set for good once ZooKeeper has said that the incarnation is over.
+    fenced: AtomicBool,
+    /// Names bodies.
+    body_counter: AtomicU64,
+    recent: Recent,
+    log_id: LogId,
+    incarnation: Incarnation,
+    /// Path of the incarnation's node, checked by everything that changes the log.
+    incarnation_path: String,
+    health: watch::Receiver<LogHealth>,
+    _health_task: AbortOnDropHandle<()>,
+}
+
+impl ZnodeLog {
+    /// Opens the log, creating it if need be, and takes a new incarnation for the replica: every append of the one
+    /// before that is not committed by then never will be (I6).
+    ///
+    /// # Errors
+    /// If the settings are wrong, what is in ZooKeeper is no log of ours, or ZooKeeper can't be reached in time.
+    pub async fn open(config: Config) -> Result<(Self, Incarnation), OpenError> {
+        let inner = open::open(config).await?;
+        let incarnation = inner.incarnation;
+        Ok((Self { inner: Arc::new(inner) }, incarnation))
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    pub(crate) fn control(&self) -> Arc<Connection> {
+        self.inner.control.clone()
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.inner.access
+    }
+
+    pub(crate) fn incarnation_path(&self) -> &str {
+        &self.inner.incarnation_path
+    }
+}
+
+impl OrderedLog for ZnodeLog {
+    fn append(&self, entry: Bytes) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static {
+        append::append(self.inner.clone(), entry)
+    }
+
+    fn tail(&self, from: Position) -> impl Stream<Item = Result<Committed, TailError>> + Send + Unpin + 'static {
+        tail::tail(self.inner.clone(), from).boxed()
+    }
+
+    async fn truncate(&self, below: Position) -> Result<(), LogError> {
+        self.inner.bounded(truncate::truncate(&self.inner, below)).await
+    }
+
+    async fn first(&self) -> Result<Position, LogError> {
+        let look = async {
+            let client = self.inner.synced_client().await?;
+            Ok(truncate::read_header(&self.inner, &client).await?.0.first)
+        };
+        self.inner.bounded(look).await
+    }
+
+    async fn end(&self) -> Result<Position, LogError> {
+        let look = async {
+            let client = self.inner.synced_client().await?;
+            truncate::end(&self.inner, &client).await
+        };
+        self.inner.bounded(look).await
+    }
+
+    fn health(&self) -> watch::Receiver<LogHealth> {
+        self.inner.health.clone()
+    }
+
+    fn log_id(&self) -> LogId {
+        self.inner.log_id
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.inner.incarnation
+    }
+}
+
+impl Inner {
+    /// The newest segment known.
+    fn segment(&self) -> u32 {
+        self.segment.load(Ordering::Acquire)
+    }
+
+    /// Learns of a segment.
+    fn saw_segment(&self, segment: u32) {
+        self.segment.fetch_max(segment, Ordering::AcqRel);
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    fn set_fenced(&self) {
+        if !self.fenced.swap(true, Ordering::AcqRel) {
+            tracing::warn!(incarnation = %self.incarnation, "a newer incarnation of this replica has taken over the log");
+        }
+    }
+
+    /// The control session, caught up with ZooKeeper's leader.
+    async fn synced_client(&self) -> Result<Client, LogError> {
+        let client = self.control.client().await;
+        client.sync(&self.layout.requests()).await.map_err(unavailable)?;
+        Ok(client)
+    }
+
+    /// Bounds an operation on the log by [`Config::admin_timeout`].
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+        match tokio::time::timeout(self.config.admin_timeout, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(LogError::Unavailable {
+                reason: format!("ZooKeeper did not answer within {:?}", self.config.admin_timeout),
+            }),
+        }
+    }
+}
+
+fn unavailable(error: zookeeper_client::Error) -> LogError {
+    LogError::Unavailable { reason: error.to_string() }
+}
+
+/// Connected while the control session and one of the append sessions are.
+fn judge_health(connections: &[Arc<Connection>]) -> LogHealth {
+    let links: Vec<_> = connections.iter().map(|connection| connection.link().borrow().clone()).collect();
+    let Some((control, lanes)) = links.split_first() else { return LogHealth::Connected };
+    let lane_up = lanes.iter().any(|link| link.client.is_some());
+    match [control].into_iter().chain(lanes).find(|link| link.client.is_none()) {
+        Some(down) if control.client.is_none() || !lane_up => {
+            LogHealth::Disconnected { since: down.since, detail: down.detail.clone() }
+        }
+        _ => LogHealth::Connected,
+    }
+}
+
+/// Publishes the health of `connections`, the control session first, for as long as its task lives.
+fn watch_health(connections: Vec<Arc<Connection>>) -> (watch::Receiver<LogHealth>, AbortOnDropHandle<()>) {
+    let now = LogHealth::Disconnected { since: Instant::now(), detail: "not connected yet".into() };
+    let (sender, receiver) = watch::channel(now);
+    let task = tokio::spawn(async move {
+        let mut links: Vec<_> = connections.iter().map(|connection| connection.link()).collect();
+        loop {
+            links.iter_mut().for_each(|link| link.mark_unchanged());
+            let health = judge_health(&connections);
+            sender.send_if_modified(|current| {
+                let changed = *current != health;
+                *current = health;
+                changed
+            });
+            let changes = links.iter_mut().map(|link| Box::pin(link.changed()));
+            if futures::future::select_all(changes).await.0.is_err() {
+                return;
+            }
+        }
+    });
+    (receiver, AbortOnDropHandle::new(task))
+}

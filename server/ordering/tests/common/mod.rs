@@ -1,0 +1,27 @@
+//! What the tests with a real ZooKeeper share.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use replicateddb_ordering::fixture::ZooKeeper;
+use replicateddb_ordering::znode_log::Config;
+
+/// A server of the test's own. Without the jars the test fails, and says how to get them.
+pub fn server() -> ZooKeeper {
+    ZooKeeper::start().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A root that no other test uses.
+pub fn new_root() -> String {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    format!("/test/log-{}", COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Settings with short waits.
+pub fn config(connect: &str, root: &str, replica: u32) -> Config {
+    Config {
+        session_timeout: Duration::from_secs(2),
+        append_timeout: Duration::from_secs(5),
+        ..Config::new(connect, root, replica)
+    }
+}

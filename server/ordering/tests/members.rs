@@ -1,0 +1,84 @@
+//! Who lives is known to all, through lost sessions and replaced processes.
+
+mod common;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use common::{config, new_root, server};
+use replicateddb_ordering::OrderedLog;
+use replicateddb_ordering::fixture::Proxy;
+use replicateddb_ordering::members::{Member, Members};
+use replicateddb_ordering::znode_log::{Config, ZnodeLog};
+
+fn member(id: u32, cql_port: u16) -> Member {
+    Member {
+        id,
+        host_id: uuid::Uuid::from_u128(u128::from(id) + 1),
+        address: Ipv4Addr::LOCALHOST.into(),
+        cql_port,
+        admin_port: 9470,
+        data_center: "datacenter1".into(),
+        rack: "rack1".into(),
+    }
+}
+
+async fn see(members: &Members, expected: &[Member]) {
+    let mut all = members.watch();
+    let seen = tokio::time::timeout(Duration::from_secs(20), all.wait_for(|all| all == expected)).await;
+    assert!(seen.is_ok(), "saw {:?}, not {expected:?}", *members.watch().borrow());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn come_and_go() {
+    let server = server();
+    let root = new_root();
+    let (first_log, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
+    let (second_log, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
+    let (first, second) = (Members::watching(&first_log), Members::watching(&second_log));
+    see(&first, &[]).await;
+    second.register(member(1, 9042));
+    see(&first, &[member(1, 9042)]).await;
+    first.register(member(0, 9042));
+    see(&second, &[member(0, 9042), member(1, 9042)]).await;
+    second.register(member(1, 9043));
+    see(&first, &[member(0, 9042), member(1, 9043)]).await;
+    first.leave();
+    see(&second, &[member(1, 9043)]).await;
+    first.register(member(0, 1));
+    see(&second, &[member(0, 1), member(1, 9043)]).await;
+    // The end of the process ends the session.
+    drop((second, second_log));
+    see(&first, &[member(0, 1)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn come_back_after_expiry_and_never_as_an_old_incarnation() {
+    let server = server();
+    let root = new_root();
+    let proxy = Proxy::start(server.address()).await.unwrap();
+    let behind = Config { session_timeout: Duration::from_millis(800), ..config(&proxy.connect(), &root, 0) };
+    let (log, _) = ZnodeLog::open(behind).await.unwrap();
+    let (watcher_log, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
+    let (members, watcher) = (Members::watching(&log), Members::watching(&watcher_log));
+    members.register(member(0, 9042));
+    see(&watcher, &[member(0, 9042)]).await;
+    proxy.set_cut(true);
+    see(&watcher, &[]).await;
+    proxy.set_cut(false);
+    see(&watcher, &[member(0, 9042)]).await;
+    see(&members, &[member(0, 9042)]).await;
+
+    // A successor takes over while the old process still runs; the old one's expiry must not make it come back.
+    let (new_log, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
+    let new_members = Members::watching(&new_log);
+    new_members.register(member(0, 9044));
+    see(&watcher, &[member(0, 9044)]).await;
+    proxy.set_cut(true);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    proxy.set_cut(false);
+    let mut health = log.health();
+    health.wait_for(|health| health.is_connected()).await.unwrap();
+    members.registered().wait_for(|registered| !registered).await.unwrap();
+    see(&watcher, &[member(0, 9044)]).await;
+}

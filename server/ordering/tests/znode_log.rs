@@ -1,0 +1,259 @@
+//! The log in a real ZooKeeper passes the suite, and keeps its promises when the server or the connection does not.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{config, new_root, server};
+use futures::StreamExt;
+use futures::future::join_all;
+use rand::Rng;
+use replicateddb_ordering::conformance::{self, Harness, append, assert_dense, entry, parse, read, read_to_end};
+use replicateddb_ordering::fixture::{Proxy, ZooKeeper};
+use replicateddb_ordering::znode_log::{Config, DigestAuth, OpenError, ZnodeLog};
+use replicateddb_ordering::{AppendError, Incarnation, LogHealth, OrderedLog, Position};
+
+struct Znodes {
+    connect: String,
+    root: String,
+}
+
+impl Harness for Znodes {
+    type Log = ZnodeLog;
+    const SEGMENT_ENTRIES: u32 = 12;
+    const MAX_BODY_BYTES: usize = 100_000;
+
+    async fn open(&self, replica: u32) -> (ZnodeLog, Incarnation) {
+        let config = Config {
+            segment_entries: Self::SEGMENT_ENTRIES,
+            // So that the sizes of the suite take chunks, and several.
+            max_entry_bytes: 30_000,
+            max_body_bytes: Self::MAX_BODY_BYTES,
+            batches_in_flight: 16,
+            ..config(&self.connect, &self.root, replica)
+        };
+        ZnodeLog::open(config).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conforms() {
+    let server = server();
+    conformance::run_all(async || Znodes { connect: server.connect(), root: new_root() }).await;
+}
+
+/// The suite again, with nothing taken from memory: what a handle reads of its own entries is what others read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_entries_read_back_are_the_same() {
+    let server = server();
+    let root = new_root();
+    let with = |replica, recent_entries| Config {
+        recent_entries,
+        segment_entries: 7,
+        ..config(&server.connect(), &root, replica)
+    };
+    let (forgetful, _) = ZnodeLog::open(with(0, 0)).await.unwrap();
+    let (keeping, _) = ZnodeLog::open(with(1, 1000)).await.unwrap();
+    for number in 0..40 {
+        append(if number % 3 == 0 { &forgetful } else { &keeping }, entry(0, number)).await;
+    }
+    let items = read(&forgetful, Position::START, 40).await;
+    assert_eq!(read(&keeping, Position::START, 40).await, items);
+}
+
+/// I2 and order across a server that dies: what was acknowledged is there, once per acknowledgement at least, in the
+/// order of its acknowledgements, and tails go on as if nothing had been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_loses_nothing() {
+    let mut server = server();
+    let harness = Znodes { connect: server.connect(), root: new_root() };
+    let logs = join_all((0..3).map(|replica| harness.open(replica))).await;
+    let tails: Vec<_> = logs.iter().map(|(log, _)| log.tail(Position::START)).collect();
+    let appenders: Vec<_> = logs[..2]
+        .iter()
+        .enumerate()
+        .flat_map(|(replica, (log, _))| (0..4).map(move |task| (replica as u32 * 4 + task, log.clone())))
+        .map(|(who, log)| {
+            tokio::spawn(async move {
+                let mut positions = Vec::new();
+                for number in 0..60 {
+                    positions.push(append(&log, entry(who, number)).await);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                positions
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        let pause = rand::rng().random_range(150..500);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.resume().unwrap();
+    }
+    let told: Vec<_> = join_all(appenders).await.into_iter().map(|told| told.unwrap()).collect();
+    let items = read_to_end(&logs[2].0, Position::START).await;
+    assert_dense(&items);
+    for (who, positions) in told.iter().enumerate() {
+        for (number, position) in positions.iter().enumerate() {
+            let there = items.iter().find(|item| item.position == *position);
+            let there = there.unwrap_or_else(|| panic!("{who}:{number} acknowledged at {position} is lost"));
+            assert_eq!(parse(&there.entry), (who as u32, number as u32));
+        }
+        assert!(positions.windows(2).all(|pair| pair[0] < pair[1]), "acknowledgements out of order");
+    }
+    for tail in tails {
+        let seen: Vec<_> = tail.take(items.len()).map(|item| item.unwrap()).collect().await;
+        assert_eq!(seen, items, "a tail that lived through it saw another log");
+    }
+    let copies = items.len() - told.iter().map(Vec::len).sum::<usize>();
+    println!("{} entries, {copies} of them second copies after unknown outcomes", items.len());
+}
+
+/// A session that expires on the server is replaced inside: the incarnation stays, appends and tails go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_session_is_replaced() {
+    let server = server();
+    let proxy = Proxy::start(server.address()).await.unwrap();
+    let root = new_root();
+    let behind = Config {
+        session_timeout: Duration::from_millis(800),
+        append_timeout: Duration::from_millis(700),
+        ..config(&proxy.connect(), &root, 0)
+    };
+    let (log, _) = ZnodeLog::open(behind).await.unwrap();
+    let (other, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
+    let mut tail = log.tail(Position::START);
+    append(&log, entry(0, 0)).await;
+    assert_eq!(parse(&tail.next().await.unwrap().unwrap().entry), (0, 0));
+    let mut health = log.health();
+    health.wait_for(LogHealth::is_connected).await.unwrap();
+
+    proxy.set_cut(true);
+    health.wait_for(|health| !health.is_connected()).await.unwrap();
+    append(&other, entry(1, 0)).await;
+    let started = std::time::Instant::now();
+    let refused = log.append(entry(0, 1)).await;
+    assert!(matches!(refused, Err(AppendError::Unavailable { .. })), "{refused:?}");
+    assert!(started.elapsed() < Duration::from_secs(3), "an append must be bounded, took {:?}", started.elapsed());
+    // Past the session's time-out on either side.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    proxy.set_cut(false);
+
+    health.wait_for(LogHealth::is_connected).await.unwrap();
+    append(&log, entry(0, 2)).await;
+    let seen: Vec<_> =
+        [tail.next().await, tail.next().await].into_iter().map(|item| parse(&item.unwrap().unwrap().entry)).collect();
+    assert_eq!(seen, [(1, 0), (0, 2)]);
+    assert_eq!(read_to_end(&other, Position::START).await.len(), 3, "the refused append never came");
+}
+
+/// Connections that break all the time: no acknowledged entry is lost or told a wrong place, no tail skips or repeats.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flapping_connections_change_nothing() {
+    let server = server();
+    let proxy = Proxy::start(server.address()).await.unwrap();
+    let root = new_root();
+    let with =
+        |connect: &str, replica| Config { segment_entries: 9, batches_in_flight: 4, ..config(connect, &root, replica) };
+    let (log, _) = ZnodeLog::open(with(&proxy.connect(), 0)).await.unwrap();
+    let (calm, _) = ZnodeLog::open(with(&server.connect(), 1)).await.unwrap();
+    let tail = log.tail(Position::START);
+    let appenders: Vec<_> = (0..4u32)
+        .map(|who| {
+            let log = if who == 3 { calm.clone() } else { log.clone() };
+            tokio::spawn(async move {
+                let mut told = Vec::new();
+                for number in 0..40 {
+                    told.push((append(&log, entry(who, number)).await, (who, number)));
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                told
+            })
+        })
+        .collect();
+    let flapping = async {
+        loop {
+            let pause = rand::rng().random_range(30..200);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            proxy.set_cut(true);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            proxy.set_cut(false);
+        }
+    };
+    let told = tokio::select! {
+        told = join_all(appenders) => told,
+        () = flapping => unreachable!("it never ends"),
+    };
+    let items = read_to_end(&calm, Position::START).await;
+    assert_dense(&items);
+    for (position, who) in told.into_iter().flat_map(|told| told.unwrap()) {
+        let there = items.iter().find(|item| item.position == position);
+        assert_eq!(there.map(|item| parse(&item.entry)), Some(who), "at {position}");
+    }
+    let seen: Vec<_> = tail.take(items.len()).map(|item| item.unwrap()).collect().await;
+    assert_eq!(seen, items);
+}
+
+/// A server that is not there is an error that names it, within the bound; settings that can't work name their field.
+#[tokio::test]
+async fn opening_fails_in_words() {
+    let nobody = Config { open_timeout: Duration::from_millis(600), ..config("127.0.0.1:1", "/r", 0) };
+    let started = std::time::Instant::now();
+    let error = ZnodeLog::open(nobody.clone()).await.unwrap_err();
+    assert!(matches!(error, OpenError::Unavailable { .. }) && error.to_string().contains("127.0.0.1:1"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(3));
+    for (wrong, word) in [
+        (Config { max_entry_bytes: 1 << 20, ..nobody.clone() }, "max_entry_bytes"),
+        (Config { segment_entries: 0, ..nobody.clone() }, "segment_entries"),
+        (Config { root: "r/".into(), ..nobody.clone() }, "root"),
+        (Config { connect: " ".into(), ..nobody.clone() }, "connect"),
+        (Config { batches_in_flight: 0, ..nobody }, "batches_in_flight"),
+    ] {
+        let error = ZnodeLog::open(wrong).await.unwrap_err();
+        assert!(matches!(error, OpenError::Config(_)) && error.to_string().contains(word), "{error}");
+    }
+}
+
+/// With credentials, others may not read, write or take over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_keep_others_out() {
+    let server = server();
+    let root = new_root();
+    let auth = |password: &str| Some(DigestAuth { user: "rdb".into(), password: password.into() });
+    let ours = Config {
+        auth: auth("secret"),
+        segment_entries: 3,
+        max_entry_bytes: 100,
+        max_body_bytes: 10_000,
+        ..config(&server.connect(), &root, 0)
+    };
+    let (log, _) = ZnodeLog::open(ours.clone()).await.unwrap();
+    for number in 0..8 {
+        append(&log, entry(0, number)).await;
+    }
+    append(&log, vec![b'x'; 1000].into()).await;
+    assert_eq!(read(&log, Position::START, 9).await.len(), 9);
+    for theirs in [Config { auth: None, ..ours.clone() }, Config { auth: auth("guess"), ..ours.clone() }] {
+        let error = ZnodeLog::open(theirs).await.unwrap_err();
+        assert!(matches!(error, OpenError::Refused { .. }), "{error}");
+    }
+    append(&log, entry(0, 9)).await;
+    let (again, _) = ZnodeLog::open(ours).await.unwrap();
+    assert_eq!(read(&again, Position::START, 10).await.len(), 10);
+}
+
+/// Many that open the same replica at once: every one gets an incarnation of its own, one of them can append.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_incarnation_lives() {
+    let server: ZooKeeper = server();
+    let root = new_root();
+    let opened = join_all((0..6).map(|_| ZnodeLog::open(config(&server.connect(), &root, 5)))).await;
+    let opened: Vec<_> = opened.into_iter().map(|opened| opened.unwrap()).collect();
+    let newest = opened.iter().map(|(_, incarnation)| *incarnation).max().unwrap();
+    assert_eq!(opened.iter().filter(|(_, incarnation)| *incarnation == newest).count(), 1);
+    for (log, incarnation) in &opened {
+        let answer = log.append(entry(0, 0)).await;
+        assert_eq!(answer.is_ok(), *incarnation == newest, "{incarnation}: {answer:?}");
+    }
+}
