@@ -1,0 +1,194 @@
+//! Requests: round trips, patches in place, hostile bodies.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use replicateddb_cql::frame::{Envelope, FLAG_CUSTOM_PAYLOAD, Opcode};
+use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
+use replicateddb_cql::wire::Value;
+use replicateddb_cql::{Consistency, ProtocolError};
+
+fn consistency() -> impl Strategy<Value = Consistency> {
+    proptest::sample::select(Consistency::EVERY.to_vec())
+}
+
+fn bytes(most: usize) -> impl Strategy<Value = Bytes> {
+    proptest::collection::vec(any::<u8>(), 0..most).prop_map(Bytes::from)
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![Just(Value::Null), Just(Value::Unset), bytes(20).prop_map(Value::Bytes)]
+}
+
+fn positional() -> impl Strategy<Value = Values> {
+    proptest::collection::vec(value(), 0..5).prop_map(|values| Values::positional(&values).unwrap())
+}
+
+fn values() -> impl Strategy<Value = Values> {
+    let named = proptest::collection::vec((".{0,8}", value()), 0..5).prop_map(|values| {
+        let values: Vec<_> = values.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        Values::by_name(&values).unwrap()
+    });
+    prop_oneof![positional(), named]
+}
+
+prop_compose! {
+    fn params()(
+        consistency in consistency(), values in values(), skip_metadata in any::<bool>(),
+        page_size in any::<Option<i32>>(), paging_state in proptest::option::of(bytes(10)),
+        serial_consistency in proptest::option::of(consistency()), timestamp in any::<Option<i64>>(),
+    ) -> Params {
+        Params { consistency, values, skip_metadata, page_size, paging_state, serial_consistency, timestamp }
+    }
+}
+
+prop_compose! {
+    fn batch()(
+        kind in proptest::sample::select(vec![BatchKind::Logged, BatchKind::Unlogged, BatchKind::Counter]),
+        statements in proptest::collection::vec(
+            (prop_oneof![".{0,20}".prop_map(BatchBody::Text), bytes(16).prop_map(BatchBody::Id)], positional())
+                .prop_map(|(body, values)| BatchStatement { body, values }),
+            0..5,
+        ),
+        consistency in consistency(),
+        serial_consistency in proptest::option::of(consistency()),
+        timestamp in any::<Option<i64>>(),
+    ) -> Batch {
+        Batch { kind, statements, consistency, serial_consistency, timestamp }
+    }
+}
+
+/// Every parser of requests, on any bytes.
+fn parse_all(body: &Bytes) {
+    let _ = request::parse_startup(body);
+    let _ = request::parse_register(body);
+    let _ = request::parse_prepare(body);
+    let _ = request::parse_query(body);
+    let _ = request::parse_execute(body);
+    let _ = request::parse_batch(body);
+    for opcode in Opcode::EVERY {
+        let _ = request::consistency_offset(opcode, body);
+        for flags in [0, FLAG_CUSTOM_PAYLOAD] {
+            let mut envelope = Envelope::request(0, opcode, body.clone());
+            envelope.flags = flags;
+            let _ = request::with_consistency(envelope, Consistency::One);
+        }
+    }
+    for named in [false, true] {
+        let _ = Values::from_raw(body.clone(), named).map(|values| values.iter().count());
+    }
+}
+
+proptest! {
+    #[test]
+    fn query_round_trips(text in ".{0,40}", params in params()) {
+        let body = request::query(&text, &params).unwrap();
+        let query = request::parse_query(&body).unwrap();
+        prop_assert_eq!((query.text, query.params), (text, params));
+    }
+
+    #[test]
+    fn execute_round_trips(id in bytes(20), params in params()) {
+        let execute = request::parse_execute(&request::execute(&id, &params).unwrap()).unwrap();
+        prop_assert_eq!((execute.id, execute.params), (id, params));
+    }
+
+    #[test]
+    fn batch_round_trips(batch in batch()) {
+        prop_assert_eq!(request::parse_batch(&request::batch(&batch).unwrap()).unwrap(), batch);
+    }
+
+    #[test]
+    fn prepare_startup_and_register_round_trip(text in ".{0,40}", list in proptest::collection::vec(".{0,9}", 0..4)) {
+        prop_assert_eq!(request::parse_prepare(&request::prepare(&text).unwrap()).unwrap().text, text);
+        let names: Vec<&str> = list.iter().map(String::as_str).collect();
+        prop_assert_eq!(&request::parse_register(&request::register(&names).unwrap()).unwrap().events, &list);
+        let options: Vec<(&str, &str)> = names.iter().map(|name| (*name, "value")).collect();
+        let parsed = request::parse_startup(&request::startup(&options).unwrap()).unwrap();
+        prop_assert_eq!(parsed.options.len(), list.len());
+        prop_assert!(list.iter().all(|name| parsed.option(name) == Some("value")));
+    }
+
+    #[test]
+    fn values_survive_being_kept_raw(values in values()) {
+        let again = Values::from_raw(values.raw().clone(), values.is_named()).unwrap();
+        prop_assert_eq!(again.iter().count(), values.len());
+        prop_assert_eq!(again, values);
+    }
+
+    #[test]
+    fn only_the_consistency_changes(query in (".{0,30}", params()), batch in batch(), level in consistency(), payload: bool) {
+        let (text, params) = query;
+        let bodies = [
+            (Opcode::Query, request::query(&text, &params).unwrap()),
+            (Opcode::Execute, request::execute(b"0123456789abcdef", &params).unwrap()),
+            (Opcode::Batch, request::batch(&batch).unwrap()),
+        ];
+        let prefix: &[u8] = if payload { &[0, 1, 0, 1, b'k', 0, 0, 0, 2, 1, 2] } else { &[] };
+        for (opcode, message) in bodies {
+            let body = Bytes::from([prefix, &message[..]].concat());
+            let mut envelope = Envelope::request(5, opcode, body.clone());
+            envelope.flags = if payload { FLAG_CUSTOM_PAYLOAD } else { 0 };
+            let patched = request::with_consistency(envelope.clone(), level).unwrap();
+            let offset = prefix.len() + request::consistency_offset(opcode, &message).unwrap().unwrap();
+            let mut expected = body.to_vec();
+            expected[offset..offset + 2].copy_from_slice(&level.code().to_be_bytes());
+            prop_assert_eq!(&patched.body[..], &expected[..]);
+            prop_assert_eq!(&body, &envelope.body);
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(body in bytes(120)) {
+        parse_all(&body);
+    }
+
+    #[test]
+    fn no_damaged_request_panics(batch in batch(), params in params(), at in any::<prop::sample::Index>(), by: u8, cut: bool) {
+        for body in [request::batch(&batch).unwrap(), request::query("SELECT 1", &params).unwrap()] {
+            let mut damaged = body.to_vec();
+            let at = at.index(damaged.len());
+            damaged[at] = by;
+            if cut {
+                damaged.truncate(at);
+            }
+            parse_all(&damaged.into());
+        }
+    }
+}
+
+#[test]
+fn impossible_lengths_are_errors() {
+    let query = |bytes: &[u8]| request::parse_query(&Bytes::copy_from_slice(bytes)).unwrap_err();
+    assert!(matches!(query(&[0xFF, 0xFF, 0xFF, 0xFF]), ProtocolError::BadLength { length: -1, .. }));
+    assert!(matches!(query(&[0x7F, 0xFF, 0xFF, 0xFF]), ProtocolError::Truncated { .. }));
+    assert!(matches!(query(&[0, 0, 0, 1, 0xC3, 0, 1, 0]), ProtocolError::NotUtf8 { .. }));
+    assert!(matches!(query(&[0, 0, 0, 0, 0, 11, 0]), ProtocolError::UnknownCode { code: 11, .. }));
+    // Value of length -3; a count of values that are not there; protocol 5's flag.
+    assert!(matches!(
+        query(&[0, 0, 0, 0, 0, 1, 1, 0, 1, 0xFF, 0xFF, 0xFF, 0xFD]),
+        ProtocolError::BadLength { length: -3, .. }
+    ));
+    assert!(matches!(query(&[0, 0, 0, 0, 0, 1, 1, 0xFF, 0xFF]), ProtocolError::Truncated { .. }));
+    assert!(matches!(query(&[0, 0, 0, 0, 0, 1, 0x80]), ProtocolError::Unsupported { .. }));
+    let batch = request::parse_batch(&Bytes::from_static(&[3, 0, 0])).unwrap_err();
+    assert!(matches!(batch, ProtocolError::UnknownCode { what: "batch type", .. }));
+}
+
+#[test]
+fn forty_thousand_values_and_statements_are_legal() {
+    let values = Values::positional(&vec![Value::Null; 40_000]).unwrap();
+    let params = Params::new(Consistency::One, values);
+    let parsed = request::parse_query(&request::query("x", &params).unwrap()).unwrap();
+    assert_eq!(parsed.params.values.len(), 40_000);
+    let statement = BatchStatement { body: BatchBody::Id(Bytes::from_static(b"id")), values: Values::none() };
+    let batch = Batch {
+        kind: BatchKind::Logged,
+        statements: vec![statement; 40_000],
+        consistency: Consistency::Any,
+        serial_consistency: None,
+        timestamp: None,
+    };
+    assert_eq!(request::parse_batch(&request::batch(&batch).unwrap()).unwrap(), batch);
+    let too_many = vec![Value::Null; 65_536];
+    assert!(matches!(Values::positional(&too_many), Err(ProtocolError::TooLarge { length: 65_536, .. })));
+}
