@@ -1,0 +1,91 @@
+//! Settings that are handed through to ZooKeeper and Cassandra by name.
+//!
+//! A list of what is allowed, not of what is forbidden: the operator owns everything that identity, durability and the
+//! equality of replicas hang on, and a key nobody has thought about must not slip past that.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use schemars::Schema;
+use schemars::json_schema;
+
+/// Settings by name.
+pub type Settings = BTreeMap<String, String>;
+
+/// Most settings of one section.
+const SETTINGS_MAX: usize = 32;
+/// Longest value of a setting.
+const VALUE_LENGTH_MAX: usize = 128;
+/// One line that YAML and Java properties read as a plain scalar.
+const VALUE_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9_.:/%+ -]*$";
+
+/// Keys of `zoo.cfg` that `spec.zookeeper.config` may set.
+pub const ZOOKEEPER_KEYS: &[&str] = &[
+    "autopurge.purgeInterval",
+    "autopurge.snapRetainCount",
+    "cnxTimeout",
+    "commitLogCount",
+    "fsync.warningthresholdms",
+    "globalOutstandingLimit",
+    "initLimit",
+    "maxClientCnxns",
+    "maxResponseCacheSize",
+    "maxSessionTimeout",
+    "minSessionTimeout",
+    "preAllocSize",
+    "snapCount",
+    "syncLimit",
+    "tickTime",
+];
+
+/// Keys of `cassandra.yaml` that `spec.cassandra.config` may set: sizes, limits and speeds, nothing that changes what a
+/// statement does or where data lies.
+pub const CASSANDRA_KEYS: &[&str] = &[
+    "batch_size_fail_threshold",
+    "batch_size_warn_threshold",
+    "column_index_size",
+    "compaction_throughput",
+    "concurrent_compactors",
+    "concurrent_materialized_view_writes",
+    "concurrent_reads",
+    "concurrent_writes",
+    "file_cache_size",
+    "key_cache_size",
+    "memtable_cleanup_threshold",
+    "memtable_flush_writers",
+    "memtable_heap_space",
+    "memtable_offheap_space",
+    "native_transport_max_frame_size",
+    "native_transport_max_threads",
+    "prepared_statements_cache_size",
+    "range_request_timeout",
+    "read_request_timeout",
+    "request_timeout",
+    "sstable_preemptive_open_interval",
+    "tombstone_failure_threshold",
+    "tombstone_warn_threshold",
+    "truncate_request_timeout",
+    "write_request_timeout",
+];
+
+fn schema(file: &str, keys: &[&str]) -> Schema {
+    let list = keys.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(", ");
+    let message: Cow<'_, str> = format!(
+        "only these keys of {file} may be set, the operator owns the others; remove what is not among: {}",
+        keys.join(", ")
+    )
+    .into();
+    json_schema!({
+        "type": "object",
+        "maxProperties": SETTINGS_MAX,
+        "additionalProperties": {"type": "string", "maxLength": VALUE_LENGTH_MAX, "pattern": VALUE_PATTERN},
+        "x-kubernetes-validations": [{"rule": format!("self.all(key, key in [{list}])"), "message": message}],
+    })
+}
+
+pub(super) fn zookeeper_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+    schema("zoo.cfg", ZOOKEEPER_KEYS)
+}
+
+pub(super) fn cassandra_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+    schema("cassandra.yaml", CASSANDRA_KEYS)
+}

@@ -1,0 +1,104 @@
+//! What the operator reports about a `ReplicatedDB`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// State as last observed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicatedDBStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What is being done, waited for, or needed from you.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Host and port for CQL clients inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Replica pods that exist.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Replicas that have caught up and serve clients.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Label selector of the replica pods, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// `Available`, `Progressing`, `Degraded`, and one for each tier: `ZooKeeperReady`, `CassandraReady`, `ReplicasReady`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Each replica as it described itself at `membersObservedAt`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
+    pub members: Vec<MemberStatus>,
+    /// When `members` was taken. Indexes enter at most every 30 seconds and only while writes flow; the replicas' own
+    /// metrics are the live source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members_observed_at: Option<Time>,
+    /// What the pods run. A new operator does not change it: see the annotation `replicateddb.dev/upgrade`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
+    /// Size of the largest volume of each tier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageStatus>,
+}
+
+/// A replica as it described itself.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Ordinal of the replica.
+    pub id: i32,
+    /// `starting`, `recovering`, `replaying`, `serving`, `stopping`, `failed`, or `unknown` when it does not answer.
+    pub state: String,
+    /// Index of the last record applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_index: Option<i64>,
+    /// Records between it and the end of the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<i64>,
+    /// What it is doing, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// The images and the pod templates in use.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Release {
+    /// Images that were resolved from the operator's defaults; one named in the spec goes before.
+    pub images: Images,
+    /// Version of the operator's pod templates that the pods were made from.
+    pub template_version: i32,
+    /// Value of the annotation `replicateddb.dev/upgrade` that was last acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
+}
+
+/// One image for each tier.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Images {
+    /// Image of the ZooKeeper pods.
+    pub zookeeper: String,
+    /// Image of the Cassandra pods.
+    pub cassandra: String,
+    /// Image of the replica pods.
+    pub replica: String,
+}
+
+/// Size of the largest volume of each tier.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageStatus {
+    /// Of the ZooKeeper pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zookeeper: Option<String>,
+    /// Of the Cassandra pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cassandra: Option<String>,
+}
