@@ -32,7 +32,7 @@ impl Harness for Znodes {
             batches_in_flight: 16,
             ..config(&self.connect, &self.root, replica)
         };
-        ZnodeLog::open(config).await.unwrap()
+        ZnodeLog::open(config).await.expect("the log opens")
     }
 }
 

@@ -1,0 +1,215 @@
+//! What lies in ZooKeeper: nothing left behind by truncation, and nothing strange taken for an entry.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{config, new_root, server};
+use futures::StreamExt;
+use replicateddb_ordering::conformance::{append, entry, parse, read, read_to_end};
+use replicateddb_ordering::znode_log::{Config, OpenError, ZnodeLog};
+use replicateddb_ordering::{OrderedLog, Position, TailError};
+use zookeeper_client::{Acls, Client, CreateMode, CreateOptions};
+
+const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
+
+fn small(connect: &str, root: &str, replica: u32) -> Config {
+    Config { segment_entries: 5, max_entry_bytes: 100, max_body_bytes: 1000, ..config(connect, root, replica) }
+}
+
+/// Every node below a path.
+async fn nodes(client: &Client, path: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![path.to_owned()];
+    while let Some(path) = open.pop() {
+        for name in client.list_children(&path).await.expect("listed") {
+            open.push(format!("{path}/{name}"));
+            found.push(format!("{path}/{name}"));
+        }
+    }
+    found
+}
+
+async fn failure(log: &ZnodeLog, from: Position) -> TailError {
+    let mut tail = log.tail(from);
+    let wait = async {
+        loop {
+            if let Err(error) = tail.next().await.expect("a tail ends with an error only") {
+                assert!(tail.next().await.is_none(), "an error is the last item");
+                return error;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("an error comes")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn truncation_leaves_nothing() {
+    let server = server();
+    let root = new_root();
+    let client = Client::connect(&server.connect()).await.unwrap();
+    let (log, _) = ZnodeLog::open(small(&server.connect(), &root, 0)).await.unwrap();
+    let large = vec![7u8; 350];
+    for number in 0..23 {
+        let body = if number % 4 == 1 { large.clone().into() } else { entry(0, number) };
+        append(&log, body).await;
+    }
+    let all = read_to_end(&log, Position::START).await;
+    // A body that no entry names, as a crash leaves it, goes with its segment.
+    client.mkdir(&format!("{root}/bodies/0000000000/orphan"), &PERSISTENT).await.unwrap();
+    client.create(&format!("{root}/bodies/0000000000/orphan/00000"), b"x", &PERSISTENT).await.unwrap();
+    let cut = &all[14];
+    assert!(cut.position.segment >= 2 && cut.position.sequence > 0, "the cut is inside a later segment");
+    log.truncate(cut.position).await.unwrap();
+    log.truncate(cut.position).await.expect("again");
+
+    let left = nodes(&client, &format!("{root}/requests")).await;
+    let entries: Vec<_> = left.iter().filter(|path| path.contains("/e-")).collect();
+    assert_eq!(entries.len(), all.len() - 14 + 1, "{entries:?} (with the barrier)");
+    let segments: Vec<_> = left.iter().filter(|path| !path.contains("/e-")).collect();
+    assert!(
+        segments.iter().all(|path| path.as_str() >= format!("{root}/requests/{:010}", cut.position.segment).as_str())
+    );
+    let large_left = all[14..].iter().filter(|item| item.entry.len() == 350).count();
+    let bodies = nodes(&client, &format!("{root}/bodies")).await;
+    let chunks = bodies.iter().filter(|path| path.matches('/').count() == root.matches('/').count() + 4);
+    assert_eq!(chunks.count(), large_left * 4, "{bodies:?}");
+    assert_eq!(read(&log, cut.position, all.len() - 14).await, all[14..]);
+
+    // Given up to the end: one open segment without entries is all that stays.
+    log.truncate(log.end().await.unwrap()).await.unwrap();
+    assert_eq!(nodes(&client, &format!("{root}/requests")).await.len(), 1);
+    assert!(nodes(&client, &format!("{root}/bodies")).await.len() <= 1);
+    append(&log, large.into()).await;
+    assert_eq!(read_to_end(&log, log.first().await.unwrap()).await.len(), 1);
+}
+
+/// A truncation that stopped after it had moved the first position is finished by the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_truncation_is_finished() {
+    let server = server();
+    let root = new_root();
+    let client = Client::connect(&server.connect()).await.unwrap();
+    let (log, _) = ZnodeLog::open(small(&server.connect(), &root, 0)).await.unwrap();
+    for number in 0..17 {
+        append(&log, entry(0, number)).await;
+    }
+    let all = read_to_end(&log, Position::START).await;
+    let first = format!(
+        r#"{{"format":1,"first":{{"segment":{},"sequence":{}}}}}"#,
+        all[8].position.segment, all[8].position.sequence
+    );
+    client.set_data(&format!("{root}/requests"), first.as_bytes(), None).await.unwrap();
+    client.delete(&format!("{root}/requests/0000000000/e-0000000000"), None).await.unwrap();
+    client.delete(&format!("{root}/requests/0000000000/e-0000000002"), None).await.unwrap();
+    assert_eq!(failure(&log, Position::START).await, TailError::Truncated { first: all[8].position });
+    assert_eq!(log.first().await, Ok(all[8].position));
+    log.truncate(all[3].position).await.expect("below the first position: finishes what was begun");
+    assert_eq!(log.first().await, Ok(all[8].position));
+    let left = nodes(&client, &format!("{root}/requests")).await;
+    assert_eq!(left.iter().filter(|path| path.contains("/e-")).count(), all.len() - 8 + 1);
+}
+
+/// I8: what is damaged is said to be, and nothing after it is delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_is_never_skipped() {
+    let server = server();
+    let client = Client::connect(&server.connect()).await.unwrap();
+    let sequential = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
+    for damage in 0..6 {
+        let root = new_root();
+        let with = |replica| Config { recent_entries: 0, ..small(&server.connect(), &root, replica) };
+        let (log, _) = ZnodeLog::open(with(0)).await.unwrap();
+        for number in 0..3 {
+            append(&log, entry(0, number)).await;
+        }
+        let segment = format!("{root}/requests/0000000000");
+        let expected = match damage {
+            0 => {
+                client.create(&format!("{segment}/e-"), b"garbage", &sequential).await.unwrap();
+                Position::new(0, 3)
+            }
+            1 => {
+                client.set_data(&format!("{segment}/e-0000000001"), b"RDBe", None).await.unwrap();
+                Position::new(0, 1)
+            }
+            2 => {
+                client.delete(&format!("{segment}/e-0000000001"), None).await.unwrap();
+                Position::new(0, 1)
+            }
+            3 => {
+                append(&log, vec![1; 500].into()).await;
+                let body = nodes(&client, &format!("{root}/bodies")).await;
+                let chunk = body.iter().find(|path| path.ends_with("/00002")).expect("a chunk");
+                client.delete(chunk, None).await.unwrap();
+                Position::new(0, 3)
+            }
+            4 => {
+                append(&log, vec![1; 500].into()).await;
+                let body = nodes(&client, &format!("{root}/bodies")).await;
+                let chunk = body.iter().find(|path| path.ends_with("/00002")).expect("a chunk");
+                client.set_data(chunk, &[2; 100], None).await.unwrap();
+                Position::new(0, 3)
+            }
+            // The last of a sealed segment.
+            _ => {
+                for number in 3..8 {
+                    append(&log, entry(0, number)).await;
+                }
+                while log.end().await.unwrap().segment == 0 {
+                    append(&log, entry(0, 8)).await;
+                }
+                let last = nodes(&client, &segment).await.into_iter().max().expect("entries");
+                client.delete(&last, None).await.unwrap();
+                Position::new(0, last[last.len() - 10..].parse().expect("a number"))
+            }
+        };
+        append(&log, entry(0, 99)).await;
+        let (reader, _) = ZnodeLog::open(with(1)).await.unwrap();
+        let error = failure(&reader, Position::START).await;
+        assert!(matches!(&error, TailError::Corrupt { position, .. } if *position == expected), "{damage}: {error}");
+        if expected > Position::START {
+            let before = read(&reader, Position::START, expected.sequence as usize).await;
+            assert_eq!(before.len(), expected.sequence as usize, "what comes before the damage is delivered");
+            assert!(before.iter().all(|item| item.entry.len() == 500 || parse(&item.entry).0 == 0));
+        }
+    }
+}
+
+/// A log that was deleted, or deleted and made again, is not read on as if it were the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_log_is_noticed() {
+    let server = server();
+    let root = new_root();
+    let client = Client::connect(&server.connect()).await.unwrap();
+    let (log, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
+    append(&log, entry(0, 0)).await;
+    let mut tail = log.tail(Position::START);
+    assert!(tail.next().await.unwrap().is_ok());
+    for path in ["requests/0000000000/e-0000000000", "requests/0000000000", "requests"] {
+        client.delete(&format!("{root}/{path}"), None).await.unwrap();
+    }
+    let (new, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
+    assert!(new.log_id() > log.log_id());
+    append(&new, entry(1, 0)).await;
+    append(&new, entry(1, 1)).await;
+    let item = tokio::time::timeout(Duration::from_secs(20), tail.next()).await.unwrap().unwrap();
+    assert!(matches!(item, Err(TailError::Corrupt { .. })), "{item:?}");
+    assert!(matches!(failure(&log, Position::START).await, TailError::Corrupt { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_that_holds_something_else_is_left_alone() {
+    let server = server();
+    let root = new_root();
+    let client = Client::connect(&server.connect()).await.unwrap();
+    client.mkdir(&format!("{root}/requests"), &PERSISTENT).await.unwrap();
+    let error = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap_err();
+    assert!(matches!(&error, OpenError::Foreign { path, .. } if path.ends_with("/requests")), "{error}");
+    client
+        .set_data(&format!("{root}/requests"), br#"{"format":9,"first":{"segment":0,"sequence":0}}"#, None)
+        .await
+        .unwrap();
+    let error = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap_err();
+    assert!(error.to_string().contains("format 9"), "{error}");
+}
