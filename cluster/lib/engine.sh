@@ -66,9 +66,10 @@ start_engine() {
   die "dockerd did not start"
 }
 
-# Stops our own engine, if it runs. Its images stay on disk.
+# Stops our own engine, if it runs, and takes away what it leaves on the host. Its images stay on disk.
 stop_engine() {
-  local name i
+  local name i ran=""
+  ! own_engine_runs || ran=1
   for name in dockerd containerd; do
     if alive "$ENGINE/$name.pid"; then
       kill "$(cat "$ENGINE/$name.pid")"
@@ -78,6 +79,10 @@ stop_engine() {
     fi
     rm -f "$ENGINE/$name.pid"
   done
+  if [ -n "$ran" ]; then
+    awk -v below="$ENGINE/" 'index($2, below) == 1 {print $2}' /proc/mounts | sort -r | xargs -r -n 1 umount || true
+    ip link delete docker0 2> /dev/null || true
+  fi
 }
 
 has_image() { docker image inspect "$1" > /dev/null 2>&1; }
