@@ -142,6 +142,7 @@ impl Agent {
         };
         state.pending = None;
         state.points.push(points::point(&manifest));
+        state.publish();
         tokio::spawn(self.clone().clean_up(state));
         Ok(manifest)
     }

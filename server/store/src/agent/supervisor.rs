@@ -74,9 +74,16 @@ impl std::ops::DerefMut for Locked {
     }
 }
 
+impl Locked {
+    /// Brings up to date what `status` says, with the lock still held.
+    pub fn publish(&self) {
+        self.status.send_replace(self.guard.status());
+    }
+}
+
 impl Drop for Locked {
     fn drop(&mut self) {
-        self.status.send_replace(self.guard.status());
+        self.publish();
     }
 }
 

@@ -1,0 +1,199 @@
+//! Who may do what, and what a stop, clean or not, leaves behind.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Bed, exists, lines, lives, mark, run};
+use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use replicateddb_store::api::{Code, Held, Jvm, Rewind, Table};
+use replicateddb_store::client::StoreError;
+use replicateddb_store::generation;
+
+fn code<T: std::fmt::Debug>(result: Result<T, StoreError>) -> Option<Code> {
+    result.unwrap_err().code()
+}
+
+const KEYSPACE: &str = "CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_needs_no_rewind_and_an_unclean_one_does() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let first = bed.running().await;
+    let store = bed.store(10);
+    store.clear_clean().await.unwrap();
+    let session = bed.cql().await;
+    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY, l list<int>, v text)"]).await;
+    run(&session, &["UPDATE ks.t SET l = l + [1], v = 'a' WHERE k = 1", "UPDATE ks.t SET l = l + [2] WHERE k = 1"])
+        .await;
+    let expected = lines(&session, "SELECT JSON k, l, v, writetime(v) AS w FROM ks.t").await;
+
+    // The generation is visible on any connection, and no other one can be marked.
+    let shown = lines(&session, generation::QUERY).await;
+    assert_eq!(generation::parse(shown[0].as_bytes()), Some(first.generation));
+    assert_eq!(store.mark_clean(first.generation + 1, mark(7)).await.unwrap_err().code(), Some(Code::WrongGeneration));
+    let marked = store.mark_clean(first.generation, mark(7)).await.unwrap();
+    let status = store.status().await.unwrap();
+    assert!(!status.dirty);
+    assert_eq!(status.clean.unwrap().held, Held::Generation { generation: first.generation });
+
+    let start = Instant::now();
+    bed.signal_agent(SIGTERM);
+    assert!(bed.agent_ended().await.success());
+    println!("clean stop: {:?}", start.elapsed());
+    assert!(!lives(first.jvm_pid.unwrap()));
+
+    let start = Instant::now();
+    bed.start_agent();
+    let second = bed.running().await;
+    println!("start after a clean stop: {:?}", start.elapsed());
+    assert_eq!(second.generation, first.generation + 1);
+    let clean = second.clean.unwrap();
+    assert_eq!(clean.manifest.unwrap(), marked);
+    assert_eq!(clean.held, Held::Generation { generation: second.generation });
+    let session = bed.cql().await;
+    assert_eq!(lines(&session, "SELECT JSON k, l, v, writetime(v) AS w FROM ks.t").await, expected);
+    assert_eq!(store.start().await.unwrap(), second.generation);
+
+    // The mark is off the disk when the call returns; killed after that, the directory is dirty.
+    store.clear_clean().await.unwrap();
+    assert!(!exists(&bed.path("agent/clean.json")));
+    run(&session, &["UPDATE ks.t SET l = l + [3] WHERE k = 1"]).await;
+    bed.kill_agent().await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while lives(second.jvm_pid.unwrap()) {
+        assert!(Instant::now() < deadline, "Cassandra outlives its agent");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bed.start_agent();
+    let third = bed.until("the agent is up", |_| true).await;
+    assert!(third.dirty && third.jvm == Jvm::Stopped);
+    assert_eq!(store.start().await.unwrap_err().code(), Some(Code::Dirty));
+    // No restore point: empty at 0.
+    assert_eq!(store.rewind(Rewind::Latest).await.unwrap().manifest, None);
+    assert!(
+        lines(&bed.cql().await, "SELECT JSON keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = 'ks'")
+            .await
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_with_a_mark_of_a_generation_is_dirty_too() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let status = bed.running().await;
+    let store = bed.store(10);
+    store.mark_clean(status.generation, mark(3)).await.unwrap();
+    common::signal_pid(status.jvm_pid.unwrap(), SIGKILL);
+    let status = bed.until("the end is seen", |s| matches!(s.jvm, Jvm::Failed { .. })).await;
+    assert!(status.dirty && status.clean.is_none());
+    assert!(!exists(&bed.path("agent/clean.json")));
+    let rewound = store.rewind(Rewind::Latest).await.unwrap();
+    store.mark_clean(rewound.generation, mark(4)).await.unwrap();
+    bed.kill_agent().await;
+    bed.start_agent();
+    let status = bed.until("the agent is up", |_| true).await;
+    assert!(status.dirty && status.jvm == Jvm::Stopped && status.clean.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_incarnation_changes_nothing() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let status = bed.running().await;
+    let (old, new) = (bed.store(10), bed.store(11));
+    let generation = old.claim().await.unwrap().generation;
+    old.snapshot("of-old", generation).await.unwrap();
+    new.claim().await.unwrap();
+    for (call, result) in [
+        ("claim", old.claim().await.map(drop)),
+        ("start", old.start().await.map(drop)),
+        ("flush", old.flush().await.map(drop)),
+        ("snapshot", old.snapshot("x", generation).await.map(drop)),
+        ("commit", old.commit("of-old", mark(1)).await.map(drop)),
+        ("abort", old.abort("of-old").await.map(drop)),
+        ("rewind", old.rewind(Rewind::Latest).await.map(drop)),
+        ("mark", old.mark_clean(generation, mark(1)).await.map(drop)),
+        ("clear", old.clear_clean().await.map(drop)),
+        ("autocompaction", old.autocompaction(true, None).await.map(drop)),
+        ("now", old.cassandra_now().await.map(drop)),
+    ] {
+        assert_eq!(result.unwrap_err().code(), Some(Code::StaleIncarnation), "{call}");
+    }
+    // Nor may the new one commit what the old one took.
+    assert_eq!(new.commit("of-old", mark(1)).await.unwrap_err().code(), Some(Code::UnknownRestorePoint));
+    assert_eq!(bed.store(0).status().await.unwrap().generation, status.generation);
+    // Remembered beyond the agent's life.
+    bed.kill_agent().await;
+    bed.start_agent();
+    bed.until("the agent is up", |s| s.highest_incarnation == Some(11)).await;
+    assert!(old.claim().await.unwrap_err().is_stale());
+    assert!(!exists(&bed.path("agent/restore-points/of-old")), "uncommitted trees are deleted at start");
+
+    let plain = reqwest::Client::new();
+    for path in ["/v1/status", "/v1/rewind"] {
+        let get = plain.get(bed.url(path)).send().await.unwrap().status();
+        let post = plain.post(bed.url(path)).bearer_auth("wrong").json(&Rewind::Latest).send().await.unwrap().status();
+        assert!(!get.is_success() && !post.is_success(), "{path}: {get} {post}");
+    }
+    assert!(plain.get(bed.url("/livez")).send().await.unwrap().status().is_success());
+    assert!(!plain.get(bed.url("/readyz")).send().await.unwrap().status().is_success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_labelled_once_and_old_restore_points_go() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let generation = bed.running().await.generation;
+    let store = bed.store(10);
+    assert!(reqwest::get(bed.url("/readyz")).await.unwrap().status().is_success());
+    // An abort that overtakes its snapshot wins.
+    store.abort("late").await.unwrap();
+    assert_eq!(code(store.snapshot("late", generation).await), Some(Code::UnknownRestorePoint));
+    assert_eq!(code(store.snapshot("../x", generation).await), Some(Code::BadRequest));
+    assert_eq!(code(store.snapshot("a", generation + 1).await), Some(Code::WrongGeneration));
+    store.snapshot("a", generation).await.unwrap();
+    store.abort("a").await.unwrap();
+    assert!(!exists(&bed.path("agent/restore-points/a")));
+    assert_eq!(store.commit("a", mark(1)).await.unwrap_err().code(), Some(Code::UnknownRestorePoint));
+    // A second snapshot replaces the first.
+    store.snapshot("b", generation).await.unwrap();
+    store.snapshot("c", generation).await.unwrap();
+    assert_eq!(store.commit("b", mark(1)).await.unwrap_err().code(), Some(Code::UnknownRestorePoint));
+    for (id, index) in [("c", 1), ("d", 2), ("e", 3)] {
+        if id != "c" {
+            store.snapshot(id, generation).await.unwrap();
+        }
+        store.commit(id, mark(index)).await.unwrap();
+    }
+    assert_eq!(code(store.abort("e").await), Some(Code::BadRequest));
+    let status = store.status().await.unwrap();
+    assert_eq!(status.restore_points.iter().map(|p| p.index).collect::<Vec<_>>(), [2, 3]);
+    assert!(!exists(&bed.path("agent/restore-points/c")));
+
+    // Compaction: off at start, switched by table and for all.
+    let session = bed.cql().await;
+    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY)"]).await;
+    let table = Table { keyspace: "ks".into(), table: "t".into() };
+    store.autocompaction(false, Some(vec![table])).await.unwrap();
+    store.autocompaction(true, None).await.unwrap();
+    let unknown = Table { keyspace: "ks".into(), table: "nowhere".into() };
+    assert_eq!(code(store.autocompaction(false, Some(vec![unknown])).await), Some(Code::Failed));
+
+    // Damage: the older restore point is taken; with both damaged, none, and the data stays as it is.
+    let victim = |id: &str| {
+        let tree = bed.path(&format!("agent/restore-points/{id}/data/system"));
+        std::fs::remove_dir_all(tree).unwrap();
+    };
+    victim("e");
+    let rewound = store.rewind(Rewind::Latest).await.unwrap();
+    assert_eq!(rewound.manifest.unwrap().mark.index, 2);
+    victim("d");
+    assert_eq!(code(store.rewind(Rewind::Latest).await), Some(Code::Damaged));
+    assert_eq!(store.status().await.unwrap().jvm, Jvm::Running);
+    // For a store of another log.
+    assert_eq!(store.rewind(Rewind::Empty).await.unwrap().manifest, None);
+    assert!(store.status().await.unwrap().restore_points.is_empty());
+}

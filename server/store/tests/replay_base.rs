@@ -1,0 +1,263 @@
+//! Restore points and rewinds on a real Cassandra: the state comes back exactly, whatever was done in between and
+//! wherever the agent crashes (I10).
+
+mod common;
+
+use std::time::Instant;
+
+use common::{Bed, dump, lines, lives, mark, resident_mib, run, signal_pid};
+use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use replicateddb_store::agent::faults;
+use replicateddb_store::api::{Jvm, Rewind};
+use replicateddb_store::client::Store;
+use scylla::client::session::Session;
+
+const TABLES: [(&str, &str); 6] = [
+    ("ks.plain", "k, c, v, writetime(v) AS w, ttl(v) AS t"),
+    ("ks.lists", "k, l, m, s, maxwritetime(l) AS w"),
+    ("ks.counts", "*"),
+    ("ks.gone", "*"),
+    ("ks.by_v", "*"),
+    ("ks2.other", "*"),
+];
+
+async fn fill(session: &Session) {
+    let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
+    let keyspaces = ["ks", "ks2"].map(|ks| format!("CREATE KEYSPACE {ks} WITH replication = {replication}"));
+    run(session, &[&keyspaces[0], &keyspaces[1]]).await;
+    run(
+        session,
+        &[
+            "CREATE TYPE ks.address (street text, number int)",
+            "CREATE TABLE ks.plain (k int, c int, v text, a frozen<address>, PRIMARY KEY (k, c)) \
+             WITH ID = 11111111-2222-3333-4444-555555555555",
+            "CREATE TABLE ks.lists (k int PRIMARY KEY, l list<int>, m map<text, int>, s set<int>)",
+            "CREATE TABLE ks.counts (k int PRIMARY KEY, n counter)",
+            "CREATE TABLE ks.gone (k int PRIMARY KEY, v text)",
+            "CREATE TABLE ks2.other (k int PRIMARY KEY, v text)",
+            "CREATE INDEX plain_v ON ks.plain (v)",
+            "CREATE INDEX gone_v ON ks.gone (v) USING 'sai'",
+            "CREATE MATERIALIZED VIEW ks.by_v AS SELECT * FROM ks.gone WHERE v IS NOT NULL AND k IS NOT NULL \
+             PRIMARY KEY (v, k)",
+        ],
+    )
+    .await;
+    for k in 0..50 {
+        let stamp = 1000 + k;
+        run(
+            session,
+            &[
+                &format!("INSERT INTO ks.plain (k, c, v) VALUES ({k}, 1, 'v{k}') USING TIMESTAMP {stamp}"),
+                &format!("UPDATE ks.lists SET l = l + [{k}], m['a'] = {k}, s = s + {{{k}}} WHERE k = {}", k % 5),
+                &format!("UPDATE ks.counts SET n = n + {k} WHERE k = {}", k % 5),
+                &format!("INSERT INTO ks.gone (k, v) VALUES ({k}, 'w{}')", k % 3),
+                &format!("INSERT INTO ks2.other (k, v) VALUES ({k}, 'x')"),
+            ],
+        )
+        .await;
+    }
+    run(session, &["DELETE FROM ks.plain WHERE k = 7", "DELETE v FROM ks.plain WHERE k = 8 AND c = 1"]).await;
+}
+
+async fn disturb(session: &Session) {
+    run(
+        session,
+        &[
+            "INSERT INTO ks.plain (k, c, v) VALUES (1, 1, 'later')",
+            "INSERT INTO ks.plain (k, c, v) VALUES (7, 1, 'risen')",
+            "UPDATE ks.lists SET l = l + [999], m['b'] = 1 WHERE k = 1",
+            "UPDATE ks.counts SET n = n + 1000 WHERE k = 1",
+            "TRUNCATE ks2.other",
+            "INSERT INTO ks2.other (k, v) VALUES (1000, 'later')",
+            "DROP INDEX ks.plain_v",
+            // Adding an index to data of the restore point writes over files that are linked there.
+            "CREATE INDEX other_v ON ks2.other (v) USING 'sai'",
+            "CREATE INDEX plain_sai ON ks.plain (v) USING 'sai'",
+            "ALTER TABLE ks.plain ADD extra int",
+            "ALTER TABLE ks.lists DROP s",
+            "DROP MATERIALIZED VIEW ks.by_v",
+            "DROP TABLE ks.gone",
+            "CREATE TABLE ks.gone (k int PRIMARY KEY, v text, w text)",
+            "CREATE KEYSPACE ks3 WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
+            "CREATE TABLE ks3.t (k int PRIMARY KEY)",
+            "INSERT INTO ks3.t (k) VALUES (1)",
+        ],
+    )
+    .await;
+}
+
+/// As the replica does it: flush, hold (here: nothing is in flight), flush, snapshot, commit.
+async fn restore_point(store: &Store, id: &str, index: u64) {
+    let generation = store.status().await.unwrap().generation;
+    let start = Instant::now();
+    while !store.flush().await.unwrap().builds.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let first = start.elapsed();
+    store.flush().await.unwrap();
+    let second = start.elapsed();
+    store.snapshot(id, generation).await.unwrap();
+    let snapshot = start.elapsed();
+    let manifest = store.commit(id, mark(index)).await.unwrap();
+    let files = &manifest.files;
+    println!(
+        "restore point: flush {first:?}, again {:?}, snapshot {:?}, commit {:?}; {} files, {} bytes",
+        second - first,
+        snapshot - second,
+        start.elapsed() - snapshot,
+        files.count,
+        files.bytes
+    );
+    assert!(files.count > 0 && files.bytes > 0 && files.digest.len() == 64);
+    assert!(manifest.cassandra_now_ms > 1_700_000_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_point_comes_back_exactly_after_anything() {
+    let mut bed = Bed::new().await;
+    let start = Instant::now();
+    bed.start_agent();
+    let status = bed.running().await;
+    println!("start on a new volume: {:?}", start.elapsed());
+    // Empty at 0 is clean: the replica may begin with the first record.
+    assert_eq!(status.clean.unwrap().manifest, None);
+    let store = bed.store(10);
+    store.clear_clean().await.unwrap();
+    assert!(store.status().await.unwrap().dirty);
+
+    let session = bed.cql().await;
+    fill(&session).await;
+    restore_point(&store, "rp-1", 100).await;
+    let expected = dump(&session, &TABLES).await;
+    assert!(expected.contains("11111111-2222-3333-4444-555555555555") && expected.contains("plain_v"));
+
+    for round in 0..2 {
+        disturb(&bed.cql().await).await;
+        assert_eq!(lines(&bed.cql().await, "SELECT JSON k FROM ks3.t").await.len(), 1);
+        if round == 1 {
+            store.flush().await.unwrap();
+        }
+        let before = store.status().await.unwrap();
+        let pid = before.jvm_pid.unwrap();
+        println!("resident: {} MiB", resident_mib(pid));
+        signal_pid(pid, SIGKILL);
+        let after = bed.until("the end is seen", |s| matches!(s.jvm, Jvm::Failed { .. })).await;
+        assert!(after.dirty && after.jvm_pid.is_none());
+        assert_eq!(store.start().await.unwrap_err().code(), Some(replicateddb_store::api::Code::Dirty));
+
+        let start = Instant::now();
+        let rewound = store.rewind(Rewind::Latest).await.unwrap();
+        println!("rewind with start: {:?}", start.elapsed());
+        let manifest = rewound.manifest.unwrap();
+        assert_eq!((manifest.id.as_str(), &manifest.mark), ("rp-1", &mark(100)));
+        assert_eq!(rewound.generation, before.generation + 1);
+        assert!(store.status().await.unwrap().dirty, "a rewound directory that runs has no clean mark");
+        assert_eq!(dump(&bed.cql().await, &TABLES).await, expected, "round {round}");
+        let session = bed.cql().await;
+        let by_index = lines(&session, "SELECT JSON k FROM ks.plain WHERE v = 'v3'").await;
+        assert_eq!(by_index.len(), 1);
+        assert!(store.cassandra_now().await.unwrap().now_ms >= manifest.cassandra_now_ms);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_anywhere_in_a_rewind_ends_in_the_same_state() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    bed.running().await;
+    let store = bed.store(10);
+    store.clear_clean().await.unwrap();
+    fill(&bed.cql().await).await;
+    restore_point(&store, "rp-1", 100).await;
+    let expected = dump(&bed.cql().await, &TABLES).await;
+    let mut generations = vec![store.status().await.unwrap().generation];
+    disturb(&bed.cql().await).await;
+
+    for fault in faults::REWIND {
+        bed.kill_agent().await;
+        bed.start_agent_that_crashes_at(fault);
+        let status = bed.until("the agent is up", |_| true).await;
+        assert!(status.dirty && status.jvm == Jvm::Stopped, "{fault}: {status:?}");
+        store.rewind(Rewind::Latest).await.unwrap_err();
+        assert!(!bed.agent_ended().await.success(), "{fault}");
+
+        bed.start_agent();
+        let status = bed.until("the agent is up", |_| true).await;
+        let intended = common::exists(&bed.path("agent/rewind.json"));
+        let generation = match status.jvm {
+            Jvm::Stopped => {
+                assert!(status.dirty && !intended, "{fault}: {status:?}");
+                store.rewind(Rewind::Latest).await.unwrap().generation
+            }
+            _ => {
+                let status = bed.running().await;
+                let clean = status.clean.unwrap();
+                assert_eq!(clean.manifest.unwrap().mark, mark(100), "{fault}");
+                store.clear_clean().await.unwrap();
+                status.generation
+            }
+        };
+        assert!(generations.iter().all(|earlier| *earlier < generation), "{fault}: {generation} is reused");
+        generations.push(generation);
+        let session = bed.cql().await;
+        assert_eq!(dump(&session, &TABLES).await, expected, "{fault}");
+        run(&session, &["UPDATE ks.lists SET l = l + [5] WHERE k = 1", "DROP TABLE ks2.other"]).await;
+        store.flush().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_in_a_commit_leaves_a_whole_restore_point_to_rewind_to() {
+    let mut bed = Bed::new().await;
+    for (round, fault) in faults::COMMIT.into_iter().enumerate() {
+        let (old, new) = (100 * round as u64, 100 * round as u64 + 50);
+        bed.start_agent_that_crashes_at(fault);
+        let store = bed.store(10);
+        if round == 0 {
+            bed.running().await;
+        } else {
+            bed.until("the agent is up", |_| true).await;
+            store.rewind(Rewind::Latest).await.unwrap();
+        }
+        store.clear_clean().await.unwrap();
+        let session = bed.cql().await;
+        if round == 0 {
+            fill(&session).await;
+        }
+        let generation = store.status().await.unwrap().generation;
+        run(&session, &[&format!("INSERT INTO ks2.other (k, v) VALUES (77, '{new}')")]).await;
+        store.flush().await.unwrap();
+        let id = format!("rp-{new}");
+        store.snapshot(&id, generation).await.unwrap();
+        let reply = store.commit(&id, mark(new)).await;
+        assert!(!bed.agent_ended().await.success(), "{fault}");
+
+        bed.start_agent();
+        let status = bed.until("the agent is up", |_| true).await;
+        assert!(status.dirty);
+        let committed = status.restore_points.iter().any(|point| point.index == new);
+        assert_eq!(committed, fault != "commit-tree-synced", "{fault}");
+        assert!(committed || reply.is_err());
+        assert_eq!(common::exists(&bed.path(&format!("agent/restore-points/{id}"))), committed, "{fault}");
+        let rewound = store.rewind(Rewind::Latest).await.unwrap();
+        let index = rewound.manifest.map_or(0, |manifest| manifest.mark.index);
+        assert_eq!(index, if committed { new } else { old }, "{fault}");
+        if !committed {
+            // Nothing was ever committed: empty at 0, and filled again for the next round.
+            let session = bed.cql().await;
+            fill(&session).await;
+            let generation = store.status().await.unwrap().generation;
+            store.flush().await.unwrap();
+            store.snapshot("rp-base", generation).await.unwrap();
+            store.commit("rp-base", mark(1)).await.unwrap();
+        }
+        bed.signal_agent(SIGTERM);
+        assert!(bed.agent_ended().await.success());
+    }
+    // Three were committed; the two newest are there, and whole.
+    bed.start_agent();
+    let status = bed.until("the agent is up", |_| true).await;
+    let indices: Vec<_> = status.restore_points.iter().map(|point| point.index).collect();
+    assert_eq!(indices, [150, 250]);
+    assert!(status.jvm_pid.is_none_or(|pid| !lives(pid)));
+}
