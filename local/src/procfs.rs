@@ -20,7 +20,7 @@ impl Facts {
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        parse_stat(pid, &text).filter(|facts| !matches!(facts.state, 'Z' | 'X' | 'x'))
+        parse_stat(pid, &text).filter(|facts| !matches!(facts.state, 'Z' | 'X' | 'x') || threads(pid) > 1)
     }
 
     /// Whether it is stopped by a signal.
@@ -28,6 +28,12 @@ impl Facts {
     pub fn frozen(&self) -> bool {
         matches!(self.state, 'T' | 't')
     }
+}
+
+/// Threads of `pid`. A dying process shows as dead as soon as its first thread is, while the others may still hold its
+/// ports and files.
+fn threads(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |entries| entries.flatten().count())
 }
 
 fn parse_stat(pid: i32, text: &str) -> Option<Facts> {

@@ -163,13 +163,13 @@ impl Settings {
         self.address(1, i, 7070)
     }
 
-    /// The storage port of Cassandra `i`: its own in the whole machine, whichever address it is bound to.
+    /// The storage port of Cassandra `i`: its own in the whole machine.
     #[must_use]
     pub fn storage_port(&self, i: u8) -> u16 {
         20_000 + u16::from(self.range) * 20 + u16::from(i)
     }
 
-    /// The port of the JMX bridge of Cassandra `i`: its own in the whole machine.
+    /// The port of the JMX bridge of Cassandra `i`: its own in the whole machine, for all listen on 127.0.0.1.
     #[must_use]
     pub fn jolokia_port(&self, i: u8) -> u16 {
         self.storage_port(i) + 10
@@ -216,9 +216,10 @@ impl Settings {
                 all
             }
             Member::Cassandra(i) => {
-                let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-                let private = [loopback(self.storage_port(i)), loopback(self.jolokia_port(i))];
-                [self.cassandra_cql(i), self.agent(i)].into_iter().chain(private).collect()
+                let cql = self.cassandra_cql(i);
+                let storage = SocketAddr::new(cql.ip(), self.storage_port(i));
+                let jolokia = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.jolokia_port(i));
+                vec![cql, self.agent(i), storage, jolokia]
             }
             Member::Replica(i) => vec![self.replica_cql(i), self.replica_admin(i)],
         }

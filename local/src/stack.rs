@@ -23,6 +23,8 @@ use crate::settings::Settings;
 const LOCK_WAIT: Duration = Duration::from_secs(120);
 /// How long the processes of a member may take to vanish after SIGKILL, a JVM after its agent's.
 const KILL_WAIT: Duration = Duration::from_secs(10);
+/// How long a process may take to freeze or to go on; on a machine with more work than processors it can take long.
+const SIGNAL_WAIT: Duration = Duration::from_secs(30);
 /// How often a wait looks again.
 pub(crate) const POLL: Duration = Duration::from_millis(200);
 
@@ -213,11 +215,19 @@ impl Stack {
         self.signal(member, target, Signal::SIGCONT).await
     }
 
+    /// Sends the signal and waits until it has taken effect: the kernel stops a process some time after the call.
     async fn signal(&self, member: Member, target: Target, signal: Signal) -> Result<()> {
         self.known(member)?;
         let _lock = self.lock().await?;
-        for part in self.targets(member, target)? {
-            process::send(&part, signal)?;
+        let parts = self.targets(member, target)?;
+        for part in &parts {
+            process::send(part, signal)?;
+        }
+        let frozen = signal == Signal::SIGSTOP;
+        let deadline = Instant::now() + SIGNAL_WAIT;
+        while parts.iter().filter_map(Recorded::alive).any(|facts| facts.frozen() != frozen) {
+            ensure!(Instant::now() < deadline, "{member} does not react to {signal}");
+            tokio::time::sleep(POLL).await;
         }
         Ok(())
     }
