@@ -165,16 +165,10 @@ fn token(rest: &[u8]) -> (TokenKind, usize) {
             Some(at) => (TokenKind::String, at + 4),
             None => (TokenKind::Unknown, rest.len()),
         },
+        [b'0', b'x' | b'X', hex @ ..] => (TokenKind::Number, 2 + run(hex, |byte| byte.is_ascii_hexdigit())),
         [b'0'..=b'9', ..] => number(rest),
-        [b'-', after @ ..] if after.first().is_some_and(u8::is_ascii_digit) => {
-            let (kind, length) = number(after);
-            (kind, length + 1)
-        }
-        [b'P', after @ ..] if iso_moment(after) => (TokenKind::Duration, ISO_MOMENT.len() + 1),
-        [b'-', b'P', after @ ..] if iso_moment(after) => (TokenKind::Duration, ISO_MOMENT.len() + 2),
-        [b'A'..=b'Z' | b'a'..=b'z', ..] => {
-            (TokenKind::Word, run(rest, |byte| byte.is_ascii_alphanumeric() || byte == b'_'))
-        }
+        [b'-', after @ ..] if let Some((kind, length)) = negative(after) => (kind, length + 1),
+        [b'A'..=b'Z' | b'a'..=b'z', ..] => word(rest),
         [b'?', ..] => (TokenKind::QuestionMark, 1),
         [b'+', b'=', ..] => (TokenKind::PlusAssign, 2),
         [b'-', b'=', ..] => (TokenKind::MinusAssign, 2),
@@ -204,11 +198,30 @@ fn quoted(rest: &[u8], quote: u8, kind: TokenKind) -> (TokenKind, usize) {
     (TokenKind::Unknown, rest.len())
 }
 
+/// A word, or a duration that looks like one.
+fn word(rest: &[u8]) -> (TokenKind, usize) {
+    let length = run(rest, |byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    match iso_duration(rest) {
+        Some(duration) if duration >= length => (TokenKind::Duration, duration),
+        _ => (TokenKind::Word, length),
+    }
+}
+
+/// What a minus sign belongs to: a number, a duration, `NaN` or `Infinity`. None of them takes in a letter too many:
+/// `-NaNIF` is two tokens, where `NaNIF` is a name.
+fn negative(after: &[u8]) -> Option<(TokenKind, usize)> {
+    let starts_with = |word: &[u8]| after.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    if after.first()?.is_ascii_digit() {
+        return Some(number(after));
+    }
+    let constant = [&b"nan"[..], b"infinity"].into_iter().find(|word| starts_with(word));
+    constant
+        .map(|word| (TokenKind::Number, word.len()))
+        .or_else(|| iso_duration(after).map(|length| (TokenKind::Duration, length)))
+}
+
 /// A number that starts with a digit.
 fn number(rest: &[u8]) -> (TokenKind, usize) {
-    if let [b'0', b'x' | b'X', hex @ ..] = rest {
-        return (TokenKind::Number, 2 + run(hex, |byte| byte.is_ascii_hexdigit()));
-    }
     let digits = run(rest, |byte| byte.is_ascii_digit());
     if let Some(length) = duration(rest) {
         return (TokenKind::Duration, length);
@@ -253,22 +266,49 @@ fn duration_unit(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-const ISO_MOMENT: &[u8] = b"0000-00-00T00:00:00";
-
-/// The alternative format of ISO 8601 durations, after its `P`. It matters because it has colons, which are bind markers
-/// elsewhere; the other formats look like words.
-fn iso_moment(bytes: &[u8]) -> bool {
-    bytes.get(..ISO_MOMENT.len()).is_some_and(|bytes| {
-        ISO_MOMENT
-            .iter()
-            .zip(bytes)
-            .all(|(form, byte)| if *form == b'0' { byte.is_ascii_digit() } else { form == byte })
-    })
+/// A duration in a format of ISO 8601: `P1Y2M3D`, `PT1H2M3S`, both together, `P4W` or `P0001-02-03T04:05:06`.
+fn iso_duration(bytes: &[u8]) -> Option<usize> {
+    const MOMENT: &[u8] = b"P0000-00-00T00:00:00";
+    if has_form(bytes, MOMENT) {
+        return Some(MOMENT.len());
+    }
+    let rest = bytes.strip_prefix(b"P")?;
+    let weeks = designators(rest, b"W");
+    if weeks > 0 {
+        return Some(1 + weeks);
+    }
+    let date = designators(rest, b"YMD");
+    let time = rest[date..].strip_prefix(b"T").map_or(0, |time| designators(time, b"HMS"));
+    match (date, time) {
+        (0, 0) => None,
+        (_, 0) => Some(1 + date),
+        _ => Some(1 + date + 1 + time),
+    }
 }
 
-fn uuid(rest: &[u8]) -> Option<usize> {
-    const FORM: &[u8] = b"00000000-0000-0000-0000-000000000000";
-    let bytes = rest.get(..FORM.len())?;
-    let fits = |(form, byte): (&u8, &u8)| if *form == b'0' { byte.is_ascii_hexdigit() } else { form == byte };
-    FORM.iter().zip(bytes).all(fits).then_some(FORM.len())
+/// The length of `1Y2M3D` and the like: each unit at most once, in this order.
+fn designators(bytes: &[u8], units: &[u8]) -> usize {
+    let mut end = 0;
+    for unit in units {
+        let digits = run(&bytes[end..], |byte| byte.is_ascii_digit());
+        if digits > 0 && bytes.get(end + digits) == Some(unit) {
+            end += digits + 1;
+        }
+    }
+    end
+}
+
+fn uuid(bytes: &[u8]) -> Option<usize> {
+    const FORM: &[u8] = b"hhhhhhhh-hhhh-hhhh-hhhh-hhhhhhhhhhhh";
+    has_form(bytes, FORM).then_some(FORM.len())
+}
+
+/// Whether the bytes start in this form: `0` is any digit, `h` any hexadecimal digit, all else is itself.
+fn has_form(bytes: &[u8], form: &[u8]) -> bool {
+    let fits = |(form, byte): (&u8, &u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        b'h' => byte.is_ascii_hexdigit(),
+        _ => form == byte,
+    };
+    bytes.len() >= form.len() && form.iter().zip(bytes).all(fits)
 }

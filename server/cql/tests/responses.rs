@@ -167,11 +167,7 @@ fn errors_carry_their_fields() {
             0x1200,
             vec![0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 1],
         ),
-        (
-            ErrorDetail::AlreadyExists { keyspace: "k".into(), table: "t".into() },
-            0x2400,
-            vec![0, 1, b'k', 0, 1, b't'],
-        ),
+        (ErrorDetail::AlreadyExists { keyspace: "k".into(), table: "t".into() }, 0x2400, vec![0, 1, b'k', 0, 1, b't']),
         (ErrorDetail::Unprepared(Bytes::from_static(b"id")), 0x2500, vec![0, 2, b'i', b'd']),
         (ErrorDetail::Raw(0x1700, Bytes::from_static(&[1, 2])), 0x1700, vec![1, 2]),
     ];

@@ -25,121 +25,32 @@ pub(super) struct Found {
     pub calls: Vec<Call>,
 }
 
-/// An open bracket. In braces the first colon after a key separates it from its value; all other colons start a marker.
-#[derive(Debug, Clone, Copy)]
-enum Level {
-    Brace {
-        in_key: bool,
-        fresh: bool,
-    },
-    /// A parenthesis or a square bracket, opened at this token.
-    Other {
-        opened: usize,
-    },
-}
-
-/// What the token before a colon was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Before {
-    /// The end of a term: a colon that follows may separate.
-    Term,
-    /// An operator or a type hint: a term follows.
-    Operand,
-}
-
 /// Finds the markers and calls among the cursor's tokens.
 pub(super) fn scan(cursor: Cursor<'_>) -> Found {
     let (text, tokens) = (cursor.text, cursor.tokens);
     let mut found = Found::default();
-    let mut levels: Vec<Level> = Vec::new();
-    let mut before = Before::Operand;
-    let mut index = 0;
-    while let Some(token) = tokens.get(index) {
-        let mut next_before = Before::Term;
-        let mut consumed = 1;
+    for (index, token) in tokens.iter().enumerate() {
         match token.kind {
-            TokenKind::Symbol(b'{') => {
-                touch(&mut levels);
-                levels.push(Level::Brace { in_key: true, fresh: true });
-            }
-            TokenKind::Symbol(b'(' | b'[') => {
-                touch(&mut levels);
-                found.calls.extend(call(text, tokens, index, found.markers.len()));
-                levels.push(Level::Other { opened: index });
-            }
-            TokenKind::Symbol(b')' | b']' | b'}') => {
-                if let Some(Level::Other { opened }) = levels.pop()
-                    && is_type_hint(text, tokens, opened, index)
-                {
-                    next_before = Before::Operand;
-                }
-            }
-            TokenKind::Symbol(b',') => {
-                if let Some(Level::Brace { in_key, fresh }) = levels.last_mut() {
-                    (*in_key, *fresh) = (true, true);
-                }
-                next_before = Before::Operand;
-            }
-            TokenKind::Symbol(b':') => {
-                if separates(&mut levels, before) {
-                    next_before = Before::Operand;
-                } else if let Some(name) = tokens.get(index + 1).filter(|name| ident(text, **name).is_some()) {
-                    touch(&mut levels);
-                    found.markers.push(Marker { span: token.span().to(name.span()), name: ident(text, *name) });
-                    consumed = 2;
-                }
-            }
-            TokenKind::Symbol(_) => {
-                touch(&mut levels);
-                next_before = Before::Operand;
-            }
-            TokenKind::QuestionMark => {
-                touch(&mut levels);
-                found.markers.push(Marker { span: token.span(), name: None });
-            }
-            _ => touch(&mut levels),
+            TokenKind::QuestionMark => found.markers.push(Marker { span: token.span(), name: None }),
+            TokenKind::Symbol(b':') => found.markers.extend(named_marker(text, tokens, index)),
+            TokenKind::Symbol(b'(') => found.calls.extend(call(text, tokens, index, found.markers.len())),
+            _ => {}
         }
-        before = next_before;
-        index += consumed;
     }
     found
 }
 
-/// A key or a value has begun.
-fn touch(levels: &mut [Level]) {
-    if let Some(Level::Brace { fresh, .. }) = levels.last_mut() {
-        *fresh = false;
+/// The marker that starts with the colon at `colon`, if one does. The other colons separate keys from values in maps and
+/// user-defined types; what follows them is no bare name: a constant, or a function and its arguments.
+fn named_marker(text: &str, tokens: &[Token], colon: usize) -> Option<Marker> {
+    const CONSTANTS: [&str; 5] = ["true", "false", "null", "nan", "infinity"];
+    let name = tokens.get(colon + 1)?;
+    let is_constant = CONSTANTS.iter().any(|constant| name.is_word(text, constant));
+    let is_function = tokens.get(colon + 2).is_some_and(|next| next.is_symbol(b'(') || next.is_symbol(b'.'));
+    if is_constant || is_function {
+        return None;
     }
-}
-
-/// Whether a colon separates a key from its value; if so the value begins.
-fn separates(levels: &mut [Level], before: Before) -> bool {
-    match levels.last_mut() {
-        Some(Level::Brace { in_key, fresh: false }) if *in_key && before == Before::Term => {
-            *in_key = false;
-            true
-        }
-        _ => false,
-    }
-}
-
-/// Whether the parenthesis holds a type, as in `(int)?`: names, angle brackets, a vector's dimension and no values. What
-/// follows a function's name are its arguments.
-fn is_type_hint(text: &str, tokens: &[Token], opened: usize, closed: usize) -> bool {
-    let named = |token: &Token| matches!(token.kind, TokenKind::Word | TokenKind::QuotedName);
-    let constant = |token: &Token| {
-        ["true", "false", "null", "nan", "infinity"].iter().any(|constant| token.is_word(text, constant))
-    };
-    let is_call = opened.checked_sub(1).and_then(|before| tokens.get(before)).is_some_and(named);
-    let inside = tokens.get(opened + 1..closed).unwrap_or_default();
-    tokens.get(opened).is_some_and(|token| token.is_symbol(b'('))
-        && !is_call
-        && inside.first().is_some_and(named)
-        && inside.iter().all(|token| match token.kind {
-            TokenKind::Word => !constant(token),
-            TokenKind::QuotedName | TokenKind::Integer | TokenKind::Symbol(b'<' | b'>' | b',' | b'.') => true,
-            _ => false,
-        })
+    Some(Marker { span: tokens[colon].span().to(name.span()), name: Some(ident(text, *name)?) })
 }
 
 /// The call whose parenthesis opens at `open`, if it is one of a non-deterministic function. Functions of another
