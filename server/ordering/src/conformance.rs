@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
+use tokio::task::JoinHandle;
 
 use crate::{AppendError, Committed, Incarnation, LogError, OrderedLog, Position, TailError};
 
@@ -146,37 +149,70 @@ async fn one_appender<H: Harness>(harness: &H) {
     assert!(end.follows(told[told.len() - 1].0), "{end}");
 }
 
-/// Several replicas, several appends at once each: all readers agree, nothing is lost, nothing is twice, everybody was
-/// told the truth, and segments roll meanwhile (I1, I2, I3).
+/// Several replicas, several appends at once each, tails that follow meanwhile: all readers agree, nothing is lost,
+/// nothing is twice, everybody was told the truth, and segments roll all the time (I1, I2, I3). What was acknowledged
+/// before another append began stands before it (I4).
 async fn many_appenders<H: Harness>(harness: &H) {
     const REPLICAS: u32 = 3;
     const TASKS: u32 = 8;
-    let per_task = H::SEGMENT_ENTRIES / 2 + 3;
-    let logs = join_all((0..REPLICAS).map(|replica| harness.open(replica))).await;
-    let appenders = logs.iter().enumerate().flat_map(|(replica, (log, _))| {
-        (0..TASKS).map(move |task| {
-            let log = log.clone();
-            tokio::spawn(async move {
-                let who = replica as u32 * TASKS + task;
-                let mut told = Vec::new();
-                for number in 0..per_task {
-                    told.push((log.append(entry(who, number)).await.expect("appended").position, (who, number)));
-                }
-                told
-            })
-        })
-    });
-    let told: BTreeMap<_, _> = join_all(appenders).await.into_iter().flat_map(|told| told.expect("no panic")).collect();
+    let per_task = H::SEGMENT_ENTRIES + 3;
     let total = (REPLICAS * TASKS * per_task) as usize;
+    let logs = join_all((0..REPLICAS).map(|replica| harness.open(replica))).await;
+    let tails: Vec<_> = logs.iter().map(|(log, _)| follow(log, total)).collect();
+    let clock = Arc::new(AtomicU64::new(0));
+    let appenders = logs.iter().enumerate().flat_map(|(replica, (log, _))| {
+        let tasks = replica as u32 * TASKS..(replica as u32 + 1) * TASKS;
+        tasks.map(|who| tokio::spawn(append_many(log.clone(), who, per_task, clock.clone())))
+    });
+    let calls = join_all(appenders).await.into_iter().flat_map(|calls| calls.expect("no panic")).collect::<Vec<_>>();
+    let told: BTreeMap<_, _> = calls.iter().map(|call| (call.position, call.entry)).collect();
     assert_eq!(told.len(), total, "two entries were told the same position");
-    let views = join_all(logs.iter().map(|(log, _)| read(log, Position::START, total))).await;
+    assert_real_time_order(calls);
+    let mut views = join_all(logs.iter().map(|(log, _)| read(log, Position::START, total))).await;
+    views.extend(join_all(tails).await.into_iter().map(|view| view.expect("no panic")));
     for items in &views {
         assert_dense(items);
-        assert_eq!(items, &views[0], "two replicas read different logs");
+        assert_eq!(items, &views[0], "two readers saw different logs");
         let read: BTreeMap<_, _> = items.iter().map(|item| (item.position, parse(&item.entry))).collect();
         assert_eq!(read, told);
         let segments: BTreeSet<_> = items.iter().map(|item| item.position.segment).collect();
         assert!(segments.len() > 3, "segments do not roll");
+    }
+}
+
+/// A tail from the start that is read at once, in a task of its own.
+fn follow<L: OrderedLog>(log: &L, count: usize) -> JoinHandle<Vec<Committed>> {
+    let log = log.clone();
+    tokio::spawn(async move { read(&log, Position::START, count).await })
+}
+
+/// One acknowledged append, between two readings of a clock that all share.
+struct Call {
+    began: u64,
+    ended: u64,
+    position: Position,
+    entry: (u32, u32),
+}
+
+async fn append_many<L: OrderedLog>(log: L, who: u32, count: u32, clock: Arc<AtomicU64>) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for number in 0..count {
+        let began = clock.fetch_add(1, Ordering::SeqCst);
+        let position = log.append(entry(who, number)).await.expect("appended").position;
+        let ended = clock.fetch_add(1, Ordering::SeqCst);
+        calls.push(Call { began, ended, position, entry: (who, number) });
+    }
+    calls
+}
+
+/// I4: of two appends that do not overlap, the earlier one stands first.
+fn assert_real_time_order(mut calls: Vec<Call>) {
+    calls.sort_by_key(|call| call.position);
+    // Whatever stands at or after a call's place must not have ended before the call began.
+    let mut earliest_end = u64::MAX;
+    for call in calls.iter().rev() {
+        assert!(earliest_end > call.began, "{:?} at {} stands too early", call.entry, call.position);
+        earliest_end = earliest_end.min(call.ended);
     }
 }
 
@@ -193,42 +229,47 @@ async fn real_time_order<H: Harness>(harness: &H) {
 
 /// I6: once a new incarnation is taken, nothing of the old one is appended or given up.
 async fn fencing<H: Harness>(harness: &H) {
+    let (quiet, quiet_incarnation) = harness.open(7).await;
+    append(&quiet, entry(0, 0)).await;
     let (old, old_incarnation) = harness.open(7).await;
+    assert!(old_incarnation > quiet_incarnation);
+    assert_eq!(quiet.append(entry(97, 0)).await, Err(AppendError::Fenced));
     let (bystander, _) = harness.open(8).await;
-    append(&old, entry(0, 0)).await;
-    let storm = (0..16).map(|number| {
-        let old = old.clone();
-        tokio::spawn(async move {
-            let mut answers = Vec::new();
-            for round in 0..20 {
-                answers.push(old.append(entry(1 + number, round)).await);
-            }
-            answers
-        })
-    });
-    let storm: Vec<_> = storm.collect();
+    let storm: Vec<_> = (1..9).map(|who| tokio::spawn(append_until_fenced(old.clone(), who))).collect();
+    // In full swing before it is fenced.
+    while bystander.end().await.expect("known") < Position::new(0, 5) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let (new, new_incarnation) = harness.open(7).await;
     assert!(new_incarnation > old_incarnation, "{new_incarnation} after {old_incarnation}");
     let mark = append(&new, entry(99, 0)).await;
     let mut acknowledged = 1;
-    for answers in join_all(storm).await {
-        for answer in answers.expect("no panic") {
-            match answer {
-                Ok(appended) => {
-                    assert!(appended.position < mark, "an old incarnation appended at {}", appended.position);
-                    acknowledged += 1;
-                }
-                Err(AppendError::Fenced) => {}
-                Err(error) => panic!("{error}"),
-            }
+    for positions in join_all(storm).await {
+        for position in positions.expect("no panic") {
+            assert!(position < mark, "an old incarnation appended at {position}");
+            acknowledged += 1;
         }
     }
+    assert!(acknowledged > 5, "the old one appended nothing: nothing was tried");
     assert_eq!(old.append(entry(98, 0)).await, Err(AppendError::Fenced));
     assert_eq!(old.truncate(mark).await, Err(LogError::Fenced));
     let items = read_to_end(&bystander, Position::START).await;
     assert_dense(&items);
     assert_eq!(parse(&items[items.len() - 1].entry), (99, 0), "nothing of the old one follows the new one");
     assert_eq!(items.len(), acknowledged + 1);
+}
+
+/// Appends until the answer is that the incarnation is over; where its entries stand.
+async fn append_until_fenced<L: OrderedLog>(log: L, who: u32) -> Vec<Position> {
+    let mut positions = Vec::new();
+    for number in 0..100_000 {
+        match log.append(entry(who, number)).await {
+            Ok(appended) => positions.push(appended.position),
+            Err(AppendError::Fenced) => return positions,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("an old incarnation is not fenced");
 }
 
 /// A tail starts wherever it is asked to, waits at the end, and refuses what lies beyond.
@@ -263,13 +304,7 @@ async fn following<H: Harness>(harness: &H) {
     let logs = join_all((0..3).map(|replica| harness.open(replica))).await;
     let per_replica = H::SEGMENT_ENTRIES * 2;
     let total = per_replica as usize * 2;
-    let tails: Vec<_> = logs
-        .iter()
-        .map(|(log, _)| {
-            let log = log.clone();
-            tokio::spawn(async move { read(&log, Position::START, total).await })
-        })
-        .collect();
+    let tails: Vec<_> = logs.iter().map(|(log, _)| follow(log, total)).collect();
     let appenders = (0..2u32).map(|replica| {
         let log = logs[replica as usize].0.clone();
         tokio::spawn(async move {
@@ -332,10 +367,7 @@ async fn truncation_under_way<H: Harness>(harness: &H) {
     let (reader, _) = harness.open(1).await;
     let total = H::SEGMENT_ENTRIES * 5;
     let slow = reader.tail(Position::START);
-    let follow = tokio::spawn({
-        let reader = reader.clone();
-        async move { read(&reader, Position::START, total as usize).await }
-    });
+    let follower = follow(&reader, total as usize);
     for number in 0..total {
         let position = append(&log, entry(0, number)).await;
         if number % 7 == 6 && position.segment >= 2 {
@@ -343,7 +375,7 @@ async fn truncation_under_way<H: Harness>(harness: &H) {
         }
     }
     // The follower is at most two segments behind only if it keeps up; if not, it was told, and the test says so.
-    let items = match follow.await {
+    let items = match follower.await {
         Ok(items) => items,
         Err(error) => panic!("a tail that follows was truncated: {error}"),
     };
