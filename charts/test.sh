@@ -1,5 +1,5 @@
 #!/bin/bash
-# Tests the chart without a cluster: lint, the copied definitions, and what it renders for many values.
+# Tests the chart: lint, the copied definitions, what it renders for many values, and all of it at an API server.
 #   charts/test.sh [TEST...]      names of tests in charts/tests, default all
 # HELM names the helm to use; otherwise the one on the path, or one that is built into the cache.
 set -euo pipefail
@@ -27,3 +27,4 @@ fi
 charts/sync-crds --check
 "$HELM" lint --strict --quiet charts/replicateddb-operator
 PYTHONDONTWRITEBYTECODE=1 "$python" charts/tests/run.py "$@"
+[ $# -gt 0 ] || charts/tests/server
