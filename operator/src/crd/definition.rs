@@ -54,7 +54,9 @@ fn bound(node: &mut Value) {
         return;
     };
     match map.get("type").and_then(Value::as_str) {
-        Some("string") if !map.contains_key("enum") && !map.contains_key("format") => limit(map, "maxLength", STRING_LENGTH_MAX),
+        Some("string") if !map.contains_key("enum") && !map.contains_key("format") => {
+            limit(map, "maxLength", STRING_LENGTH_MAX)
+        }
         Some("array") => limit(map, "maxItems", ITEMS_MAX),
         Some("object") if map.contains_key("additionalProperties") => limit(map, "maxProperties", ITEMS_MAX),
         _ => {}
@@ -97,7 +99,10 @@ mod tests {
     fn the_committed_file_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/replicateddbs.replicateddb.dev.yaml");
         let committed = std::fs::read_to_string(path).expect("the committed definition");
-        assert!(committed == yaml().unwrap(), "run `replicateddb-operator crd > crds/replicateddbs.replicateddb.dev.yaml`");
+        assert!(
+            committed == yaml().unwrap(),
+            "run `replicateddb-operator crd > crds/replicateddbs.replicateddb.dev.yaml`"
+        );
         assert!(committed.len() < DEFINITION_BYTES_MAX, "{} bytes", committed.len());
     }
 

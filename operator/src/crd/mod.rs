@@ -12,7 +12,7 @@ mod settings;
 mod status;
 mod tiers;
 
-pub use amount::{Amount, AmountError};
+pub use amount::{Amount, AmountError, compare};
 pub use definition::{DefinitionError, definition, yaml};
 pub use settings::{CASSANDRA_KEYS, Settings, ZOOKEEPER_KEYS};
 pub use status::{Images, MemberStatus, Release, ReplicatedDBStatus, StorageStatus};
@@ -57,9 +57,11 @@ pub const NAME_LENGTH_MAX: usize = 40;
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must start with a letter and consist of lower-case letters, digits and '-' (a Service carries it); choose another name"),
     validation = Rule::new("quantity(string(self.spec.zookeeper.storage.size)).compareTo(quantity(string(oldSelf.spec.zookeeper.storage.size))) >= 0 || (has(self.status) && has(self.status.storage) && has(self.status.storage.zookeeper) && quantity(self.status.storage.zookeeper).compareTo(quantity(string(self.spec.zookeeper.storage.size))) <= 0)")
         .message("spec.zookeeper.storage.size can't shrink below what its volumes have (status.storage.zookeeper); set it to that or more")
+        .field_path(".spec.zookeeper.storage.size")
         .reason(Reason::FieldValueForbidden),
     validation = Rule::new("quantity(string(self.spec.cassandra.storage.size)).compareTo(quantity(string(oldSelf.spec.cassandra.storage.size))) >= 0 || (has(self.status) && has(self.status.storage) && has(self.status.storage.cassandra) && quantity(self.status.storage.cassandra).compareTo(quantity(string(self.spec.cassandra.storage.size))) <= 0)")
         .message("spec.cassandra.storage.size can't shrink below what its volumes have (status.storage.cassandra); set it to that or more")
+        .field_path(".spec.cassandra.storage.size")
         .reason(Reason::FieldValueForbidden)
 )]
 #[cfg_attr(test, kube(cel))] // evaluated by the unit tests; the interpreter is a dev-dependency and not in the binary

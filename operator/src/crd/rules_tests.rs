@@ -1,0 +1,173 @@
+//! Every rule of the definition, evaluated as the API server would.
+
+use super::*;
+use crate::testing::resource;
+
+/// Errors of creating `change(default)`.
+fn create(change: impl FnOnce(&mut ReplicatedDB)) -> String {
+    let mut rdb = resource("orders");
+    change(&mut rdb);
+    rdb.validate_cel().err().map(|errors| errors.to_string()).unwrap_or_default()
+}
+
+/// Errors of updating `before(default)` by `change`.
+fn update(before: impl FnOnce(&mut ReplicatedDB), change: impl FnOnce(&mut ReplicatedDB)) -> String {
+    let mut old = resource("orders");
+    before(&mut old);
+    let mut new = old.clone();
+    change(&mut new);
+    new.validate_cel_update(&old).err().map(|errors| errors.to_string()).unwrap_or_default()
+}
+
+fn limits(memory: &str) -> Resources {
+    Resources { requests: None, limits: Some(ComputeAmounts { cpu: None, memory: Some(Amount::fixed(memory)) }) }
+}
+
+#[test]
+fn defaults_are_valid() {
+    assert_eq!(create(|_| {}), "");
+    assert_eq!(update(|_| {}, |rdb| rdb.spec.replicas = 5), "");
+}
+
+#[test]
+fn names_leave_room_and_suit_services() {
+    let named = |name: &str| create(|rdb| rdb.metadata.name = Some(name.to_owned()));
+    assert_eq!(named(&"a".repeat(40)), "");
+    assert!(named(&"a".repeat(41)).contains("at most 40 characters"));
+    for bad in ["1orders", "or.ders", "orders-"] {
+        assert!(named(bad).contains("must start with a letter"), "{bad}");
+    }
+}
+
+#[test]
+fn zookeeper_size_is_odd_and_fixed() {
+    let sized = |size| create(|rdb| rdb.spec.zookeeper.size = size);
+    assert_eq!(sized(5), "");
+    assert!(sized(4).contains("size must be odd"));
+    assert!(update(|_| {}, |rdb| rdb.spec.zookeeper.size = 5).contains("size can't change"));
+}
+
+#[test]
+fn memory_has_a_floor() {
+    assert!(create(|rdb| rdb.spec.cassandra.resources = limits("1023Mi")).contains("at least 1Gi"));
+    assert_eq!(create(|rdb| rdb.spec.cassandra.resources = limits("1Gi")), "");
+    assert!(create(|rdb| rdb.spec.cassandra.resources = Resources::default()).contains("at least 1Gi"));
+    assert!(create(|rdb| rdb.spec.zookeeper.resources = limits("255Mi")).contains("at least 256Mi"));
+    assert!(create(|rdb| rdb.spec.replica.resources = limits("64Mi")).contains("at least 128Mi"));
+    assert_eq!(create(|rdb| rdb.spec.replica.resources = Resources::default()), "");
+}
+
+#[test]
+fn requests_stay_below_limits() {
+    let amounts = |cpu: &str, memory: &str| {
+        Some(ComputeAmounts { cpu: Some(Amount::fixed(cpu)), memory: Some(Amount::fixed(memory)) })
+    };
+    let with =
+        |request, limit| create(|rdb| rdb.spec.cassandra.resources = Resources { requests: request, limits: limit });
+    assert_eq!(with(amounts("1", "2Gi"), amounts("1000m", "2048Mi")), "");
+    assert!(with(amounts("1", "3Gi"), amounts("1", "2Gi")).contains("requests.memory must not exceed"));
+    assert!(with(amounts("1500m", "2Gi"), amounts("1", "2Gi")).contains("requests.cpu must not exceed"));
+}
+
+#[test]
+fn storage_grows_but_does_not_shrink() {
+    type Pick = fn(&mut ReplicatedDBSpec) -> &mut Storage;
+    let tiers: [(&str, Pick); 2] =
+        [("zookeeper", |spec| &mut spec.zookeeper.storage), ("cassandra", |spec| &mut spec.cassandra.storage)];
+    for (name, storage) in tiers {
+        let resize = |size: &'static str| update(|_| {}, |rdb| storage(&mut rdb.spec).size = Amount::fixed(size));
+        assert_eq!(resize("11Gi"), "");
+        assert_eq!(resize("10240Mi"), "", "the same amount, written otherwise");
+        assert!(resize("9Gi").contains(&format!("spec.{name}.storage.size can't shrink")), "{name}");
+        // A size that could not be reached may be taken back to what the volumes have.
+        let back = |to: &'static str| {
+            let stuck = |rdb: &mut ReplicatedDB| {
+                storage(&mut rdb.spec).size = Amount::fixed("100Gi");
+                let sizes = StorageStatus { zookeeper: Some("20Gi".into()), cassandra: Some("20Gi".into()) };
+                rdb.status = Some(ReplicatedDBStatus { storage: Some(sizes), ..Default::default() });
+            };
+            update(stuck, |rdb| storage(&mut rdb.spec).size = Amount::fixed(to))
+        };
+        assert_eq!(back("20Gi"), "");
+        assert!(back("19Gi").contains("can't shrink"), "{name}");
+        assert!(create(|rdb| storage(&mut rdb.spec).size = Amount::fixed("0")).contains("size must be more than 0"));
+    }
+}
+
+#[test]
+fn the_storage_class_is_fixed() {
+    let class = |name: Option<&str>| {
+        let name = name.map(str::to_owned);
+        move |rdb: &mut ReplicatedDB| rdb.spec.cassandra.storage.storage_class_name = name
+    };
+    assert_eq!(update(class(Some("fast")), |_| {}), "");
+    for (before, after) in [(Some("fast"), Some("slow")), (None, Some("fast")), (Some("fast"), None)] {
+        assert!(update(class(before), class(after)).contains("storageClassName can't change"), "{before:?} {after:?}");
+    }
+}
+
+#[test]
+fn settings_are_those_that_are_allowed() {
+    let all = |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), "5".to_owned())).collect::<Settings>();
+    let allowed = create(|rdb| {
+        rdb.spec.zookeeper.config = all(ZOOKEEPER_KEYS);
+        rdb.spec.cassandra.config = all(CASSANDRA_KEYS);
+    });
+    assert_eq!(allowed, "");
+    for key in ["dataDir", "server.1", "standaloneEnabled", "cluster_name", "counter_cache_size", "commitlog_sync"] {
+        let refused = create(|rdb| {
+            rdb.spec.zookeeper.config = all(&[key]);
+            rdb.spec.cassandra.config = all(&[key]);
+        });
+        assert!(refused.contains("only these keys of zoo.cfg"), "{key}");
+        assert!(refused.contains("only these keys of cassandra.yaml"), "{key}");
+    }
+}
+
+#[test]
+fn our_own_labels_are_ours() {
+    let label = |key: &str| create(|rdb| drop(rdb.spec.replica.pod.labels.insert(key.to_owned(), "x".into())));
+    assert_eq!(label("team"), "");
+    for key in ["app.kubernetes.io/instance", "replicateddb.dev/config"] {
+        assert!(label(key).contains("use another prefix"), "{key}");
+        let annotated = create(|rdb| drop(rdb.spec.cassandra.pod.annotations.insert(key.to_owned(), "x".into())));
+        assert!(annotated.contains("use another prefix"), "{key}");
+    }
+}
+
+/// A rule without a test here, or a message that does not tell what to do, is found.
+#[test]
+fn every_rule_has_a_message_with_a_remedy() {
+    fn rules(node: &serde_json::Value, found: &mut Vec<(String, String)>) {
+        match node {
+            serde_json::Value::Object(map) => {
+                for rule in map.get("x-kubernetes-validations").and_then(|v| v.as_array()).into_iter().flatten() {
+                    let text = |key: &str| rule.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+                    found.push((text("rule"), text("message")));
+                }
+                map.values().for_each(|value| rules(value, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| rules(item, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    rules(&serde_json::to_value(definition().unwrap()).unwrap(), &mut found);
+    assert_eq!(found.len(), 28, "a rule was added or taken away: test it here, then change the number");
+    let remedies = [
+        "choose",
+        "set it",
+        "keep it",
+        "put it back",
+        "raise",
+        "lower",
+        "create another",
+        "remove",
+        "use another",
+        "add or take",
+        "for example",
+    ];
+    for (rule, message) in found {
+        assert!(remedies.iter().any(|remedy| message.contains(remedy)), "{rule}: {message:?} names no remedy");
+    }
+}

@@ -1,0 +1,97 @@
+//! From a validated resource to the objects that should exist. Pure: the same input gives the same objects.
+
+mod config;
+mod pod;
+mod policy;
+mod service;
+mod stateful_set;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, Secret, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use crate::{
+    names::{TOKEN_KEY, Tier},
+    validate::Validated,
+};
+
+pub use policy::OPERATOR_NAME_LABEL;
+pub use service::client_endpoint;
+
+/// The objects that should exist, in the order in which they are applied: what a pod needs comes before the pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// One for each tier; no pod mounts a token.
+    pub service_accounts: Vec<ServiceAccount>,
+    /// The rendered configuration of each tier.
+    pub config_maps: Vec<ConfigMap>,
+    /// A headless one for each tier, and the clients' one.
+    pub services: Vec<Service>,
+    /// Who may reach what.
+    pub network_policies: Vec<NetworkPolicy>,
+    /// One for each tier of more than one pod.
+    pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// One for each tier.
+    pub stateful_sets: Vec<StatefulSet>,
+}
+
+/// What the objects depend on besides the resource: facts about what runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Running {
+    /// The StatefulSets as they are.
+    pub stateful_sets: BTreeMap<Tier, StatefulSet>,
+    /// Number of Cassandra pods to keep for replicas that are still stopping: a replica that is scaled down drains into
+    /// its Cassandra, so that one leaves after it.
+    pub cassandra_pods_min: i32,
+}
+
+/// Builds everything.
+pub fn build(validated: &Validated, running: &Running) -> Desired {
+    let mut desired = Desired::default();
+    for tier in Tier::ALL {
+        let config = config::config_map(validated, tier);
+        desired.service_accounts.push(pod::service_account(validated, tier));
+        desired.stateful_sets.push(stateful_set::stateful_set(validated, running, tier, &config));
+        desired.config_maps.push(config);
+        desired.services.push(service::nodes(validated, tier));
+        desired.network_policies.push(policy::network_policy(validated, tier));
+        desired.disruption_budgets.extend(policy::disruption_budget(validated, tier));
+    }
+    desired.services.push(service::client(validated));
+    desired
+}
+
+/// The Secret with the token that replicas show to the store agents. It is created once and never applied over. No owner
+/// reference: it stays with the volumes (see [`crate::claims`]).
+pub fn secret(validated: &Validated, token: &str) -> Secret {
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(validated.identity.secret()),
+            namespace: Some(validated.identity.namespace.clone()),
+            labels: Some(validated.identity.labels(Tier::Cassandra)),
+            ..Default::default()
+        },
+        string_data: Some([(TOKEN_KEY.to_owned(), token.to_owned())].into()),
+        type_: Some("Opaque".to_owned()),
+        ..Default::default()
+    }
+}
+
+/// Metadata of an object of a tier that goes when the resource goes.
+fn metadata(validated: &Validated, name: String, tier: Tier) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(validated.identity.namespace.clone()),
+        labels: Some(validated.identity.labels(tier)),
+        owner_references: Some(vec![validated.identity.owner()]),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,337 @@
+//! The pods of each tier.
+
+use k8s_openapi::{
+    api::core::v1::{
+        Affinity, Capabilities, ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, Container, ContainerPort,
+        EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction, LocalObjectReference,
+        ObjectFieldSelector, PodAffinity, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
+        PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+        ServiceAccount, TCPSocketAction, Volume, VolumeMount, WeightedPodAffinityTerm,
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+use super::{config::CASSANDRA_FILE, metadata, service};
+use crate::{
+    crd::{ComputeAmounts, PodAdditions, Resources},
+    names::{ANNOTATION_CONFIG, DATA_VOLUME, LABEL_POD_INDEX, PORT_CQL, PORT_ZOOKEEPER, TOKEN_KEY, Tier, digest},
+    validate::Validated,
+};
+
+/// User and group of every container.
+const USER: i64 = 10_001;
+/// Below this limit Cassandra is told to be small.
+const CASSANDRA_SMALL_BELOW: &str = "4Gi";
+/// Where configuration files, secrets and data are mounted.
+const CONFIG_DIR: &str = "/config";
+const SECRETS_DIR: &str = "/secrets";
+const DATA_DIR: &str = "/data";
+const HOSTNAME_TOPOLOGY: &str = "kubernetes.io/hostname";
+
+/// The ServiceAccount of a tier. No pod mounts its token; it exists so that policies can name the tier.
+pub fn service_account(validated: &Validated, tier: Tier) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(validated, validated.identity.tier(tier), tier),
+        automount_service_account_token: Some(false),
+        ..Default::default()
+    }
+}
+
+/// The pod template of a tier.
+pub fn template(validated: &Validated, tier: Tier, config: &ConfigMap) -> PodTemplateSpec {
+    let additions = additions(validated, tier);
+    let mut labels = additions.labels.clone();
+    labels.extend(validated.identity.labels(tier));
+    let mut annotations = additions.annotations.clone();
+    annotations.insert(ANNOTATION_CONFIG.to_owned(), digest(json!(config.data).to_string().as_bytes()));
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..Default::default() }),
+        spec: Some(pod(validated, tier, additions)),
+    }
+}
+
+fn additions(validated: &Validated, tier: Tier) -> &PodAdditions {
+    match tier {
+        Tier::ZooKeeper => &validated.spec.zookeeper.pod,
+        Tier::Cassandra => &validated.spec.cassandra.pod,
+        Tier::Replica => &validated.spec.replica.pod,
+    }
+}
+
+fn pod(validated: &Validated, tier: Tier, additions: &PodAdditions) -> PodSpec {
+    let secrets = additions.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+    PodSpec {
+        affinity: Some(additions.affinity.clone().unwrap_or_else(|| affinity(validated, tier))),
+        tolerations: some(additions.tolerations.clone()),
+        topology_spread_constraints: some(additions.topology_spread_constraints.clone()),
+        priority_class_name: additions.priority_class_name.clone(),
+        image_pull_secrets: some(secrets.collect()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        service_account_name: Some(validated.identity.tier(tier)),
+        termination_grace_period_seconds: Some(grace_seconds(tier)),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..Default::default() }),
+            ..Default::default()
+        }),
+        containers: vec![container(validated, tier)],
+        volumes: Some(volumes(validated, tier)),
+        ..Default::default()
+    }
+}
+
+/// Time to stop in: ZooKeeper closes its files, Cassandra drains, a replica finishes what it has promised.
+fn grace_seconds(tier: Tier) -> i64 {
+    match tier {
+        Tier::ZooKeeper => 30,
+        Tier::Cassandra => 120,
+        Tier::Replica => 90,
+    }
+}
+
+fn container(validated: &Validated, tier: Tier) -> Container {
+    let mut mounts = vec![mount("tmp", "/tmp", false)];
+    if validated.storage(tier).is_some() {
+        mounts.push(mount(DATA_VOLUME, DATA_DIR, false));
+    }
+    if tier != Tier::Replica {
+        mounts.push(mount("config", CONFIG_DIR, true));
+    }
+    if tier != Tier::ZooKeeper {
+        mounts.push(mount("secrets", SECRETS_DIR, true));
+    }
+    let [startup, liveness, readiness] = probes(tier);
+    Container {
+        name: tier.component().to_owned(),
+        image: Some(validated.image(tier).to_owned()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: (tier == Tier::Replica).then(|| vec!["replica".to_owned()]),
+        env: Some(environment(validated, tier)),
+        env_from: (tier == Tier::Replica).then(|| {
+            vec![EnvFromSource {
+                config_map_ref: Some(ConfigMapEnvSource { name: validated.identity.tier(tier), optional: None }),
+                ..Default::default()
+            }]
+        }),
+        ports: Some(service::ports(tier).iter().map(|&(name, port)| container_port(name, port)).collect()),
+        resources: Some(resources(match tier {
+            Tier::ZooKeeper => &validated.spec.zookeeper.resources,
+            Tier::Cassandra => &validated.spec.cassandra.resources,
+            Tier::Replica => &validated.spec.replica.resources,
+        })),
+        startup_probe: Some(startup),
+        liveness_probe: Some(liveness),
+        readiness_probe: Some(readiness),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
+            ..Default::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Default::default()
+    }
+}
+
+fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
+    let identity = &validated.identity;
+    let zookeepers = 0..validated.size(Tier::ZooKeeper);
+    match tier {
+        Tier::ZooKeeper => {
+            let server = |n| format!("server.{}={}:2888:3888;2181", n + 1, identity.host(Tier::ZooKeeper, n));
+            vec![value("ZK_SERVERS", zookeepers.map(server).collect::<Vec<_>>().join(" "))]
+        }
+        Tier::Cassandra => vec![
+            field("RDB_BROADCAST_ADDRESS", "status.podIP"),
+            value("RDB_CLUSTER_NAME", identity.name.clone()),
+            value("RDB_DATA_DIR", DATA_DIR.to_owned()),
+            value("RDB_EXTRA_CONFIG", format!("{CONFIG_DIR}/{CASSANDRA_FILE}")),
+            value("RDB_PROFILE", if small(validated) { "small" } else { "default" }.to_owned()),
+            value("RDB_TOKEN_FILE", format!("{SECRETS_DIR}/{TOKEN_KEY}")),
+        ],
+        Tier::Replica => {
+            let server = |n| format!("{}:{PORT_ZOOKEEPER}", identity.host(Tier::ZooKeeper, n));
+            // the replica puts its own ordinal in the place of {id}
+            let store = identity.host(Tier::Cassandra, "{id}");
+            vec![
+                field("RDB_ADVERTISE", "status.podIP"),
+                value("RDB_AGENT", format!("http://{store}:{}", crate::names::PORT_AGENT)),
+                value("RDB_AGENT_TOKEN_FILE", format!("{SECRETS_DIR}/{TOKEN_KEY}")),
+                value("RDB_CASSANDRA", format!("{store}:{PORT_CQL}")),
+                value("RDB_ZOOKEEPER", zookeepers.map(server).collect::<Vec<_>>().join(",")),
+            ]
+        }
+    }
+}
+
+fn small(validated: &Validated) -> bool {
+    let limit = validated.spec.cassandra.resources.limits.as_ref().and_then(|limits| limits.memory.as_ref());
+    limit.is_some_and(|limit| {
+        limit.compare(&Quantity(CASSANDRA_SMALL_BELOW.to_owned())).is_some_and(std::cmp::Ordering::is_lt)
+    })
+}
+
+/// Startup, liveness and readiness. Liveness asks the process alone, so that a long replay, a lost quorum or a Cassandra
+/// that is being rewound restarts nothing; readiness says whether it can do its work.
+fn probes(tier: Tier) -> [Probe; 3] {
+    let alive = || match tier {
+        Tier::ZooKeeper => http("/commands/ruok", "admin"),
+        Tier::Cassandra => Probe {
+            tcp_socket: Some(TCPSocketAction { port: IntOrString::String("agent".to_owned()), host: None }),
+            ..Default::default()
+        },
+        Tier::Replica => http("/livez", "admin"),
+    };
+    let ready = match tier {
+        // in quorum
+        Tier::ZooKeeper => Probe {
+            exec: Some(ExecAction { command: Some(vec!["/opt/zookeeper/bin/ready".to_owned()]) }),
+            ..Default::default()
+        },
+        // answers CQL, which a running JVM alone does not mean
+        Tier::Cassandra => http("/ready", "agent"),
+        // caught up and serving (I5)
+        Tier::Replica => http("/readyz", "admin"),
+    };
+    [
+        timed(alive(), 2, 5, 90),
+        timed(alive(), 10, 5, 6),
+        timed(ready, if tier == Tier::ZooKeeper { 5 } else { 2 }, 5, 2),
+    ]
+}
+
+fn http(path: &str, port: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(port.to_owned()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn timed(probe: Probe, period_seconds: i32, timeout_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(timeout_seconds),
+        failure_threshold: Some(failure_threshold),
+        ..probe
+    }
+}
+
+fn volumes(validated: &Validated, tier: Tier) -> Vec<Volume> {
+    let mut volumes =
+        vec![Volume { name: "tmp".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Default::default() }];
+    if tier != Tier::Replica {
+        volumes.push(Volume {
+            name: "config".to_owned(),
+            config_map: Some(ConfigMapVolumeSource { name: validated.identity.tier(tier), ..Default::default() }),
+            ..Default::default()
+        });
+    }
+    if tier != Tier::ZooKeeper {
+        volumes.push(Volume {
+            name: "secrets".to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(validated.identity.secret()),
+                default_mode: Some(0o440),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+    }
+    volumes
+}
+
+/// Pods of a tier keep apart, a replica and its Cassandra stay together; both as preferences, so that one node will do.
+fn affinity(validated: &Validated, tier: Tier) -> Affinity {
+    let beside = match tier {
+        Tier::ZooKeeper => None,
+        Tier::Cassandra => Some(Tier::Replica),
+        Tier::Replica => Some(Tier::Cassandra),
+    };
+    let term = |tier, index: bool| PodAffinityTerm {
+        label_selector: Some(LabelSelector {
+            match_labels: Some(validated.identity.selector(tier)),
+            ..Default::default()
+        }),
+        topology_key: HOSTNAME_TOPOLOGY.to_owned(),
+        // the one with the same ordinal
+        match_label_keys: index.then(|| vec![LABEL_POD_INDEX.to_owned()]),
+        ..Default::default()
+    };
+    let preferred = |weight, pod_affinity_term| vec![WeightedPodAffinityTerm { weight, pod_affinity_term }];
+    Affinity {
+        pod_affinity: beside.map(|other| PodAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(preferred(50, term(other, true))),
+            ..Default::default()
+        }),
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(preferred(100, term(tier, false))),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn resources(wished: &Resources) -> ResourceRequirements {
+    let amounts = |amounts: &Option<ComputeAmounts>| {
+        let amounts = amounts.as_ref()?;
+        let pairs = [("cpu", &amounts.cpu), ("memory", &amounts.memory)];
+        let map: BTreeMap<_, _> = pairs
+            .into_iter()
+            .filter_map(|(name, amount)| Some((name.to_owned(), amount.as_ref()?.quantity())))
+            .collect();
+        (!map.is_empty()).then_some(map)
+    };
+    ResourceRequirements { requests: amounts(&wished.requests), limits: amounts(&wished.limits), ..Default::default() }
+}
+
+fn container_port(name: &str, port: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: port,
+        protocol: Some("TCP".to_owned()),
+        ..Default::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..Default::default()
+    }
+}
+
+fn value(name: &str, value: String) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value), ..Default::default() }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), ..Default::default() }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn some<T>(items: Vec<T>) -> Option<Vec<T>> {
+    (!items.is_empty()).then_some(items)
+}

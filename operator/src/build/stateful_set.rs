@@ -1,0 +1,99 @@
+//! The StatefulSet of a tier.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+        },
+        core::v1::{ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::{Running, metadata, pod};
+use crate::{
+    names::{ANNOTATION_INPUTS, DATA_VOLUME, Tier, digest},
+    validate::Validated,
+};
+
+/// The StatefulSet of a tier. Pods start together and are replaced only by the operator ([`crate::roll`]).
+pub fn stateful_set(validated: &Validated, running: &Running, tier: Tier, config: &ConfigMap) -> StatefulSet {
+    let inputs = inputs(validated, tier);
+    let live = running.stateful_sets.get(&tier);
+    let held = live
+        .filter(|live| validated.hold_templates && live.annotations().get(ANNOTATION_INPUTS) == Some(&inputs))
+        .and_then(|live| live.spec.as_ref())
+        .map(|spec| spec.template.clone());
+    let mut metadata = metadata(validated, validated.identity.tier(tier), tier);
+    metadata.annotations = Some([(ANNOTATION_INPUTS.to_owned(), inputs)].into());
+    StatefulSet {
+        metadata,
+        spec: Some(StatefulSetSpec {
+            replicas: Some(match tier {
+                Tier::Cassandra => validated.size(tier).max(running.cassandra_pods_min),
+                Tier::ZooKeeper | Tier::Replica => validated.size(tier),
+            }),
+            service_name: Some(validated.identity.nodes(tier)),
+            selector: LabelSelector { match_labels: Some(validated.identity.selector(tier)), ..Default::default() },
+            pod_management_policy: Some("Parallel".to_owned()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".to_owned()),
+                ..Default::default()
+            }),
+            // Volumes outlive the StatefulSet, which growth deletes and creates again.
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some("Retain".to_owned()),
+                when_scaled: Some("Retain".to_owned()),
+            }),
+            revision_history_limit: Some(3),
+            template: held.unwrap_or_else(|| pod::template(validated, tier, config)),
+            volume_claim_templates: claim_template(validated, tier).map(|claim| vec![claim]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Digest of what the user asks of a tier's pods. It stays the same when only the operator changes.
+fn inputs(validated: &Validated, tier: Tier) -> String {
+    let (spec, image) = (&validated.spec, validated.image(tier));
+    let value = match tier {
+        Tier::ZooKeeper => {
+            let z = &spec.zookeeper;
+            json!([image, z.size, z.resources, z.pod, z.config])
+        }
+        Tier::Cassandra => {
+            let c = &spec.cassandra;
+            json!([image, c.mode, c.resources, c.pod, c.config])
+        }
+        Tier::Replica => {
+            let r = &spec.replica;
+            json!([image, r.resources, r.pod, r.config, spec.ordering, spec.zookeeper.size])
+        }
+    };
+    digest(value.to_string().as_bytes())
+}
+
+/// The claim template of a tier with volumes. It can never change: it carries nothing that a version could change.
+fn claim_template(validated: &Validated, tier: Tier) -> Option<PersistentVolumeClaim> {
+    let storage = validated.storage(tier)?;
+    Some(PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(DATA_VOLUME.to_owned()),
+            labels: Some(validated.identity.selector(tier)),
+            ..Default::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            storage_class_name: storage.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), storage.size.quantity())].into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}

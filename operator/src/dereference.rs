@@ -1,0 +1,127 @@
+//! Reads everything that belongs to a resource, live and not from a cache: what is decided here deletes pods.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Api, Client, api::ListParams};
+
+use crate::{
+    crd::ReplicatedDB,
+    names::{Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGED_BY, Tier},
+};
+use kube::Resource;
+
+/// What exists of a resource.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// By label.
+    pub service_accounts: Vec<ServiceAccount>,
+    /// By label.
+    pub config_maps: Vec<ConfigMap>,
+    /// By label.
+    pub services: Vec<Service>,
+    /// By label.
+    pub network_policies: Vec<NetworkPolicy>,
+    /// By label.
+    pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// By label.
+    pub stateful_sets: Vec<StatefulSet>,
+    /// By name.
+    pub secret: Option<Secret>,
+    /// By label; those that an earlier resource of the same name left behind among them.
+    pub claims: Vec<PersistentVolumeClaim>,
+    /// By label.
+    pub pods: Vec<Pod>,
+}
+
+/// Reads what exists of the resource.
+pub async fn dereference(client: &Client, identity: &Identity) -> Result<Observed, kube::Error> {
+    let query = ListParams::default().labels(&identity.label_query());
+    macro_rules! list {
+        () => {
+            async { Api::namespaced(client.clone(), &identity.namespace).list(&query).await.map(|list| list.items) }
+        };
+    }
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &identity.namespace);
+    let name = identity.secret();
+    let (
+        (service_accounts, config_maps, services, network_policies),
+        (disruption_budgets, stateful_sets, secret, claims, pods),
+    ) = tokio::try_join!(async { tokio::try_join!(list!(), list!(), list!(), list!()) }, async {
+        tokio::try_join!(list!(), list!(), secrets.get_opt(&name), list!(), list!())
+    },)?;
+    Ok(Observed {
+        service_accounts,
+        config_maps,
+        services,
+        network_policies,
+        disruption_budgets,
+        stateful_sets,
+        secret,
+        claims,
+        pods,
+    })
+}
+
+/// How an existing object stands to a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The resource owns it.
+    Ours,
+    /// It has our labels and no owner: left behind by a deletion with orphans, to be taken over.
+    Free,
+    /// It is going, or its owner is an earlier resource of the same name that has gone.
+    Leaving,
+    /// It belongs to somebody else and must not be touched.
+    Foreign,
+}
+
+/// How an object stands to the resource.
+pub fn standing(object: &ObjectMeta, identity: &Identity) -> Standing {
+    if object.deletion_timestamp.is_some() {
+        return Standing::Leaving;
+    }
+    let owner = object.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let label = |name: &str| object.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str);
+    match owner {
+        Some(owner) if owner.uid == identity.uid => Standing::Ours,
+        Some(owner) if owner.kind == ReplicatedDB::kind(&()) && owner.name == identity.name => Standing::Leaving,
+        Some(_) => Standing::Foreign,
+        None if label(LABEL_MANAGED_BY) == Some(MANAGED_BY) && label(LABEL_INSTANCE) == Some(&identity.name) => {
+            Standing::Free
+        }
+        None => Standing::Foreign,
+    }
+}
+
+/// The tier that an object's label names.
+pub fn tier_of(object: &ObjectMeta) -> Option<Tier> {
+    Tier::from_component(object.labels.as_ref()?.get(LABEL_COMPONENT)?)
+}
+
+impl Observed {
+    /// Pods of a tier.
+    pub fn pods_of(&self, tier: Tier) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().filter(move |pod| tier_of(&pod.metadata) == Some(tier))
+    }
+
+    /// Claims of a tier.
+    pub fn claims_of(&self, tier: Tier) -> impl Iterator<Item = &PersistentVolumeClaim> {
+        self.claims.iter().filter(move |claim| tier_of(&claim.metadata) == Some(tier))
+    }
+
+    /// The StatefulSet of a tier, unless it is going or somebody else's.
+    pub fn stateful_set(&self, tier: Tier, identity: &Identity) -> Option<&StatefulSet> {
+        let name = identity.tier(tier);
+        self.stateful_sets.iter().find(|set| {
+            set.metadata.name.as_deref() == Some(&name)
+                && matches!(standing(&set.metadata, identity), Standing::Ours | Standing::Free)
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! What a pod's status says, in the few terms that decisions need. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+
+use crate::{
+    names::{LABEL_REVISION, Tier, ordinal},
+    problem::{Problem, Reason},
+};
+
+/// A pod as decisions see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its ordinal in the StatefulSet.
+    pub ordinal: i32,
+    /// The revision of the template it was made from.
+    pub revision: Option<String>,
+    /// Its address, once it has one.
+    pub ip: Option<String>,
+    /// It passes its readiness probe.
+    pub ready: bool,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// What keeps it from running, if that will not go away by itself.
+    pub failure: Option<Problem>,
+}
+
+/// Reads a pod of a tier; `None` for what is no pod of a StatefulSet.
+pub fn view(pod: &Pod, tier: Tier) -> Option<PodView> {
+    let status = pod.status.as_ref();
+    let condition = |name: &str| {
+        status.and_then(|status| status.conditions.iter().flatten().find(|condition| condition.type_ == name))
+    };
+    let name = pod.name_any();
+    Some(PodView {
+        ordinal: ordinal(&name)?,
+        uid: pod.uid()?,
+        revision: pod.labels().get(LABEL_REVISION).cloned(),
+        ip: status.and_then(|status| status.pod_ip.clone()),
+        ready: condition("Ready").is_some_and(|ready| ready.status == "True"),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        failure: failure(pod, tier, &name),
+        name,
+    })
+}
+
+fn failure(pod: &Pod, tier: Tier, name: &str) -> Option<Problem> {
+    let status = pod.status.as_ref()?;
+    let unschedulable = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("Unschedulable")
+    });
+    if let Some(condition) = unschedulable {
+        let why = condition.message.as_deref().unwrap_or("no reason given");
+        return Some(Problem::new(
+            Reason::Unschedulable,
+            format!(
+                "no node takes pod {name}: {why}; add nodes, or lower spec.{}.resources.requests",
+                tier.component()
+            ),
+        ));
+    }
+    status.container_statuses.iter().flatten().find_map(|container| container_failure(container, tier, name))
+}
+
+fn container_failure(container: &ContainerStatus, tier: Tier, name: &str) -> Option<Problem> {
+    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let now = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+    let said = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+    let part = tier.component();
+    if !container.ready && [last, now].into_iter().flatten().any(|end| end.reason.as_deref() == Some("OOMKilled")) {
+        return Some(Problem::new(
+            Reason::OutOfMemory,
+            format!(
+                "pod {name} needed more memory than its limit and was killed; raise spec.{part}.resources.limits.memory"
+            ),
+        ));
+    }
+    match waiting.and_then(|waiting| waiting.reason.as_deref())? {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => Some(Problem::new(
+            Reason::ImageUnavailable,
+            format!(
+                "image {} of pod {name} can't be pulled ({}); correct spec.{part}.image, or name registry credentials in spec.{part}.pod.imagePullSecrets",
+                container.image,
+                short(said)
+            ),
+        )),
+        reason @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => Some(Problem::new(
+            Reason::ContainerConfig,
+            format!("pod {name} can't start ({reason}: {}); see kubectl describe pod {name}", short(said)),
+        )),
+        "CrashLoopBackOff" => {
+            let code = last.map_or_else(|| "an unknown code".to_owned(), |end| format!("code {}", end.exit_code));
+            Some(Problem::new(
+                Reason::CrashLoop,
+                format!("pod {name} ends with {code} again and again; see kubectl logs --previous {name}"),
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// A message of the kubelet, cut to a length that fits a status.
+fn short(text: &str) -> String {
+    const LENGTH_MAX: usize = 200;
+    match text.char_indices().nth(LENGTH_MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None if text.is_empty() => "no reason given".to_owned(),
+        None => text.to_owned(),
+    }
+}
+
+/// How long a claim without a class may be pending before it is called a problem.
+pub const CLAIM_PATIENCE_SECONDS: i64 = 5;
+
+/// What keeps a claim from getting a volume, where that is known. `class_known` tells whether its class exists; `None`
+/// when that could not be found out.
+pub fn claim_problem(
+    claim: &PersistentVolumeClaim,
+    tier: Tier,
+    class_known: Option<bool>,
+    now: Timestamp,
+) -> Option<Problem> {
+    let status = claim.status.as_ref()?;
+    let name = claim.name_any();
+    let part = tier.component();
+    match status.phase.as_deref() {
+        Some("Lost") => Some(Problem::new(
+            Reason::VolumeMissing,
+            format!(
+                "claim {name} has lost its volume; restore the PersistentVolume, or delete the claim and its pod to rebuild the data from the others"
+            ),
+        )),
+        Some("Pending") => {
+            let since = claim.metadata.creation_timestamp.as_ref()?.0;
+            if now.as_second() - since.as_second() < CLAIM_PATIENCE_SECONDS {
+                return None;
+            }
+            match claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()) {
+                None => Some(Problem::new(
+                    Reason::VolumeMissing,
+                    format!(
+                        "claim {name} waits for a volume: it names no storage class and the cluster has no default one; mark a class as default, or delete this ReplicatedDB and its claims and name one in spec.{part}.storage.storageClassName"
+                    ),
+                )),
+                Some(class) if class_known == Some(false) => Some(Problem::new(
+                    Reason::VolumeMissing,
+                    format!(
+                        "claim {name} waits for a volume: there is no storage class {class:?}; create it, or delete this ReplicatedDB and its claims and name another in spec.{part}.storage.storageClassName"
+                    ),
+                )),
+                Some(_) => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "pods_tests.rs"]
+mod tests;

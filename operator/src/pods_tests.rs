@@ -1,0 +1,98 @@
+//! What pods and claims say, told so that a user can act.
+
+use super::*;
+use serde_json::{Value, json};
+
+fn pod(status: Value) -> Pod {
+    serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Pod", "status": status,
+        "metadata": {"name": "orders-cassandra-1", "uid": "u", "labels": {LABEL_REVISION: "r1"}},
+    }))
+    .unwrap()
+}
+
+fn failure_of(status: Value) -> Option<(Reason, String)> {
+    view(&pod(status), Tier::Cassandra).unwrap().failure.map(|problem| (problem.reason, problem.message))
+}
+
+fn container(state: Value, last: Value) -> Value {
+    let container = json!({"name": "c", "image": "reg/cassandra:typo", "imageID": "", "ready": false, "restartCount": 1,
+        "state": state, "lastState": last});
+    json!({"phase": "Running", "containerStatuses": [container]})
+}
+
+#[test]
+fn a_pod_as_decisions_see_it() {
+    let view =
+        view(&pod(json!({"podIP": "10.0.0.7", "conditions": [{"type": "Ready", "status": "True"}]})), Tier::Cassandra)
+            .unwrap();
+    assert_eq!((view.ordinal, view.ready, view.terminating), (1, true, false));
+    assert_eq!((view.revision.as_deref(), view.ip.as_deref(), view.failure), (Some("r1"), Some("10.0.0.7"), None));
+}
+
+#[test]
+fn failures_name_the_remedy() {
+    let waiting = |reason: &str| container(json!({"waiting": {"reason": reason, "message": "not found"}}), json!({}));
+    for reason in ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"] {
+        let (kind, message) = failure_of(waiting(reason)).unwrap();
+        assert_eq!(kind, Reason::ImageUnavailable);
+        assert!(message.contains("reg/cassandra:typo") && message.contains("spec.cassandra.image"), "{message}");
+    }
+    let (kind, message) = failure_of(waiting("CreateContainerConfigError")).unwrap();
+    assert!(kind == Reason::ContainerConfig && message.contains("not found"));
+    let crash = container(
+        json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+        json!({"terminated": {"exitCode": 3, "reason": "Error"}}),
+    );
+    let (kind, message) = failure_of(crash).unwrap();
+    assert!(
+        kind == Reason::CrashLoop && message.contains("code 3") && message.contains("logs --previous"),
+        "{message}"
+    );
+    let killed = container(
+        json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+        json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+    );
+    let (kind, message) = failure_of(killed).unwrap();
+    assert!(kind == Reason::OutOfMemory && message.contains("spec.cassandra.resources.limits.memory"), "{message}");
+    let scheduled =
+        json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"});
+    let (kind, message) = failure_of(json!({"phase": "Pending", "conditions": [scheduled]})).unwrap();
+    assert!(kind == Reason::Unschedulable && message.contains("0/3 nodes"), "{message}");
+}
+
+#[test]
+fn starting_is_no_failure() {
+    assert_eq!(failure_of(container(json!({"waiting": {"reason": "ContainerCreating"}}), json!({}))), None);
+    assert_eq!(failure_of(container(json!({"running": {}}), json!({"terminated": {"exitCode": 1}}))), None);
+    assert_eq!(failure_of(json!({})), None);
+}
+
+#[test]
+fn claims_without_a_volume() {
+    let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+    let claim = |phase: &str, class: Option<&str>, created: &str| -> PersistentVolumeClaim {
+        let mut claim = json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {}, "status": {"phase": phase},
+            "metadata": {"name": "data-orders-cassandra-0", "creationTimestamp": created},
+        });
+        if let Some(class) = class {
+            claim["spec"]["storageClassName"] = class.into();
+        }
+        serde_json::from_value(claim).unwrap()
+    };
+    let old = "2026-01-01T00:00:00Z";
+    let told = |claim: &PersistentVolumeClaim, known| {
+        claim_problem(claim, Tier::Cassandra, known, now).map(|problem| problem.message).unwrap_or_default()
+    };
+    assert!(told(&claim("Pending", None, old), None).contains("no storage class"));
+    assert!(told(&claim("Pending", Some("fast"), old), Some(false)).contains("there is no storage class \"fast\""));
+    assert!(told(&claim("Lost", Some("fast"), old), None).contains("lost its volume"));
+    for fine in [
+        claim("Bound", Some("fast"), old),
+        claim("Pending", Some("fast"), old), // waits for its first pod
+        claim("Pending", None, "2026-01-01T00:00:58Z"),
+    ] {
+        assert_eq!(told(&fine, Some(true)), "");
+    }
+}

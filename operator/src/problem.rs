@@ -1,0 +1,54 @@
+//! What keeps a resource from being well, told so that its user can act.
+
+use std::fmt;
+
+/// One thing that is wrong. The message says what and, where the user must act, how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Why, as a constant that tools may match.
+    pub reason: Reason,
+    /// What, for people.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// Reasons of conditions and Events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// The resource can't be built.
+    InvalidSpec,
+    /// The Secret is gone while data exists.
+    SecretLost,
+    /// An object of the same name belongs to somebody else.
+    NameConflict,
+    /// The API server refuses an object.
+    Refused,
+    /// A volume can't grow.
+    StorageNotExpandable,
+    /// A volume can't be had.
+    VolumeMissing,
+    /// An image can't be pulled.
+    ImageUnavailable,
+    /// A process needed more memory than its limit.
+    OutOfMemory,
+    /// No node takes a pod.
+    Unschedulable,
+    /// A container can't be made from its specification.
+    ContainerConfig,
+    /// A process ends again and again.
+    CrashLoop,
+    /// The API server could not be reached or had an error.
+    ApiError,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

@@ -1,0 +1,339 @@
+//! One reconcile: dereference → validate → build → apply → status, with volumes before and replacements of pods after.
+//!
+//! It starts from what exists, so it may be cut short after any request and run again (I10), and it writes nothing when
+//! everything is as wished (I9).
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{Pod, Secret},
+    storage::v1::StorageClass,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+
+use crate::{
+    apply::{self, Applied},
+    build::{self, Running},
+    claims,
+    crd::{Images, ReplicatedDB, ReplicatedDBStatus, StorageStatus, compare},
+    dereference::{Observed, dereference},
+    events::Announcer,
+    metrics::Metrics,
+    names::{FIELD_MANAGER, Identity, TOKEN_KEY, Tier},
+    pods,
+    probe::Prober,
+    problem::{Problem, Reason},
+    roll::{self, Reports, Step, TierView},
+    status::{Facts, status},
+    validate::{Validated, validate},
+};
+
+/// Time to the next look at a resource at rest.
+pub const REST_INTERVAL: Duration = Duration::from_secs(30);
+/// Time to the next look at a resource in motion.
+pub const MOTION_INTERVAL: Duration = Duration::from_secs(2);
+/// Field manager of the status.
+const STATUS_MANAGER: &str = "replicateddb-operator-status";
+/// Random bytes of a token.
+const TOKEN_BYTES: usize = 32;
+/// Least length of a token that is taken for one.
+const TOKEN_LENGTH_MIN: usize = 32;
+
+/// What a reconcile needs besides the resource.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server, behind the gate.
+    pub client: Client,
+    /// Asks the admin interfaces.
+    pub prober: Prober,
+    /// Images for resources that name none and have none recorded.
+    pub images: Images,
+    /// Tells of transitions.
+    pub announcer: Announcer,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Reconciles the resource as it is now; the time to the next look, `None` when it has gone.
+///
+/// # Errors
+/// The API server could not be reached, or refused something; what could be done is done, and the status tells.
+pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<Option<Duration>, kube::Error> {
+    let api: Api<ReplicatedDB> = Api::namespaced(context.client.clone(), namespace);
+    let Some(rdb) = api.get_opt(name).await?.filter(|rdb| rdb.metadata.deletion_timestamp.is_none()) else {
+        context.metrics.forget(namespace, name);
+        return Ok(None);
+    };
+    let validated = match validate(&rdb, &context.images) {
+        Ok(validated) => validated,
+        Err(invalid) => {
+            let problem = Problem::new(Reason::InvalidSpec, format!("{invalid}; correct the manifest"));
+            context.announcer.problem(&rdb, &problem).await;
+            return Ok(Some(REST_INTERVAL));
+        }
+    };
+    record_release(&api, &rdb, &validated).await?;
+    let pass = Pass { context, rdb: &rdb, validated: &validated };
+    let outcome = pass.run().await?;
+    let now = status(&outcome.facts(&validated, rdb.status.as_ref()));
+    if rdb.status.as_ref() != Some(&now) {
+        write_status(&api, &rdb, &now).await?;
+        context.announcer.transitions(&rdb, &now).await;
+    }
+    let holds = |type_: &str| now.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
+    let degraded = holds(crate::status::DEGRADED);
+    context.metrics.resource(namespace, name, holds(crate::status::AVAILABLE), degraded, now.ready_replicas);
+    match outcome.error {
+        Some(error) => Err(error),
+        None if holds(crate::status::PROGRESSING) => Ok(Some(MOTION_INTERVAL)),
+        None => Ok(Some(REST_INTERVAL)),
+    }
+}
+
+/// Records which images are in use before anything runs them, so that no later operator decides otherwise.
+async fn record_release(api: &Api<ReplicatedDB>, rdb: &ReplicatedDB, validated: &Validated) -> Result<(), kube::Error> {
+    if rdb.status.as_ref().and_then(|status| status.release.as_ref()) == Some(&validated.release) {
+        return Ok(());
+    }
+    let before = rdb.status.clone().unwrap_or_default();
+    write_status(api, rdb, &ReplicatedDBStatus { release: Some(validated.release.clone()), ..before }).await
+}
+
+async fn write_status(
+    api: &Api<ReplicatedDB>,
+    rdb: &ReplicatedDB,
+    status: &ReplicatedDBStatus,
+) -> Result<(), kube::Error> {
+    let patch = json!({
+        "apiVersion": ReplicatedDB::api_version(&()),
+        "kind": ReplicatedDB::kind(&()),
+        "metadata": {"name": rdb.name_any(), "uid": rdb.uid()},
+        "status": status,
+    });
+    let params = PatchParams::apply(STATUS_MANAGER).force();
+    api.patch_status(&rdb.name_any(), &params, &Patch::Apply(&patch)).await.map(|_| ())
+}
+
+/// One pass over a valid resource.
+struct Pass<'a> {
+    context: &'a Context,
+    rdb: &'a ReplicatedDB,
+    validated: &'a Validated,
+}
+
+/// What a pass found and did.
+struct Found {
+    tiers: Vec<TierView>,
+    reports: Reports,
+    problems: Vec<Problem>,
+    waiting: Vec<String>,
+    storage: StorageStatus,
+    error: Option<kube::Error>,
+    now: Timestamp,
+}
+
+impl Found {
+    fn facts<'a>(&'a self, validated: &'a Validated, before: Option<&'a ReplicatedDBStatus>) -> Facts<'a> {
+        Facts {
+            validated,
+            tiers: &self.tiers,
+            reports: &self.reports,
+            problems: &self.problems,
+            waiting: &self.waiting,
+            storage: self.storage.clone(),
+            before,
+            now: self.now,
+        }
+    }
+}
+
+impl Pass<'_> {
+    fn identity(&self) -> &Identity {
+        &self.validated.identity
+    }
+
+    async fn run(&self) -> Result<Found, kube::Error> {
+        let client = &self.context.client;
+        let mut observed = dereference(client, self.identity()).await?;
+        let mut problems = Vec::new();
+        problems.extend(self.secret(&observed).await?);
+        let plan = claims::plan(self.validated, &observed);
+        let recreated: Vec<_> = plan.recreate.iter().map(|(tier, _)| self.identity().tier(*tier)).collect();
+        let volumes = claims::carry_out(client, self.identity(), plan).await;
+        problems.extend(volumes.problems);
+        if !recreated.is_empty() {
+            observed.stateful_sets.retain(|set| !recreated.contains(&set.name_any()));
+            observed.stateful_sets.extend(self.reread(&recreated).await?);
+        }
+        let desired = build::build(self.validated, &self.running(&observed));
+        let applied = apply::apply(client, self.identity(), desired, &observed).await;
+        let tiers = self.tiers(&observed, &applied);
+        let rolling = roll::needed(&tiers);
+        let reports = self.context.prober.ask(&tiers, rolling).await;
+        let step = if rolling { roll::plan(&tiers, &reports) } else { Step::default() };
+        let mut error = volumes.error.or(applied.error);
+        if let Err(failed) = self.replace(&step).await {
+            error.get_or_insert(failed);
+        }
+        let now = Timestamp::now();
+        problems.extend(applied.problems);
+        problems.extend(self.claim_problems(&observed, now).await);
+        problems.extend(pod_problems(&tiers));
+        if let Some(error) = error.as_ref().filter(|_| problems.is_empty()) {
+            problems.push(Problem::new(Reason::ApiError, format!("the API server: {error}; trying again")));
+        }
+        let waiting = applied.waiting.into_iter().chain(step.waiting).collect();
+        Ok(Found { tiers, reports, problems, waiting, storage: storage(&observed), error, now })
+    }
+
+    /// StatefulSets again, after they have been deleted to come back: gone, or going.
+    async fn reread(&self, names: &[String]) -> Result<Vec<k8s_openapi::api::apps::v1::StatefulSet>, kube::Error> {
+        let api = Api::namespaced(self.context.client.clone(), &self.identity().namespace);
+        let mut sets = Vec::new();
+        for name in names {
+            sets.extend(api.get_opt(name).await?);
+        }
+        Ok(sets)
+    }
+
+    /// The Secret is made once, before anything that keeps data, and never again while data exists.
+    async fn secret(&self, observed: &Observed) -> Result<Option<Problem>, kube::Error> {
+        let name = self.identity().secret();
+        if let Some(secret) = &observed.secret {
+            let token = secret.data.as_ref().and_then(|data| data.get(TOKEN_KEY));
+            return Ok(match token {
+                Some(token) if token.0.len() >= TOKEN_LENGTH_MIN => None,
+                _ => Some(Problem::new(
+                    Reason::SecretLost,
+                    format!(
+                        "Secret {name} has no key {TOKEN_KEY} of at least {TOKEN_LENGTH_MIN} characters; {}",
+                        self.secret_remedy()
+                    ),
+                )),
+            });
+        }
+        if !observed.claims.is_empty() {
+            return Ok(Some(Problem::new(
+                Reason::SecretLost,
+                format!("Secret {name} is gone while volumes exist, and is not made anew; {}", self.secret_remedy()),
+            )));
+        }
+        let token: String = rand::random::<[u8; TOKEN_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let api: Api<Secret> = Api::namespaced(self.context.client.clone(), &self.identity().namespace);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+        match api.create(&params, &build::secret(self.validated, &token)).await {
+            Ok(_) => Ok(None),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn secret_remedy(&self) -> String {
+        let Identity { name, namespace, .. } = self.identity();
+        format!(
+            "restore it from a backup, or make another and restart the pods: kubectl -n {namespace} create secret generic {} --from-literal={TOKEN_KEY}=$(openssl rand -hex 32) && kubectl -n {namespace} delete pod -l app.kubernetes.io/instance={name}",
+            self.identity().secret()
+        )
+    }
+
+    fn running(&self, observed: &Observed) -> Running {
+        let identity = self.identity();
+        let stateful_sets: std::collections::BTreeMap<_, _> = Tier::ALL
+            .into_iter()
+            .filter_map(|tier| Some((tier, observed.stateful_set(tier, identity)?.clone())))
+            .collect();
+        // Never more than there are: a replica that is still there says what to keep, not what to add.
+        let live = stateful_sets.get(&Tier::Cassandra).and_then(|set| set.spec.as_ref()?.replicas).unwrap_or_default();
+        let last = observed.pods_of(Tier::Replica).filter_map(|pod| crate::names::ordinal(&pod.name_any())).max();
+        Running { stateful_sets, cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)) }
+    }
+
+    /// The tiers as they are after applying; pods beyond the wished number are on their way out and left aside.
+    fn tiers(&self, observed: &Observed, applied: &Applied) -> Vec<TierView> {
+        Tier::ALL
+            .into_iter()
+            .map(|tier| {
+                let size = self.validated.size(tier);
+                let name = self.identity().tier(tier);
+                let set = applied.stateful_sets.iter().find(|set| set.name_any() == name);
+                let revision = set.and_then(|set| {
+                    let status = set.status.as_ref()?;
+                    (status.observed_generation >= set.metadata.generation).then(|| status.update_revision.clone())?
+                });
+                let mut pods: Vec<_> = observed.pods_of(tier).filter_map(|pod| pods::view(pod, tier)).collect();
+                pods.retain(|pod| pod.ordinal < size);
+                pods.sort_by_key(|pod| pod.ordinal);
+                TierView { tier, size, revision, pods }
+            })
+            .collect()
+    }
+
+    async fn replace(&self, step: &Step) -> Result<(), kube::Error> {
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.identity().namespace);
+        for replacement in &step.delete {
+            let mut pod = Pod::default();
+            pod.metadata.name = Some(replacement.name.clone());
+            pod.metadata.uid = Some(replacement.uid.clone());
+            apply::delete(&api, &pod).await?;
+            self.context.metrics.replaced();
+            self.context.announcer.replaced(self.rdb, replacement).await;
+        }
+        Ok(())
+    }
+
+    async fn claim_problems(&self, observed: &Observed, now: Timestamp) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = Vec::new();
+        for tier in [Tier::ZooKeeper, Tier::Cassandra] {
+            for claim in observed.claims_of(tier) {
+                let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+                let pending = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending");
+                let known = match class.filter(|class| pending && !class.is_empty()) {
+                    Some(class) => self.class_exists(class).await,
+                    None => None,
+                };
+                if let Some(problem) = pods::claim_problem(claim, tier, known, now) {
+                    problems.push(problem);
+                    break; // the others of the tier lack the same
+                }
+            }
+        }
+        problems
+    }
+
+    /// Whether a storage class exists; `None` when that may not be asked.
+    async fn class_exists(&self, class: &str) -> Option<bool> {
+        let api: Api<StorageClass> = Api::all(self.context.client.clone());
+        api.get_opt(class).await.ok().map(|class| class.is_some())
+    }
+}
+
+/// Failures of pods that are not ready, one of each reason and tier.
+fn pod_problems(tiers: &[TierView]) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = Vec::new();
+    for tier in tiers {
+        let mut reasons = Vec::new();
+        for failure in
+            tier.pods.iter().filter(|pod| !pod.ready && !pod.terminating).filter_map(|pod| pod.failure.as_ref())
+        {
+            if !reasons.contains(&failure.reason) {
+                reasons.push(failure.reason);
+                problems.push(failure.clone());
+            }
+        }
+    }
+    problems
+}
+
+/// What the largest volume of each tier asks for.
+fn storage(observed: &Observed) -> StorageStatus {
+    let largest = |tier| {
+        let sizes = observed.claims_of(tier).filter_map(claims::requested);
+        sizes.max_by(|a, b| compare(a, b).unwrap_or(std::cmp::Ordering::Equal)).map(|size| size.0.clone())
+    };
+    StorageStatus { zookeeper: largest(Tier::ZooKeeper), cassandra: largest(Tier::Cassandra) }
+}

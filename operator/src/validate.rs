@@ -1,0 +1,167 @@
+//! From a resource as written to one that can be built. Pure.
+//!
+//! The API server has enforced the schema and its rules; what is left is to settle which images and which templates are
+//! meant, and to refuse what no rule can see.
+
+use crate::{
+    crd::{Images, Release, ReplicatedDB, ReplicatedDBSpec},
+    names::{ANNOTATION_UPGRADE, Identity, Tier},
+};
+use kube::ResourceExt;
+
+/// Version of the pod templates that [`crate::build`] makes. Raised whenever a template changes in a way that would
+/// restart pods; the golden files of the tests hang on it.
+pub const TEMPLATE_VERSION: i32 = 1;
+
+/// Longest value of the upgrade annotation that is looked at.
+const UPGRADE_LENGTH_MAX: usize = 128;
+
+/// A resource that can be built.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validated {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its generation.
+    pub generation: i64,
+    /// What is wished.
+    pub spec: ReplicatedDBSpec,
+    /// Images to run, those named in the spec included.
+    pub images: Images,
+    /// What to record as in use once it has been applied.
+    pub release: Release,
+    /// Pods keep the templates of an earlier operator until asked, or until their spec changes.
+    pub hold_templates: bool,
+    /// This operator has other images or templates than those in use.
+    pub upgrade_available: bool,
+}
+
+/// Why a resource can't be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// It lacks a name, namespace or UID, so it did not come from an API server.
+    #[error("the resource has no name, namespace or UID")]
+    NotStored,
+    /// A quantity that the schema let through is not understood.
+    #[error("{field}: {source}")]
+    Amount {
+        /// Path in the manifest.
+        field: &'static str,
+        /// What is wrong with it.
+        source: crate::crd::AmountError,
+    },
+}
+
+/// Validates `rdb`; `defaults` are the images of this operator.
+pub fn validate(rdb: &ReplicatedDB, defaults: &Images) -> Result<Validated, Invalid> {
+    let identity = Identity::of(rdb).ok_or(Invalid::NotStored)?;
+    for (field, size) in [
+        ("spec.zookeeper.storage.size", &rdb.spec.zookeeper.storage.size),
+        ("spec.cassandra.storage.size", &rdb.spec.cassandra.storage.size),
+    ] {
+        size.milli().map_err(|source| Invalid::Amount { field, source })?;
+    }
+    let asked = rdb
+        .annotations()
+        .get(ANNOTATION_UPGRADE)
+        .map(|value| value.chars().take(UPGRADE_LENGTH_MAX).collect::<String>());
+    let recorded = rdb.status.as_ref().and_then(|status| status.release.as_ref());
+    let current = Release { images: defaults.clone(), template_version: TEMPLATE_VERSION, upgrade: asked.clone() };
+    let release = match recorded {
+        // an upgrade is asked for by a new value, not by taking the annotation away
+        Some(old) if asked.is_none() || old.upgrade == asked => old.clone(),
+        _ => current.clone(),
+    };
+    let images = named(&rdb.spec, &release.images);
+    let upgrade_available = release.template_version != TEMPLATE_VERSION || images != named(&rdb.spec, defaults);
+    Ok(Validated {
+        identity,
+        generation: rdb.metadata.generation.unwrap_or_default(),
+        spec: rdb.spec.clone(),
+        images,
+        hold_templates: release.template_version != TEMPLATE_VERSION,
+        upgrade_available,
+        release,
+    })
+}
+
+/// The images that a spec names, the others from `otherwise`.
+fn named(spec: &ReplicatedDBSpec, otherwise: &Images) -> Images {
+    let pick = |image: &Option<String>, otherwise: &String| image.clone().unwrap_or_else(|| otherwise.clone());
+    Images {
+        zookeeper: pick(&spec.zookeeper.image, &otherwise.zookeeper),
+        cassandra: pick(&spec.cassandra.image, &otherwise.cassandra),
+        replica: pick(&spec.replica.image, &otherwise.replica),
+    }
+}
+
+impl Validated {
+    /// Pods of a tier.
+    pub fn size(&self, tier: Tier) -> i32 {
+        match tier {
+            Tier::ZooKeeper => self.spec.zookeeper.size,
+            Tier::Cassandra | Tier::Replica => self.spec.replicas,
+        }
+    }
+
+    /// Image of a tier.
+    pub fn image(&self, tier: Tier) -> &str {
+        match tier {
+            Tier::ZooKeeper => &self.images.zookeeper,
+            Tier::Cassandra => &self.images.cassandra,
+            Tier::Replica => &self.images.replica,
+        }
+    }
+
+    /// Volumes of a tier, where it has any.
+    pub fn storage(&self, tier: Tier) -> Option<&crate::crd::Storage> {
+        match tier {
+            Tier::ZooKeeper => Some(&self.spec.zookeeper.storage),
+            Tier::Cassandra => Some(&self.spec.cassandra.storage),
+            Tier::Replica => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{crd::ReplicatedDBStatus, testing};
+
+    fn images(tag: &str) -> Images {
+        Images { zookeeper: format!("z:{tag}"), cassandra: format!("c:{tag}"), replica: format!("r:{tag}") }
+    }
+
+    fn recorded(rdb: &mut ReplicatedDB, release: Release) {
+        rdb.status = Some(ReplicatedDBStatus { release: Some(release), ..Default::default() });
+    }
+
+    #[test]
+    fn a_new_operator_changes_no_image() {
+        let mut rdb = testing::resource("orders");
+        let first = validate(&rdb, &images("1")).unwrap();
+        assert_eq!((first.images.clone(), first.upgrade_available, first.hold_templates), (images("1"), false, false));
+        recorded(&mut rdb, first.release);
+        let second = validate(&rdb, &images("2")).unwrap();
+        assert_eq!((second.images.clone(), second.upgrade_available), (images("1"), true));
+        // the spec changes: still the recorded ones, but for the one that it names
+        rdb.spec.replica.image = Some("mine:7".into());
+        rdb.spec.replicas = 5;
+        let third = validate(&rdb, &images("2")).unwrap();
+        assert_eq!(third.images, Images { replica: "mine:7".into(), ..images("1") });
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_a_new_value() {
+        let mut rdb = testing::resource("orders");
+        recorded(&mut rdb, Release { images: images("1"), template_version: 0, upgrade: None });
+        let held = validate(&rdb, &images("2")).unwrap();
+        assert!(held.hold_templates && held.upgrade_available);
+        rdb.annotations_mut().insert(ANNOTATION_UPGRADE.into(), "now".into());
+        let upgraded = validate(&rdb, &images("2")).unwrap();
+        assert_eq!((upgraded.images.clone(), upgraded.hold_templates), (images("2"), false));
+        recorded(&mut rdb, upgraded.release);
+        assert_eq!(validate(&rdb, &images("3")).unwrap().images, images("2"), "the same value asks once");
+        rdb.annotations_mut().clear();
+        assert_eq!(validate(&rdb, &images("3")).unwrap().images, images("2"), "taking it away asks for nothing");
+    }
+}
