@@ -1,0 +1,128 @@
+//! The admin interface of a replica, over HTTP: probes, state, metrics, digests, restore points.
+//!
+//! | | |
+//! |---|---|
+//! | `GET /livez` | 200 while the process works |
+//! | `GET /readyz` | 200 only while clients are served (I5), otherwise 503 with the reason |
+//! | `GET /status` | [`Status`] as JSON |
+//! | `GET /metrics` | OpenMetrics |
+//! | `POST /digest` | orders a digest record and gives this replica's [`Digest`] |
+//! | `GET /digest/{index}` | this replica's digest of that record; 404 until it has it |
+//! | `POST /restore-point` | takes a restore point now and gives its index |
+
+use std::{future::Future, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    frontend::Core,
+    replica::{Digest, ProposeError, ReplicaHandle, Serving, Status},
+};
+
+/// What the admin interface needs of the replica.
+pub trait Admin: Core {
+    /// Its state.
+    fn status(&self) -> Status;
+    /// Orders a digest record; gives the digests at its index, of this replica.
+    fn digest(&self) -> impl Future<Output = Result<Digest, ProposeError>> + Send;
+    /// The digests of the record at `index`, if they are computed and still kept.
+    fn digest_at(&self, index: u64) -> Option<Digest>;
+    /// Takes a restore point now; gives its index.
+    fn restore_point(&self) -> impl Future<Output = Result<u64, String>> + Send;
+}
+
+impl Admin for ReplicaHandle {
+    fn status(&self) -> Status {
+        ReplicaHandle::status(self)
+    }
+
+    async fn digest(&self) -> Result<Digest, ProposeError> {
+        ReplicaHandle::digest(self).await
+    }
+
+    fn digest_at(&self, index: u64) -> Option<Digest> {
+        ReplicaHandle::digest_at(self, index)
+    }
+
+    async fn restore_point(&self) -> Result<u64, String> {
+        ReplicaHandle::restore_point(self).await
+    }
+}
+
+/// The answer to `POST /restore-point`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePoint {
+    /// The state that it holds: every record up to this index.
+    pub index: u64,
+}
+
+struct Shared<A> {
+    replica: A,
+    metrics: Registry,
+}
+
+/// The routes.
+pub fn router<A: Admin>(replica: A, metrics: Registry) -> Router {
+    let shared = Arc::new(Shared { replica, metrics });
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(ready::<A>))
+        .route("/status", get(status::<A>))
+        .route("/metrics", get(show_metrics::<A>))
+        .route("/digest", post(digest::<A>))
+        .route("/digest/{index}", get(digest_at::<A>))
+        .route("/restore-point", post(restore_point::<A>))
+        .with_state(shared)
+}
+
+async fn ready<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Response {
+    let serving = shared.replica.serving().borrow().clone();
+    match serving {
+        Serving::Yes { .. } => (StatusCode::OK, "ok\n").into_response(),
+        Serving::No { reason } => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+async fn status<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Json<Status> {
+    Json(shared.replica.status())
+}
+
+async fn show_metrics<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Response {
+    let mut text = String::new();
+    match encode(&mut text, &shared.metrics) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn digest<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Response {
+    match shared.replica.digest().await {
+        Ok(digest) => Json(digest).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn digest_at<A: Admin>(State(shared): State<Arc<Shared<A>>>, Path(index): Path<u64>) -> Response {
+    match shared.replica.digest_at(index) {
+        Some(digest) => Json(digest).into_response(),
+        None => (StatusCode::NOT_FOUND, format!("no digest at index {index}\n")).into_response(),
+    }
+}
+
+async fn restore_point<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Response {
+    match shared.replica.restore_point().await {
+        Ok(index) => Json(RestorePoint { index }).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}

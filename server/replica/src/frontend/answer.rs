@@ -1,0 +1,98 @@
+//! Answers that the front end makes itself.
+
+use bytes::Bytes;
+use replicateddb_cql::{
+    Consistency,
+    frame::{Envelope, Opcode},
+    response::{self, ErrorCode, ErrorDetail},
+};
+
+use crate::replica::ProposeError;
+
+/// The client's versions of CQL that STARTUP may name. Only the major version has ever meant anything.
+pub const CQL_VERSION: &str = "3.4.7";
+
+/// An ERROR without further fields.
+pub fn error(stream: i16, code: ErrorCode, message: &str) -> Envelope {
+    Envelope::response(stream, Opcode::Error, response::error_text(code, message))
+}
+
+/// An ERROR from its body.
+pub fn error_body(stream: i16, body: Bytes) -> Envelope {
+    Envelope::response(stream, Opcode::Error, body)
+}
+
+/// The prepared statement is not known here: drivers prepare it again and repeat.
+pub fn unprepared(stream: i16, id: Bytes) -> Envelope {
+    let message = "Prepared query with this id not found (it may have been prepared on another replica, or evicted); \
+                   prepare it again";
+    error_body(stream, response::error(message, &ErrorDetail::Unprepared(id)))
+}
+
+/// What this server supports: one protocol version, no compression.
+pub fn supported(stream: i16) -> Envelope {
+    let options: [(&str, &[&str]); 3] =
+        [("CQL_VERSION", &[CQL_VERSION]), ("COMPRESSION", &[]), ("PROTOCOL_VERSIONS", &["4/v4"])];
+    Envelope::response(stream, Opcode::Supported, response::supported(&options))
+}
+
+/// Why a write was not acknowledged, in the terms that drivers act on: what was certainly not written may be tried
+/// elsewhere, what may have been written is a write time-out of type SIMPLE (BATCH_LOG would be repeated by drivers).
+pub fn write_error(error: &ProposeError, consistency: Consistency) -> Bytes {
+    let message = error.to_string();
+    let detail = match error {
+        ProposeError::Overloaded => ErrorDetail::Plain(ErrorCode::Overloaded),
+        ProposeError::TooLarge { .. } => ErrorDetail::Plain(ErrorCode::Invalid),
+        ProposeError::Unavailable { maybe_written: true, .. }
+        | ProposeError::NotServing { maybe_written: true, .. } => {
+            ErrorDetail::WriteTimeout { consistency, received: 0, required: 1, write_type: "SIMPLE" }
+        }
+        ProposeError::Unavailable { .. } => ErrorDetail::Unavailable { consistency, required: 1, alive: 0 },
+        ProposeError::NotServing { .. } => ErrorDetail::Plain(ErrorCode::Bootstrapping),
+    };
+    response::error(&message, &detail)
+}
+
+/// Why a linearizable read could not be made. Nothing is written by a read, so any replica may be tried.
+pub fn read_error(error: &ProposeError, consistency: Consistency) -> Bytes {
+    let detail = match error {
+        ProposeError::Overloaded => ErrorDetail::Plain(ErrorCode::Overloaded),
+        ProposeError::NotServing { .. } => ErrorDetail::Plain(ErrorCode::Bootstrapping),
+        ProposeError::TooLarge { .. } => ErrorDetail::Plain(ErrorCode::Server),
+        ProposeError::Unavailable { .. } => ErrorDetail::Unavailable { consistency, required: 1, alive: 0 },
+    };
+    response::error(&format!("a linearizable read is not possible now: {error}"), &detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replicateddb_cql::response::parse_error;
+
+    fn code(body: &Bytes) -> ErrorCode {
+        parse_error(body).expect("an ERROR").kind().expect("a known code")
+    }
+
+    #[test]
+    fn what_may_be_written_is_a_simple_write_timeout() {
+        for error in [
+            ProposeError::Unavailable { reason: "log away".into(), maybe_written: true },
+            ProposeError::NotServing { reason: "stopping".into(), maybe_written: true },
+        ] {
+            let body = write_error(&error, Consistency::Quorum);
+            assert_eq!(code(&body), ErrorCode::WriteTimeout);
+            assert!(body.ends_with(b"\0\x06SIMPLE"), "drivers repeat a BATCH_LOG time-out by themselves");
+        }
+    }
+
+    #[test]
+    fn what_was_not_written_may_be_tried_elsewhere() {
+        let away = ProposeError::Unavailable { reason: "log away".into(), maybe_written: false };
+        assert_eq!(code(&write_error(&away, Consistency::One)), ErrorCode::Unavailable);
+        assert_eq!(code(&write_error(&ProposeError::Overloaded, Consistency::One)), ErrorCode::Overloaded);
+        let large = ProposeError::TooLarge { size: 9, limit: 8 };
+        let body = write_error(&large, Consistency::One);
+        assert_eq!(code(&body), ErrorCode::Invalid);
+        assert!(parse_error(&body).expect("an ERROR").message.contains("limit of 8 bytes"));
+    }
+}

@@ -1,0 +1,90 @@
+//! The front end's own questions to the local Cassandra: columns of a table, the rows of the system's tables.
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use replicateddb_cql::{
+    Consistency, ProtocolError,
+    frame::{Codec, Envelope, FrameError, Opcode},
+    request::{self, Params, Values},
+    response::{self, ResultBody, Rows},
+};
+use tokio::{net::TcpStream, sync::Mutex, time::timeout};
+use tokio_util::codec::Framed;
+
+use super::limits::CONTROL_TIMEOUT;
+use crate::backend;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The local Cassandra can't be reached, or is another generation than the one served.
+    #[error("the local Cassandra can't be asked: {0}")]
+    Backend(#[from] backend::BackendError),
+    /// The connection broke.
+    #[error("the local Cassandra did not answer: {0}")]
+    Frame(#[from] FrameError),
+    /// The connection ended.
+    #[error("the local Cassandra closed the connection")]
+    Closed,
+    /// No answer in time.
+    #[error("the local Cassandra did not answer within {CONTROL_TIMEOUT:?}")]
+    Timeout,
+    /// The answer can't be read.
+    #[error("the local Cassandra's answer can't be read: {0}")]
+    Protocol(#[from] ProtocolError),
+    /// The answer is an error, or is not rows.
+    #[error("the local Cassandra answered: {0}")]
+    Answer(String),
+}
+
+/// One connection to the served generation of the local Cassandra, opened when first needed. One question at a time.
+#[derive(Debug)]
+pub struct Control {
+    address: String,
+    generation: u64,
+    connection: Mutex<Option<Framed<TcpStream, Codec>>>,
+}
+
+impl Control {
+    /// For one generation of the backend at `address`.
+    pub fn new(address: String, generation: u64) -> Self {
+        Self { address, generation, connection: Mutex::new(None) }
+    }
+
+    /// Asks; the answer must be rows and fit one page.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; the connection is given up after any of them, the next question opens another.
+    pub async fn query(&self, text: &str, values: Values) -> Result<Rows, ControlError> {
+        let body = request::query(text, &Params::new(Consistency::One, values))?;
+        let mut slot = self.connection.lock().await;
+        // Taken while it is in use: a question that is given up half-way leaves no connection with a stray answer.
+        let taken = slot.take();
+        let (connection, answer) =
+            timeout(CONTROL_TIMEOUT, self.ask(taken, body)).await.map_err(|_| ControlError::Timeout)??;
+        *slot = Some(connection);
+        let message = answer.message()?;
+        match answer.opcode {
+            Opcode::Result => match response::parse_result(&message)? {
+                ResultBody::Rows(rows) => Ok(rows),
+                other => Err(ControlError::Answer(format!("not rows, but {other:?}"))),
+            },
+            Opcode::Error => Err(ControlError::Answer(response::parse_error(&message)?.message)),
+            other => Err(ControlError::Answer(format!("an unexpected {other:?}"))),
+        }
+    }
+
+    async fn ask(
+        &self,
+        connection: Option<Framed<TcpStream, Codec>>,
+        body: Bytes,
+    ) -> Result<(Framed<TcpStream, Codec>, Envelope), ControlError> {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => backend::connect(&self.address, Some(self.generation)).await?,
+        };
+        connection.send(Envelope::request(0, Opcode::Query, body)).await?;
+        let answer = connection.next().await.ok_or(ControlError::Closed)??;
+        Ok((connection, answer))
+    }
+}

@@ -1,0 +1,43 @@
+//! What the front end needs of the replica behind it.
+
+use std::future::Future;
+
+use tokio::sync::{broadcast, watch};
+
+use crate::replica::{Outcome, ProposeError, ReplicaHandle, Request, SchemaEvent, SchemaVersion, Serving};
+
+/// The replica as sessions see it: [`crate::ReplicaHandle`], or a stand-in that fails on demand in tests.
+pub trait Core: Clone + Send + Sync + 'static {
+    /// Whether clients may be answered, and by which backend (I5).
+    fn serving(&self) -> watch::Receiver<Serving>;
+    /// Orders a request; completes when it is applied here. Bounded in time.
+    fn propose(&self, request: Request) -> impl Future<Output = Result<Outcome, ProposeError>> + Send;
+    /// Completes when everything acknowledged anywhere before the call is applied here; gives the index. Bounded.
+    fn barrier(&self) -> impl Future<Output = Result<u64, ProposeError>> + Send;
+    /// The version of the schema applied here.
+    fn schema(&self) -> watch::Receiver<SchemaVersion>;
+    /// Schema changes as they are applied here.
+    fn events(&self) -> broadcast::Receiver<SchemaEvent>;
+}
+
+impl Core for ReplicaHandle {
+    fn serving(&self) -> watch::Receiver<Serving> {
+        ReplicaHandle::serving(self)
+    }
+
+    async fn propose(&self, request: Request) -> Result<Outcome, ProposeError> {
+        ReplicaHandle::propose(self, request).await
+    }
+
+    async fn barrier(&self) -> Result<u64, ProposeError> {
+        ReplicaHandle::barrier(self).await
+    }
+
+    fn schema(&self) -> watch::Receiver<SchemaVersion> {
+        ReplicaHandle::schema(self)
+    }
+
+    fn events(&self) -> broadcast::Receiver<SchemaEvent> {
+        ReplicaHandle::events(self)
+    }
+}

@@ -1,0 +1,40 @@
+//! The named bounds of the front end (I7).
+
+use std::time::Duration;
+
+/// Client connections accepted at once, unless configured otherwise. Further ones are told OVERLOADED and closed.
+pub const DEFAULT_MAX_CLIENTS: usize = 2048;
+/// Requests of one client being executed at once; while so many are, no more are read from its socket.
+pub const MAX_IN_FLIGHT_PER_CLIENT: usize = 1024;
+/// Bytes of request bodies being executed for all clients together; while so many are, nothing more is taken up.
+pub const MAX_IN_FLIGHT_BYTES: usize = 256 * 1024 * 1024;
+/// Largest body of a client's message or of a backend's answer, bytes (Cassandra's own limit is 16 MiB, too).
+pub const MAX_BODY: usize = 16 * 1024 * 1024;
+/// Largest body of a backend's answer, bytes.
+pub const MAX_ANSWER: usize = 256 * 1024 * 1024;
+/// Messages queued for one socket.
+pub const SOCKET_QUEUE: usize = 128;
+/// Time a new connection has until STARTUP.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time a socket's peer may take to accept what is written; a client that doesn't read is closed.
+pub const SOCKET_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time requests in flight have to finish when the server stops.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time after which a listener that could not be opened is tried again.
+pub const LISTEN_RETRY: Duration = Duration::from_millis(500);
+/// Prepared statements remembered by the process.
+pub const PREPARED_ENTRIES: usize = 20_000;
+/// Bytes of text of prepared statements remembered by the process.
+pub const PREPARED_BYTES: usize = 64 * 1024 * 1024;
+/// Tables whose columns are remembered.
+pub const SCHEMA_TABLES: usize = 10_000;
+/// Time the local Cassandra has to answer a question of the front end's own.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer's answer about its state is used again.
+pub const PEER_CACHE: Duration = Duration::from_millis(20);
+/// Time a peer has to answer about its state.
+pub const PEER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time that the acknowledgement of a schema change waits for the other live replicas to apply it.
+pub const SCHEMA_CHANGE_WAIT: Duration = Duration::from_secs(10);
+/// Time between two looks at the other replicas while a schema change waits for them.
+pub const SCHEMA_CHANGE_POLL: Duration = Duration::from_millis(25);

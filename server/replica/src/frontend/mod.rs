@@ -1,0 +1,33 @@
+//! The front end: CQL clients on one side, the order and the local Cassandra on the other.
+//!
+//! Each client connection has one connection to the local Cassandra. Reads, PREPARE and errors pass through byte for
+//! byte (but for the consistency level, which becomes ONE: the backend is one node); writes are put in the order and
+//! answered with the outcome of their execution here. What can't be replicated yet is refused ([`refuse`]).
+
+mod answer;
+mod control;
+mod core;
+mod events;
+pub mod limits;
+mod listener;
+mod metrics;
+mod peers;
+mod plan;
+mod prepared;
+mod refuse;
+mod relay;
+mod schema;
+mod select;
+mod service;
+mod session;
+mod socket;
+mod tokens;
+mod topology;
+mod write;
+
+pub use self::core::Core;
+pub use listener::{Config, Frontend};
+pub use metrics::Metrics;
+pub use peers::{PeerState, Peers};
+pub use tokens::tokens;
+pub use topology::Identity;

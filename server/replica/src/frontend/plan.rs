@@ -1,0 +1,167 @@
+//! What to do with a statement, decided from its text alone. Pure.
+
+use std::sync::Arc;
+
+use replicateddb_cql::{
+    Consistency,
+    frame::Envelope,
+    response::ErrorCode,
+    statement::{Ident, Kind, Object, Statement, classify, is_system_keyspace},
+};
+
+use super::{answer, refuse, select::Select, topology::Table};
+use crate::replica::RequestKind;
+
+/// What to do with a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// It reads: relay it.
+    Relay {
+        /// It reads what belongs to this node alone (the system's keyspaces): no level makes it wait.
+        local: bool,
+    },
+    /// It reads a topology table: answer it here.
+    Topology(Arc<Select>),
+    /// It sets the session's keyspace: relay it and take note.
+    Use,
+    /// It writes: order it.
+    Write(Box<WritePlan>),
+    /// It must not be executed.
+    Refuse(Refusal),
+    /// It is not understood: only to be prepared, for the error that Cassandra gives.
+    Unknown,
+}
+
+/// A statement to be ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WritePlan {
+    /// What kind of record it becomes.
+    pub kind: RequestKind,
+    /// Its classification.
+    pub statement: Statement,
+}
+
+/// Why something is not executed, for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error's code, one without further fields.
+    pub code: ErrorCode,
+    /// Why, and what to do instead.
+    pub message: String,
+}
+
+impl Refusal {
+    /// INVALID with this message.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self { code: ErrorCode::Invalid, message: message.into() }
+    }
+
+    /// The answer on a stream.
+    pub fn answer(&self, stream: i16) -> Envelope {
+        answer::error(stream, self.code, &self.message)
+    }
+
+    /// A read at SERIAL or LOCAL_SERIAL.
+    pub fn serial_read() -> Self {
+        Self::invalid(
+            "ReplicatedDB does not offer reads at SERIAL or LOCAL_SERIAL yet; use QUORUM, which is linearizable here",
+        )
+    }
+
+    /// A read at ANY, in Cassandra's words.
+    pub fn any_read() -> Self {
+        Self::invalid("ANY ConsistencyLevel is only supported for writes")
+    }
+
+    /// A write at SERIAL or LOCAL_SERIAL.
+    pub fn serial_write(level: Consistency) -> Self {
+        Self::invalid(format!("{level} is not supported as a level of writes; every level orders a write the same way"))
+    }
+}
+
+/// Decides about a statement in a session that uses `keyspace`.
+pub fn plan(text: &str, keyspace: Option<&str>) -> Plan {
+    let statement = classify(text);
+    let named = statement.keyspace.as_ref().map(Ident::as_str).or(keyspace);
+    let kind = match statement.kind {
+        Kind::Select => return select(text, &statement, named),
+        Kind::Describe | Kind::List => return Plan::Relay { local: true },
+        Kind::Use => return Plan::Use,
+        Kind::Other => return Plan::Unknown,
+        Kind::Insert | Kind::Update | Kind::Delete | Kind::Batch(_) => RequestKind::Dml,
+        Kind::Ddl(..) | Kind::Role => RequestKind::Ddl,
+        Kind::Truncate => RequestKind::Truncate,
+    };
+    match refuse::by_text(text, &statement, keyspace) {
+        Some(refusal) => Plan::Refuse(refusal),
+        None => Plan::Write(Box::new(WritePlan { kind, statement })),
+    }
+}
+
+fn select(text: &str, statement: &Statement, keyspace: Option<&str>) -> Plan {
+    let table = statement.table.as_ref().map(Ident::as_str);
+    if let (Some("system"), Some(table)) = (keyspace, table.and_then(Table::of)) {
+        return match Select::parse(text, table) {
+            Ok(select) => Plan::Topology(Arc::new(select)),
+            Err(message) => Plan::Refuse(Refusal::invalid(message)),
+        };
+    }
+    Plan::Relay { local: keyspace.is_some_and(is_system_keyspace) }
+}
+
+/// Whether a DDL statement is about a trigger.
+pub(super) fn is_trigger(kind: Kind) -> bool {
+    matches!(kind, Kind::Ddl(_, Object::Trigger))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_are_relayed_and_only_the_systems_are_local() {
+        assert_eq!(plan("SELECT * FROM a.t", None), Plan::Relay { local: false });
+        assert_eq!(plan("SELECT * FROM system_schema.tables", Some("a")), Plan::Relay { local: true });
+        assert_eq!(plan("SELECT * FROM tables", Some("system_schema")), Plan::Relay { local: true });
+        assert_eq!(plan("SELECT * FROM local", Some("a")), Plan::Relay { local: false });
+        assert_eq!(plan("DESCRIBE KEYSPACES", None), Plan::Relay { local: true });
+        assert_eq!(plan("LIST ROLES", None), Plan::Relay { local: true });
+        assert_eq!(plan("USE a", None), Plan::Use);
+    }
+
+    #[test]
+    fn topology_tables_are_answered_here_however_they_are_named() {
+        for (text, keyspace) in [
+            ("SELECT * FROM system.local", None),
+            ("select key from SYSTEM . Peers", None),
+            ("SELECT * FROM peers_v2", Some("system")),
+            ("SELECT * FROM \"system\".\"local\" WHERE key = 'local'", Some("a")),
+        ] {
+            assert!(matches!(plan(text, keyspace), Plan::Topology(_)), "{text}");
+        }
+        assert!(matches!(plan("SELECT JSON * FROM system.local", None), Plan::Refuse(_)));
+    }
+
+    #[test]
+    fn writes_are_ordered() {
+        for (text, kind) in [
+            ("INSERT INTO a.t (k) VALUES (1)", RequestKind::Dml),
+            ("BEGIN UNLOGGED BATCH INSERT INTO a.t (k) VALUES (1); APPLY BATCH", RequestKind::Dml),
+            ("CREATE TABLE a.t (k int PRIMARY KEY)", RequestKind::Ddl),
+            ("DROP KEYSPACE IF EXISTS a", RequestKind::Ddl),
+            ("TRUNCATE a.t", RequestKind::Truncate),
+        ] {
+            match plan(text, None) {
+                Plan::Write(write) => assert_eq!(write.kind, kind, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_executed() {
+        for text in ["", "SHOW VERSION", "INSRET INTO a.t (k) VALUES (1)", "\u{0}", "/* no end"] {
+            assert_eq!(plan(text, None), Plan::Unknown, "{text}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What the process remembers of prepared statements.
+//!
+//! A prepared id is the digest of keyspace and text, the same on every connection and every replica, so one cache
+//! serves all sessions. An id that isn't there is answered UNPREPARED, and drivers prepare again.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+
+use super::plan::Plan;
+
+/// A statement that the local Cassandra has prepared.
+#[derive(Debug)]
+pub struct Prepared {
+    /// As the client sent it.
+    pub text: String,
+    /// The session's keyspace when it was prepared; unqualified names belong to it for ever.
+    pub keyspace: Option<String>,
+    /// What to do with it when it is executed.
+    pub plan: Plan,
+}
+
+/// A bounded cache: what was prepared longest ago goes first.
+#[derive(Debug)]
+pub struct PreparedCache {
+    max_entries: usize,
+    max_bytes: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_id: HashMap<Bytes, Arc<Prepared>>,
+    order: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl PreparedCache {
+    /// A cache of at most `max_entries` statements with texts of at most `max_bytes` bytes together.
+    pub fn new(max_entries: usize, max_bytes: usize) -> Self {
+        Self { max_entries, max_bytes, inner: Mutex::default() }
+    }
+
+    /// The statement of an id, if it is remembered.
+    pub fn get(&self, id: &[u8]) -> Option<Arc<Prepared>> {
+        self.lock().by_id.get(id).cloned()
+    }
+
+    /// Remembers a statement. The same id again replaces the old entry and keeps its place.
+    pub fn insert(&self, id: &[u8], prepared: Prepared) {
+        let id = Bytes::copy_from_slice(id);
+        let mut inner = self.lock();
+        inner.bytes += prepared.text.len();
+        if let Some(old) = inner.by_id.insert(id.clone(), Arc::new(prepared)) {
+            inner.bytes -= old.text.len();
+        } else {
+            inner.order.push_back(id);
+        }
+        while inner.order.len() > self.max_entries || inner.bytes > self.max_bytes {
+            let Some(oldest) = inner.order.pop_front() else { break };
+            if let Some(gone) = inner.by_id.remove(&oldest) {
+                inner.bytes -= gone.text.len();
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn len(cache: &PreparedCache) -> usize {
+        cache.lock().order.len()
+    }
+
+    fn statement(text: &str) -> Prepared {
+        Prepared { text: text.to_owned(), keyspace: None, plan: Plan::Relay { local: false } }
+    }
+
+    #[test]
+    fn i7_bounded_by_entries_and_by_bytes() {
+        let cache = PreparedCache::new(2, 1000);
+        for id in [b"a", b"b", b"c"] {
+            cache.insert(id, statement("x"));
+        }
+        assert!(cache.get(b"a").is_none() && cache.get(b"b").is_some() && cache.get(b"c").is_some());
+        assert_eq!(len(&cache), 2);
+
+        let cache = PreparedCache::new(100, 10);
+        cache.insert(b"a", statement("123456"));
+        cache.insert(b"b", statement("1234"));
+        assert_eq!(len(&cache), 2);
+        cache.insert(b"c", statement("1"));
+        assert!(cache.get(b"a").is_none());
+        cache.insert(b"d", statement(&"y".repeat(11)));
+        assert_eq!(len(&cache), 0);
+    }
+
+    #[test]
+    fn the_same_id_again_counts_once() {
+        let cache = PreparedCache::new(2, 10);
+        for _ in 0..20 {
+            cache.insert(b"a", statement("12345"));
+        }
+        assert_eq!(len(&cache), 1);
+        cache.insert(b"b", statement("12345"));
+        assert_eq!(len(&cache), 2);
+    }
+}

@@ -1,0 +1,210 @@
+//! What is refused: everything that could not be executed exactly the same, and exactly once, on every replica.
+
+use replicateddb_cql::statement::{
+    AttributeValue, Feature, Ident, Kind, Operation, OperationKind, Statement, is_system_keyspace,
+};
+
+use super::{
+    plan::{Refusal, is_trigger},
+    schema::{ColumnClass, TableColumns},
+};
+
+/// What the text of a write alone says against executing it, in a session that uses `keyspace`.
+pub fn by_text(text: &str, statement: &Statement, keyspace: Option<&str>) -> Option<Refusal> {
+    if is_trigger(statement.kind) {
+        return Some(Refusal::invalid(
+            "triggers are not supported: they run code of a node's own, which need not do the same on every replica",
+        ));
+    }
+    if let Some(system) = system_keyspace(statement, keyspace) {
+        return Some(Refusal::invalid(format!(
+            "the keyspace {system} belongs to Cassandra itself, one on each replica; it can be read, but not written"
+        )));
+    }
+    statement.features().iter().find_map(|feature| by_feature(text, feature))
+}
+
+/// The keyspace of Cassandra's own that the statement would write to.
+fn system_keyspace(statement: &Statement, session: Option<&str>) -> Option<String> {
+    let named = |statement: &Statement| {
+        let keyspace = statement.keyspace.as_ref().map(Ident::as_str).or(session)?;
+        is_system_keyspace(keyspace).then(|| keyspace.to_owned())
+    };
+    match statement.kind {
+        Kind::Role => None,
+        _ => statement.each().find_map(named),
+    }
+}
+
+fn by_feature(text: &str, feature: &Feature) -> Option<Refusal> {
+    match feature {
+        Feature::Role => Some(Refusal::invalid(
+            "roles and permissions are not replicated yet, and every client may do everything; restrict who reaches the \
+             CQL port instead",
+        )),
+        Feature::CounterBatch | Feature::CounterColumn(_) => Some(Refusal::invalid(
+            "counters are not supported yet: an increment that is repeated after a failure would count twice; use a bigint \
+             column, or rows that are counted",
+        )),
+        Feature::Conditional(_) => Some(Refusal::invalid(
+            "conditional writes (IF ...) are not supported yet; plain writes are in one order for all clients, and a read \
+             at QUORUM sees every write acknowledged before it",
+        )),
+        Feature::TimeToLive(attribute) if attribute.value == AttributeValue::Integer(0) => None,
+        Feature::TimeToLive(attribute) => Some(Refusal::invalid(format!(
+            "USING {} is not supported yet: replicas would let data expire at different moments; delete it instead",
+            attribute.span.of(text)
+        ))),
+        Feature::DefaultTimeToLive(option) if option.integer == Some(0) => None,
+        Feature::DefaultTimeToLive(_) => Some(Refusal::invalid(
+            "default_time_to_live is not supported yet: replicas would let data expire at different moments; leave it out, \
+             or at 0",
+        )),
+        // A timestamp in the text stands. Whether an operation is harmless, the column's type tells: see `by_columns`.
+        Feature::Timestamp(_) | Feature::Operation(_) => None,
+    }
+}
+
+/// What a table's columns say about a write to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Execute it.
+    Execute {
+        /// Executing it twice gives the same as once.
+        repeatable: bool,
+    },
+    /// Don't.
+    Refuse(Refusal),
+    /// It names a column that is not known here.
+    UnknownColumn(String),
+}
+
+/// Judges one INSERT, UPDATE or DELETE by the columns of its table.
+pub fn by_columns(text: &str, statement: &Statement, columns: &TableColumns) -> Verdict {
+    if columns.any(ColumnClass::Counter) {
+        return Verdict::Refuse(Refusal::invalid(
+            "counters are not supported yet: an increment that is repeated after a failure would count twice",
+        ));
+    }
+    for operation in &statement.operations {
+        match columns.class(operation.column.as_str()) {
+            None => return Verdict::UnknownColumn(operation.column.to_string()),
+            Some(ColumnClass::List) => return Verdict::Refuse(list_operation(text, operation)),
+            Some(ColumnClass::Counter | ColumnClass::Plain) => {}
+        }
+    }
+    // Overwriting a list writes cells with names made up at execution: done twice, both copies stay.
+    let repeatable = statement.kind == Kind::Delete || !columns.any(ColumnClass::List);
+    Verdict::Execute { repeatable }
+}
+
+fn list_operation(text: &str, operation: &Operation) -> Refusal {
+    let what = match operation.kind {
+        OperationKind::Add => "appending to a list",
+        OperationKind::Prepend => "prepending to a list",
+        OperationKind::Subtract => "removing values from a list",
+        OperationKind::SetElement => "setting an element of a list",
+        OperationKind::DeleteElement => "deleting an element of a list",
+    };
+    Refusal::invalid(format!(
+        "{what} is not supported yet (column {}, in `{}`): it is not repeatable after a failure; write the whole list, or \
+         use a set, a map or rows",
+        operation.column,
+        operation.span.of(text)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replicateddb_cql::statement::classify;
+
+    fn refused(text: &str) -> Option<String> {
+        by_text(text, &classify(text), None).map(|refusal| refusal.message)
+    }
+
+    #[test]
+    fn what_is_refused_by_its_text() {
+        for (text, why) in [
+            ("INSERT INTO a.t (k) VALUES (1) IF NOT EXISTS", "conditional"),
+            ("UPDATE a.t SET v = 1 WHERE k = 1 IF v = 2", "conditional"),
+            ("DELETE FROM a.t WHERE k = 1 IF EXISTS", "conditional"),
+            ("BEGIN BATCH UPDATE a.t SET v = 1 WHERE k = 1 IF v = 2; APPLY BATCH", "conditional"),
+            ("INSERT INTO a.t (k) VALUES (1) USING TTL 5", "USING TTL 5"),
+            ("UPDATE a.t USING TIMESTAMP 1 AND TTL ? SET v = 1 WHERE k = 1", "USING TTL ?"),
+            ("CREATE TABLE a.t (k int PRIMARY KEY) WITH default_time_to_live = 9", "default_time_to_live"),
+            ("ALTER TABLE a.t WITH comment = 'x' AND default_time_to_live = 9", "default_time_to_live"),
+            ("CREATE TABLE a.t (k int PRIMARY KEY, c counter)", "counters"),
+            ("BEGIN COUNTER BATCH UPDATE a.t SET c = c + 1 WHERE k = 1; APPLY BATCH", "counters"),
+            ("CREATE ROLE x", "roles"),
+            ("GRANT ALL ON KEYSPACE a TO x", "roles"),
+            ("DROP USER x", "roles"),
+            ("CREATE TRIGGER x ON a.t USING 'y'", "triggers"),
+            ("INSERT INTO system_auth.roles (role) VALUES ('x')", "belongs to Cassandra"),
+            ("DROP KEYSPACE system_traces", "belongs to Cassandra"),
+            ("TRUNCATE system.peers", "belongs to Cassandra"),
+            (
+                "BEGIN BATCH INSERT INTO a.t (k) VALUES (1); DELETE FROM system.peers WHERE peer = '::1'; APPLY BATCH",
+                "belongs",
+            ),
+        ] {
+            let message = refused(text).unwrap_or_else(|| panic!("not refused: {text}"));
+            assert!(message.contains(why), "{text}: {message}");
+        }
+        let unqualified = "INSERT INTO roles (role) VALUES ('x')";
+        assert!(by_text(unqualified, &classify(unqualified), Some("system_auth")).is_some());
+    }
+
+    #[test]
+    fn what_is_not_refused_by_its_text() {
+        for text in [
+            "INSERT INTO a.t (k) VALUES (1)",
+            "INSERT INTO a.t (k) VALUES (1) USING TIMESTAMP 5",
+            "INSERT INTO a.t (k) VALUES (1) USING TTL 0",
+            "CREATE TABLE IF NOT EXISTS a.t (k int PRIMARY KEY, counter int) WITH default_time_to_live = 0",
+            "CREATE KEYSPACE a WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}",
+            "UPDATE a.t SET s = s + {1}, m['x'] = 2 WHERE k = 1",
+            "BEGIN BATCH INSERT INTO a.t (k) VALUES (1); DELETE FROM a.t WHERE k = 2; APPLY BATCH",
+            "TRUNCATE a.t",
+            "DROP TABLE IF EXISTS a.t",
+        ] {
+            assert_eq!(refused(text), None, "{text}");
+        }
+    }
+
+    fn judge(text: &str) -> Verdict {
+        let columns = TableColumns::new([
+            ("k".to_owned(), ColumnClass::Plain),
+            ("s".to_owned(), ColumnClass::Plain),
+            ("l".to_owned(), ColumnClass::List),
+        ]);
+        by_columns(text, &classify(text), &columns)
+    }
+
+    #[test]
+    fn lists_may_be_written_whole_but_not_in_part() {
+        for text in [
+            "UPDATE a.t SET l = l + [1] WHERE k = 1",
+            "UPDATE a.t SET l += ? WHERE k = 1",
+            "UPDATE a.t SET l = [1] + l WHERE k = 1",
+            "UPDATE a.t SET l = l - [1] WHERE k = 1",
+            "UPDATE a.t SET l[0] = 1 WHERE k = 1",
+            "DELETE l[0] FROM a.t WHERE k = 1",
+        ] {
+            assert!(matches!(judge(text), Verdict::Refuse(_)), "{text}");
+        }
+        assert_eq!(judge("INSERT INTO a.t (k, l) VALUES (1, [2])"), Verdict::Execute { repeatable: false });
+        assert_eq!(judge("DELETE l FROM a.t WHERE k = 1"), Verdict::Execute { repeatable: true });
+        assert_eq!(judge("UPDATE a.t SET s = s + {1} WHERE k = 1"), Verdict::Execute { repeatable: false });
+        assert_eq!(judge("UPDATE a.t SET x = x + {1} WHERE k = 1"), Verdict::UnknownColumn("x".into()));
+    }
+
+    #[test]
+    fn counters_are_refused_by_type() {
+        let text = "UPDATE a.t SET c = c + 1 WHERE k = 1";
+        let columns = TableColumns::new([("c".to_owned(), ColumnClass::Counter)]);
+        assert!(matches!(by_columns(text, &classify(text), &columns), Verdict::Refuse(_)));
+        let columns = TableColumns::new([("c".to_owned(), ColumnClass::Plain)]);
+        assert_eq!(by_columns(text, &classify(text), &columns), Verdict::Execute { repeatable: true });
+    }
+}

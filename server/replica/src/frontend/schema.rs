@@ -1,0 +1,139 @@
+//! The column types of tables, as far as refusing depends on them: read from the local Cassandra, kept until the schema
+//! changes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use replicateddb_cql::{
+    request::Values,
+    response::{Rows, cell},
+    wire::Value,
+};
+
+use super::{
+    control::{Control, ControlError},
+    limits::SCHEMA_TABLES,
+};
+use crate::replica::SchemaVersion;
+
+const COLUMNS: &str = "SELECT column_name, type FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
+
+/// What matters of a column's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnClass {
+    /// A list that is not frozen: appends, and even overwriting it, make cells that are different each time.
+    List,
+    /// A counter.
+    Counter,
+    /// Everything else.
+    Plain,
+}
+
+impl ColumnClass {
+    /// Of a type as `system_schema.columns` writes it.
+    fn of(kind: &str) -> Self {
+        let kind = kind.trim().to_ascii_lowercase();
+        if kind.starts_with("list<") {
+            Self::List
+        } else if kind == "counter" {
+            Self::Counter
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+/// The columns of a table by name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct TableColumns {
+    columns: HashMap<String, ColumnClass>,
+}
+
+impl TableColumns {
+    /// From names and classes.
+    pub fn new(columns: impl IntoIterator<Item = (String, ColumnClass)>) -> Self {
+        Self { columns: columns.into_iter().collect() }
+    }
+
+    /// The class of a column, if there is such a column.
+    pub fn class(&self, column: &str) -> Option<ColumnClass> {
+        self.columns.get(column).copied()
+    }
+
+    /// Whether any column is of this class.
+    pub fn any(&self, class: ColumnClass) -> bool {
+        self.columns.values().any(|known| *known == class)
+    }
+
+    fn from_rows(rows: &Rows) -> Self {
+        let text = |cell: Option<&Option<bytes::Bytes>>| Some(cell::as_text(cell?.as_ref()?)?.to_owned());
+        Self::new(rows.rows.iter().filter_map(|row| Some((text(row.first())?, ColumnClass::of(&text(row.get(1))?)))))
+    }
+}
+
+/// A bounded cache of tables' columns. An entry holds for the schema version it was read under.
+#[derive(Debug, Default)]
+pub struct SchemaCache {
+    tables: Mutex<HashMap<(String, String), (SchemaVersion, Arc<TableColumns>)>>,
+}
+
+impl SchemaCache {
+    /// The columns of a table; `None` if it does not exist here.
+    ///
+    /// `version` is the schema version applied here, read by the caller before: if the schema changes while the question
+    /// is under way, the entry is already out of date when it is stored, never the reverse.
+    ///
+    /// # Errors
+    /// The local Cassandra does not answer.
+    pub async fn columns(
+        &self,
+        control: &Control,
+        version: SchemaVersion,
+        keyspace: &str,
+        table: &str,
+    ) -> Result<Option<Arc<TableColumns>>, ControlError> {
+        let key = (keyspace.to_owned(), table.to_owned());
+        if let Some((at, columns)) = self.lock().get(&key)
+            && *at == version
+        {
+            return Ok(Some(columns.clone()));
+        }
+        let names = [keyspace, table].map(|name| Value::Bytes(cell::text(name)));
+        let rows = control.query(COLUMNS, Values::positional(&names)?).await?;
+        let columns = Arc::new(TableColumns::from_rows(&rows));
+        if columns.columns.is_empty() {
+            return Ok(None);
+        }
+        let mut tables = self.lock();
+        if tables.len() >= SCHEMA_TABLES {
+            tables.clear();
+        }
+        tables.insert(key, (version, columns.clone()));
+        Ok(Some(columns))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), (SchemaVersion, Arc<TableColumns>)>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_of_types() {
+        for (kind, class) in [
+            ("list<int>", ColumnClass::List),
+            ("frozen<list<int>>", ColumnClass::Plain),
+            ("map<text, frozen<list<int>>>", ColumnClass::Plain),
+            ("set<text>", ColumnClass::Plain),
+            ("counter", ColumnClass::Counter),
+            ("text", ColumnClass::Plain),
+        ] {
+            assert_eq!(ColumnClass::of(kind), class, "{kind}");
+        }
+    }
+}

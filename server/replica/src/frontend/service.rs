@@ -1,0 +1,174 @@
+//! What the sessions of one serving period share, and the work they wait for.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use replicateddb_cql::{
+    Consistency,
+    frame::{Envelope, Opcode},
+    request::Values,
+    response::{self, ErrorCode},
+    statement::{Ident, Statement},
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    answer,
+    control::{Control, ControlError},
+    core::Core,
+    limits::SCHEMA_CHANGE_WAIT,
+    metrics::Metrics,
+    peers::Peers,
+    plan::Refusal,
+    prepared::PreparedCache,
+    refuse::{self, Verdict},
+    schema::SchemaCache,
+    select::Select,
+    topology::Topology,
+    write::Write,
+};
+use crate::replica::Outcome;
+
+/// Shared by the sessions on one generation of the backend.
+pub struct Service<C> {
+    /// The replica.
+    pub core: C,
+    /// `host:port` of the local Cassandra.
+    pub backend: String,
+    /// Its generation; another one must not be used.
+    pub generation: u64,
+    /// The front end's own questions to it.
+    pub control: Control,
+    /// Prepared statements of the process.
+    pub prepared: Arc<PreparedCache>,
+    /// Columns of tables.
+    pub schema: SchemaCache,
+    /// The topology tables.
+    pub topology: Topology,
+    /// The other replicas.
+    pub peers: Arc<Peers>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Bytes of request bodies that may be in flight.
+    pub budget: Arc<Semaphore>,
+}
+
+impl<C: Core> Service<C> {
+    /// Answers a SELECT on a topology table.
+    pub async fn topology(&self, stream: i16, select: &Select, values: &Values) -> Envelope {
+        let version = *self.core.schema().borrow();
+        let all = match self.topology.rows(select.table, &self.control, version).await {
+            Ok(all) => all,
+            Err(error) => return answer::error(stream, ErrorCode::Server, &error.to_string()),
+        };
+        let evaluated = select.evaluate(all, values);
+        match evaluated.and_then(|rows| response::rows(&rows, false).map_err(|error| error.to_string())) {
+            Ok(body) => Envelope::response(stream, Opcode::Result, body),
+            Err(message) => answer::error(stream, ErrorCode::Invalid, &message),
+        }
+    }
+
+    /// Orders a write and gives the answer to it, once it is applied here; a schema change, once the other live replicas
+    /// have applied it, too, or [`SCHEMA_CHANGE_WAIT`] has passed.
+    pub async fn write(&self, stream: i16, write: Write, consistency: Consistency) -> Envelope {
+        if write.parts().is_empty() {
+            return Envelope::response(stream, Opcode::Result, response::void());
+        }
+        match self.ordered(&write, consistency).await {
+            Err(body) => answer::error_body(stream, body),
+            Ok(outcome) => {
+                let opcode = Opcode::from_code(outcome.opcode).unwrap_or(Opcode::Error);
+                if write.changes_schema()
+                    && opcode == Opcode::Result
+                    && !self.peers.applied(outcome.index, SCHEMA_CHANGE_WAIT).await
+                {
+                    tracing::info!(
+                        index = outcome.index,
+                        "a schema change is acknowledged before all replicas have it"
+                    );
+                }
+                Envelope { flags: outcome.flags, ..Envelope::response(stream, opcode, outcome.body) }
+            }
+        }
+    }
+
+    /// The outcome, or the body of the ERROR that says why there is none.
+    async fn ordered(&self, write: &Write, consistency: Consistency) -> Result<Outcome, Bytes> {
+        let repeatable = self.repeatable(write, consistency).await?;
+        let request = write.request(repeatable, now_micros()).map_err(|refusal| body(&refusal))?;
+        self.core.propose(request).await.map_err(|error| answer::write_error(&error, consistency))
+    }
+
+    /// Whether the write may be repeated without a difference. The error refuses it.
+    async fn repeatable(&self, write: &Write, consistency: Consistency) -> Result<bool, Bytes> {
+        let mut all = true;
+        if !write.writes_rows() {
+            return Ok(all);
+        }
+        for part in write.parts() {
+            for statement in part.statement().into_iter().flat_map(Statement::each) {
+                let keyspace = statement.keyspace.as_ref().map(Ident::as_str).or(part.keyspace());
+                let (Some(keyspace), Some(table)) = (keyspace, &statement.table) else {
+                    // Cassandra will say what is missing.
+                    continue;
+                };
+                all &= self.judge(part.text(), statement, keyspace, table.as_str(), consistency).await?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// A table or column that isn't known here may have been created through another replica: looked up again after a
+    /// barrier, which makes the verdict true of a moment after the request was made (I4).
+    async fn judge(
+        &self,
+        text: &str,
+        statement: &Statement,
+        keyspace: &str,
+        table: &str,
+        consistency: Consistency,
+    ) -> Result<bool, Bytes> {
+        let mut caught_up = false;
+        loop {
+            let missing = match self.verdict(text, statement, keyspace, table).await {
+                Ok(Some(Verdict::Execute { repeatable })) => return Ok(repeatable),
+                Ok(Some(Verdict::Refuse(refusal))) => return Err(body(&refusal)),
+                Ok(Some(Verdict::UnknownColumn(column))) => {
+                    format!("Undefined column name {column} in table {keyspace}.{table}")
+                }
+                Ok(None) => format!("table {keyspace}.{table} does not exist"),
+                Err(error) => return Err(response::error_text(ErrorCode::Server, &error.to_string())),
+            };
+            if caught_up {
+                return Err(body(&Refusal::invalid(missing)));
+            }
+            self.core.barrier().await.map_err(|error| answer::read_error(&error, consistency))?;
+            caught_up = true;
+        }
+    }
+
+    async fn verdict(
+        &self,
+        text: &str,
+        statement: &Statement,
+        keyspace: &str,
+        table: &str,
+    ) -> Result<Option<Verdict>, ControlError> {
+        let version = *self.core.schema().borrow();
+        let columns = self.schema.columns(&self.control, version, keyspace, table).await?;
+        Ok(columns.map(|columns| refuse::by_columns(text, statement, &columns)))
+    }
+}
+
+fn body(refusal: &Refusal) -> Bytes {
+    response::error_text(refusal.code, &refusal.message)
+}
+
+/// Wall clock, µs since 1970.
+fn now_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,436 @@
+//! One client's connection: handshake, then requests until either side ends.
+//!
+//! A session belongs to one generation of the backend (I5): when the replica stops serving it, the session is dropped.
+//! Writes are answered after they are applied here, and the backend's connection is only read from after that, so a
+//! session's reads are never older than the writes it got an answer for.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use replicateddb_cql::{
+    Consistency,
+    frame::{Envelope, FrameError, Opcode},
+    request::{self, Values},
+    response::{self, ErrorCode},
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    answer,
+    core::Core,
+    events::{self, Interest},
+    limits::{DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, MAX_BODY, MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT, SOCKET_QUEUE},
+    metrics::{RequestClass, Ticket},
+    plan::{self, Plan, Refusal},
+    prepared::Prepared,
+    relay::{Expect, Relay, RelayError},
+    select::Select,
+    service::Service,
+    socket::{self, Reader},
+    write::{self, Write},
+};
+use crate::backend;
+
+/// Bytes of a client that are read and thrown away after a fatal error, so that closing the socket doesn't destroy the
+/// error that explains it.
+const LINGER_BYTES: u64 = 1024 * 1024;
+/// Time for the same.
+const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Whether sessions may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// Go on.
+    Open,
+    /// Finish what is in flight, then close.
+    Drain,
+    /// Close at once: nothing more may be answered (I5).
+    Now,
+}
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    /// The client left, or the server is stopping.
+    #[error("closed")]
+    Closed,
+    /// What the client sent can't be read on; it has been told.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The backend's side ended or can't be used.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+}
+
+/// Serves a client until it leaves, breaks the protocol, its backend ends, or `closing` says so.
+pub async fn serve<C: Core>(service: Arc<Service<C>>, socket: TcpStream, mut closing: watch::Receiver<Closing>) {
+    let mut stop = closing.clone();
+    let now = async move { stop.wait_for(|closing| *closing == Closing::Now).await.map(drop) };
+    tokio::select! {
+        _ = now => {}
+        () = run(service, socket, &mut closing) => {}
+    }
+}
+
+async fn run<C: Core>(service: Arc<Service<C>>, socket: TcpStream, closing: &mut watch::Receiver<Closing>) {
+    // Answers are small and someone waits for each: not to be held back for more.
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%error, "a client's socket takes no options");
+    }
+    let (mut reader, writer) = socket::client_halves(socket);
+    let (out, queue) = mpsc::channel(SOCKET_QUEUE);
+    let pump = AbortOnDropHandle::new(tokio::spawn(socket::pump(queue, writer)));
+    let end = converse(service, &mut reader, out, closing).await;
+    if let Err(End::Frame(error)) = &end {
+        tracing::debug!(%error, "a client's connection can't be read on");
+    }
+    // All senders are gone: the pump writes what is queued and closes.
+    let _ = timeout(DRAIN_TIMEOUT, pump).await;
+    if matches!(end, Err(End::Frame(_))) {
+        linger(reader).await;
+    }
+}
+
+async fn linger(reader: Reader) {
+    let mut rest = reader.into_inner().take(LINGER_BYTES);
+    let _ = timeout(LINGER_TIME, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+}
+
+async fn converse<C: Core>(
+    service: Arc<Service<C>>,
+    reader: &mut Reader,
+    out: mpsc::Sender<Envelope>,
+    closing: &mut watch::Receiver<Closing>,
+) -> Result<(), End> {
+    let stream = tokio::select! {
+        started = timeout(HANDSHAKE_TIMEOUT, handshake(reader, &out)) => started.map_err(|_| End::Closed)??,
+        _ = closing.wait_for(|closing| *closing != Closing::Open) => return Ok(()),
+    };
+    let backend = match backend::connect(&service.backend, Some(service.generation)).await {
+        Ok(backend) => backend,
+        Err(error) => {
+            tracing::warn!(%error, "no backend connection for a client");
+            let message = format!("this replica's Cassandra is not available: {error}");
+            let _ = out.send(answer::error(stream, ErrorCode::Bootstrapping, &message)).await;
+            return Ok(());
+        }
+    };
+    let _ = out.send(Envelope::response(stream, Opcode::Ready, response::ready())).await;
+    let (backend_reader, backend_writer) = socket::backend_halves(backend);
+    let (to_backend, backend_queue) = mpsc::channel(SOCKET_QUEUE);
+    let relay = Arc::new(Relay::new(to_backend, service.prepared.clone()));
+    let mut pipes = JoinSet::new();
+    pipes.spawn(async move { drop(socket::pump(backend_queue, backend_writer).await) });
+    pipes.spawn({
+        let (relay, out) = (relay.clone(), out.clone());
+        async move { relay.answers(backend_reader, out).await }
+    });
+    let mut session = Session { service, relay, out, tasks: JoinSet::new(), pipes, interest: None };
+    session.requests(reader, closing).await
+}
+
+/// Answers OPTIONS until STARTUP, and gives STARTUP's stream.
+async fn handshake(reader: &mut Reader, out: &mpsc::Sender<Envelope>) -> Result<i16, End> {
+    loop {
+        let envelope = readable(reader.next().await, out).await?;
+        let stream = envelope.stream;
+        let answer = match envelope.opcode {
+            Opcode::Options => answer::supported(stream),
+            Opcode::Startup => match startup(&envelope) {
+                Ok(()) => return Ok(stream),
+                Err(message) => answer::error(stream, ErrorCode::Protocol, &message),
+            },
+            other => {
+                let message = format!("Unexpected message {other:?}, expecting STARTUP or OPTIONS");
+                answer::error(stream, ErrorCode::Protocol, &message)
+            }
+        };
+        out.send(answer).await.map_err(|_| End::Closed)?;
+    }
+}
+
+fn startup(envelope: &Envelope) -> Result<(), String> {
+    let message = envelope.message().map_err(|error| error.to_string())?;
+    let startup = request::parse_startup(&message).map_err(|error| error.to_string())?;
+    let version = startup.option("CQL_VERSION").ok_or("Missing value CQL_VERSION in STARTUP message")?;
+    if !matches!(version.split('.').next(), Some("3" | "4")) {
+        return Err(format!("CQL version {version} is not supported (supported version: {})", answer::CQL_VERSION));
+    }
+    match startup.option("COMPRESSION") {
+        None | Some("") => Ok(()),
+        Some(name) => Err(format!("Unknown compression algorithm: {name} (none is supported)")),
+    }
+}
+
+/// What came from the socket, if it is a request; what can't be read is answered before the session ends.
+async fn readable(item: Option<Result<Envelope, FrameError>>, out: &mpsc::Sender<Envelope>) -> Result<Envelope, End> {
+    match item {
+        None => Err(End::Closed),
+        Some(Ok(envelope)) if envelope.stream >= 0 => Ok(envelope),
+        Some(Ok(envelope)) => {
+            let message = "Stream ids of requests must not be negative";
+            let _ = out.send(answer::error(envelope.stream, ErrorCode::Protocol, message)).await;
+            Err(End::Closed)
+        }
+        Some(Err(error)) => {
+            if let Some(stream) = error.stream() {
+                let _ = out.send(answer::error(stream, ErrorCode::Protocol, &error.to_string())).await;
+            }
+            Err(error.into())
+        }
+    }
+}
+
+struct Session<C> {
+    service: Arc<Service<C>>,
+    relay: Arc<Relay>,
+    out: mpsc::Sender<Envelope>,
+    /// Requests that wait for something; bounded by the permits of their tickets.
+    tasks: JoinSet<Result<(), End>>,
+    /// Tasks that live as long as the session: when one ends, so does the session.
+    pipes: JoinSet<()>,
+    interest: Option<watch::Sender<Interest>>,
+}
+
+impl<C: Core> Session<C> {
+    async fn requests(&mut self, reader: &mut Reader, closing: &mut watch::Receiver<Closing>) -> Result<(), End> {
+        let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT_PER_CLIENT));
+        loop {
+            let step = async {
+                // Nothing is lost when this is given up: the permit goes back, what was read stays in the reader.
+                let permit = in_flight.clone().acquire_owned().await.map_err(|_| End::Closed)?;
+                Ok::<_, End>((permit, reader.next().await))
+            };
+            let (permit, item) = tokio::select! {
+                step = step => step?,
+                _ = closing.wait_for(|closing| *closing != Closing::Open) => break,
+                _ = self.pipes.join_next() => return Err(End::Closed),
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(end)) => return Err(end),
+                    Err(_) => return Err(End::Closed),
+                },
+            };
+            let envelope = readable(item, &self.out).await?;
+            let size = u32::try_from(envelope.body.len().clamp(1, MAX_BODY)).unwrap_or(u32::MAX);
+            let budget = self.service.budget.clone().acquire_many_owned(size).await.map_err(|_| End::Closed)?;
+            let permits = vec![permit, budget];
+            let ticket = self.service.metrics.ticket(permits);
+            self.request(envelope, ticket).await?;
+        }
+        let all = u32::try_from(MAX_IN_FLIGHT_PER_CLIENT).unwrap_or(u32::MAX);
+        // Whether all are answered or the time is up: the connection closes.
+        let _ = timeout(DRAIN_TIMEOUT, in_flight.acquire_many(all)).await;
+        Ok(())
+    }
+
+    async fn request(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), End> {
+        let stream = envelope.stream;
+        let handled = match envelope.opcode {
+            Opcode::Query => self.query(envelope, ticket).await,
+            Opcode::Prepare => self.prepare(envelope, ticket).await,
+            Opcode::Execute => self.execute(envelope, ticket).await,
+            Opcode::Batch => self.batch(envelope, ticket).await,
+            Opcode::Options => self.answer(answer::supported(stream), ticket.class(RequestClass::Own)).await,
+            Opcode::Register => self.register(envelope, ticket).await,
+            other => Err(Stop::Refused(format!("Unexpected message {other:?} after STARTUP"))),
+        };
+        match handled {
+            Ok(()) => Ok(()),
+            Err(Stop::End(end)) => Err(end),
+            Err(Stop::Refused(message)) => {
+                let answer = answer::error(stream, ErrorCode::Protocol, &message);
+                self.out.send(answer).await.map_err(|_| End::Closed)
+            }
+        }
+    }
+
+    async fn query(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
+        let query = request::parse_query(&envelope.message()?)?;
+        let keyspace = self.relay.keyspace();
+        let plan = plan::plan(&query.text, keyspace.as_deref());
+        let bound = Bound { consistency: query.params.consistency, values: query.params.values };
+        let statement = Prepared { text: query.text, keyspace, plan };
+        self.carry_out(envelope, Arc::new(statement), bound, ticket).await
+    }
+
+    async fn prepare(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
+        let text = request::parse_prepare(&envelope.message()?)?.text;
+        let keyspace = self.relay.keyspace();
+        let plan = plan::plan(&text, keyspace.as_deref());
+        let expect = match plan {
+            Plan::Unknown => Expect::Verdict,
+            plan => Expect::Prepared(Prepared { text, keyspace, plan }),
+        };
+        self.relay.send(envelope, expect, ticket.class(RequestClass::Prepare)).await?;
+        Ok(())
+    }
+
+    async fn execute(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
+        let execute = request::parse_execute(&envelope.message()?)?;
+        let Some(statement) = self.service.prepared.get(&execute.id) else {
+            return self.answer(answer::unprepared(envelope.stream, execute.id), ticket).await;
+        };
+        let bound = Bound { consistency: execute.params.consistency, values: execute.params.values };
+        self.carry_out(envelope, statement, bound, ticket).await
+    }
+
+    async fn carry_out(
+        &mut self,
+        envelope: Envelope,
+        statement: Arc<Prepared>,
+        bound: Bound,
+        ticket: Ticket,
+    ) -> Result<(), Stop> {
+        let stream = envelope.stream;
+        match &statement.plan {
+            Plan::Refuse(refusal) => self.refuse(stream, refusal, ticket).await,
+            Plan::Relay { local } => self.read(envelope, bound.consistency, *local, ticket).await,
+            Plan::Use => {
+                let envelope = request::with_consistency(envelope, Consistency::One)?;
+                Ok(self.relay.send(envelope, Expect::Keyspace, ticket).await?)
+            }
+            Plan::Unknown => {
+                let prepare = Envelope::request(stream, Opcode::Prepare, request::prepare(&statement.text)?);
+                Ok(self.relay.send(prepare, Expect::Verdict, ticket.class(RequestClass::Refused)).await?)
+            }
+            Plan::Topology(select) => {
+                self.topology(stream, select.clone(), bound.values, ticket.class(RequestClass::Own));
+                Ok(())
+            }
+            Plan::Write(_) => {
+                let write = Write::single(statement, bound.values);
+                self.write(stream, write, bound.consistency, ticket).await
+            }
+        }
+    }
+
+    async fn batch(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
+        let stream = envelope.stream;
+        let batch = request::parse_batch(&envelope.message()?)?;
+        let consistency = batch.consistency;
+        match write::batch(batch, self.relay.keyspace(), &self.service.prepared) {
+            Ok(write) => self.write(stream, write, consistency, ticket).await,
+            Err(write::BatchError::Unprepared(id)) => self.answer(answer::unprepared(stream, id), ticket).await,
+            Err(write::BatchError::Refused(refusal)) => self.refuse(stream, &refusal, ticket).await,
+        }
+    }
+
+    /// Levels up to THREE are answered from this replica's state at once, the others after a barrier.
+    async fn read(
+        &mut self,
+        envelope: Envelope,
+        consistency: Consistency,
+        local: bool,
+        ticket: Ticket,
+    ) -> Result<(), Stop> {
+        use Consistency as Level;
+        let envelope = request::with_consistency(envelope, Consistency::One)?;
+        match consistency {
+            Level::Serial | Level::LocalSerial => self.refuse(envelope.stream, &Refusal::serial_read(), ticket).await,
+            Level::Any => self.refuse(envelope.stream, &Refusal::any_read(), ticket).await,
+            Level::Quorum | Level::LocalQuorum | Level::EachQuorum | Level::All if !local => {
+                let (core, relay, out) = (self.service.core.clone(), self.relay.clone(), self.out.clone());
+                let ticket = ticket.class(RequestClass::LinearizableRead);
+                self.tasks.spawn(async move {
+                    match core.barrier().await {
+                        Ok(_) => Ok(relay.send(envelope, Expect::Answer, ticket).await?),
+                        Err(error) => {
+                            let body = answer::read_error(&error, consistency);
+                            out.send(answer::error_body(envelope.stream, body)).await.map_err(|_| End::Closed)
+                        }
+                    }
+                });
+                Ok(())
+            }
+            _ => Ok(self.relay.send(envelope, Expect::Answer, ticket).await?),
+        }
+    }
+
+    fn topology(&mut self, stream: i16, select: Arc<Select>, values: Values, ticket: Ticket) {
+        let (service, out) = (self.service.clone(), self.out.clone());
+        self.tasks.spawn(async move {
+            let answer = service.topology(stream, &select, &values).await;
+            let sent = out.send(answer).await.map_err(|_| End::Closed);
+            drop(ticket);
+            sent
+        });
+    }
+
+    async fn write(&mut self, stream: i16, write: Write, consistency: Consistency, ticket: Ticket) -> Result<(), Stop> {
+        if consistency.is_serial() {
+            return self.refuse(stream, &Refusal::serial_write(consistency), ticket).await;
+        }
+        let (service, out) = (self.service.clone(), self.out.clone());
+        let ticket = ticket.class(write.class());
+        self.tasks.spawn(async move {
+            let answer = service.write(stream, write, consistency).await;
+            let sent = out.send(answer).await.map_err(|_| End::Closed);
+            drop(ticket);
+            sent
+        });
+        Ok(())
+    }
+
+    async fn register(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
+        let names = request::parse_register(&envelope.message()?)?.events;
+        let wanted = Interest::parse(&names).map_err(|name| Stop::Refused(format!("Invalid event type: {name}")))?;
+        match &self.interest {
+            Some(sender) => sender.send_modify(|interest| *interest = interest.and(wanted)),
+            None => {
+                let (sender, interest) = watch::channel(wanted);
+                let (schema, members) = (self.service.core.events(), self.service.peers.members());
+                self.pipes.spawn(events::push(interest, schema, members, self.out.clone()));
+                self.interest = Some(sender);
+            }
+        }
+        let ready = Envelope::response(envelope.stream, Opcode::Ready, response::ready());
+        self.answer(ready, ticket.class(RequestClass::Own)).await
+    }
+
+    async fn refuse(&mut self, stream: i16, refusal: &Refusal, ticket: Ticket) -> Result<(), Stop> {
+        self.answer(refusal.answer(stream), ticket.class(RequestClass::Refused)).await
+    }
+
+    async fn answer(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
+        let sent = self.out.send(envelope).await.map_err(|_| Stop::End(End::Closed));
+        drop(ticket);
+        sent
+    }
+}
+
+/// What a request carries besides its statement.
+struct Bound {
+    consistency: Consistency,
+    values: Values,
+}
+
+/// Why a request was not taken up.
+enum Stop {
+    /// The session ends.
+    End(End),
+    /// It breaks the protocol; the session goes on.
+    Refused(String),
+}
+
+impl From<replicateddb_cql::ProtocolError> for Stop {
+    fn from(error: replicateddb_cql::ProtocolError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+impl From<RelayError> for Stop {
+    fn from(error: RelayError) -> Self {
+        Self::End(error.into())
+    }
+}
+
+const _: () =
+    assert!(MAX_BODY <= MAX_IN_FLIGHT_BYTES, "the largest request must fit the budget, or it would wait for ever");
