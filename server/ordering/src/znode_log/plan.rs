@@ -8,7 +8,7 @@ use crate::Position;
 /// Entries read at once, at most.
 pub(crate) const MAX_READ_ENTRIES: usize = 64;
 /// Bytes that one read should answer with, more or less.
-const READ_TARGET_BYTES: usize = 1 << 20;
+pub(crate) const READ_TARGET_BYTES: usize = 1 << 20;
 /// Entries read at once after a read that found less than it asked for.
 const MIN_READ_ENTRIES: usize = 4;
 

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use zookeeper_client::{Client, Error, MultiReadResult, OneshotWatcher};
 
 use super::layout::{LogHeader, SegmentState};
-use super::plan::{LogView, ReadSize, Step, step};
+use super::plan::{LogView, READ_TARGET_BYTES, ReadSize, Step, step};
 use super::{Inner, bodies, truncate};
 use crate::connection::{Link, connected};
 use crate::framing::{self, Framed};
@@ -52,6 +52,8 @@ struct Tailer {
     inner: Arc<Inner>,
     link: watch::Receiver<Link>,
     /// What the next item of the stream stands at, or `ready`'s first does.
+    /// Where the tail began.
+    from: Position,
     next: Position,
     ready: VecDeque<Committed>,
     size: ReadSize,
@@ -92,6 +94,7 @@ impl Tailer {
         Self {
             inner,
             link,
+            from,
             next: from,
             ready: VecDeque::new(),
             size: ReadSize::new(),
@@ -113,6 +116,8 @@ impl Tailer {
                 // Everything before it has been yielded, and it is committed.
                 self.next = committed.position.next();
                 self.at_end = true;
+                // An append's server may be ahead of this session's: what that one lacks is to be awaited, not missed.
+                self.synced = None;
                 return Ok(committed);
             }
             match self.round().await {
@@ -198,7 +203,12 @@ impl Tailer {
                 self.synced = Some(epoch);
             }
             Step::Truncated { first } => return Err(Trouble::End(TailError::Truncated { first })),
-            Step::Ahead { end } => return Err(Trouble::End(TailError::Ahead { end })),
+            Step::Ahead { end } if next == self.from => return Err(Trouble::End(TailError::Ahead { end })),
+            Step::Ahead { .. } => {
+                // What was yielded up to here is committed, so it is this session's server that lags.
+                self.synced = None;
+                return Err(Trouble::Retry(Error::UnexpectedError("the server lags behind the log".into())));
+            }
             Step::Corrupt(detail) => return Err(corrupt(next, detail)),
         }
         Ok(())
@@ -209,10 +219,18 @@ impl Tailer {
         let wanted = self.size.entries();
         self.size.learn(entries.len(), entries.iter().map(|(data, _)| data.len()).sum());
         self.at_end = entries.len() < wanted;
-        let mut position = self.next;
+        let (mut position, mut bytes) = (self.next, 0);
         for (data, commit_time_ms) in entries {
             match read_entry(&self.inner, client, position, &data).await {
-                Ok(entry) => self.ready.push_back(Committed { position, commit_time_ms, entry }),
+                Ok(entry) => {
+                    bytes += entry.len();
+                    self.ready.push_back(Committed { position, commit_time_ms, entry });
+                    if bytes >= READ_TARGET_BYTES {
+                        // Bodies beside the entries may be many times their size; the rest is read again.
+                        self.at_end = false;
+                        break;
+                    }
+                }
                 Err(trouble) if self.ready.is_empty() => return Err(trouble),
                 Err(_) => {
                     // What is ready goes out first; then this one is read again, and speaks for itself.
