@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The replica: it proposes client requests to the ordered log, applies the log to its own Cassandra in the
+//! one global order, exactly once, and serves clients only while it has caught up.
+//!
+//! Deciding is pure ([`record`], [`state`], [`lanes`]), doing is thin (the other modules).
+//!
+//! ```text
+//! sessions ─► propose ─► ordered log ─► apply ─► backend (Cassandra)
+//!                 ▲          tail     │  state, lanes, execute, restore_point
+//!                 └── outcome ────────┘
+//! supervise: recovery → replay → barrier → serving; again when the backend dies
+//! ```
+
+pub mod admin;
+mod apply;
+pub mod backend;
+mod barrier;
+pub mod config;
+mod execute;
+pub mod frontend;
+pub mod lanes;
+pub mod metrics;
+pub mod propose;
+pub mod record;
+mod recovery;
+pub mod replica;
+mod restore_point;
+mod shared;
+pub mod site;
+pub mod state;
+mod supervise;
+mod tick;
+mod unresolved;
+
+pub use replica::ReplicaHandle;

@@ -8,6 +8,8 @@ mod answer;
 mod control;
 mod core;
 mod events;
+#[cfg(test)]
+mod fake;
 pub mod limits;
 mod listener;
 mod metrics;
@@ -20,6 +22,8 @@ mod schema;
 mod select;
 mod service;
 mod session;
+#[cfg(test)]
+mod session_tests;
 mod socket;
 mod tokens;
 mod topology;

@@ -1,0 +1,409 @@
+//! Applying the log: the tail's entries are admitted ([`crate::state`]), get lanes ([`crate::lanes`]), execute on the
+//! local Cassandra, and answer whoever waits. One task decides; executions run beside it.
+//!
+//! ```text
+//! tail → intake → admit (index, ts) → plan → lanes → execute → done → applied index
+//!        whole entries   in order     in order        parallel        dense
+//! ```
+//! Nothing is planned while a record that excludes everything (DDL, TRUNCATE, digest) is under way, so that each
+//! statement is prepared against the schema at its own index. A restore point or a stop waits at an entry's end until
+//! all lanes are free: then the store is exactly at the state's index.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
+use replicateddb_cql::frame::Opcode;
+use replicateddb_cql::response;
+use replicateddb_ordering::{Committed, Position, TailError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::execute::{Executed, Execution};
+use crate::lanes::{Lanes, Scheduler};
+use crate::metrics::KindLabel;
+use crate::record::{Entry, RecordKind};
+use crate::replica::{Outcome, SchemaEvent};
+use crate::restore_point::{RestorePoints, Step};
+use crate::shared::Shared;
+use crate::site::{Agent, Backend, Failure, Plan, Reply};
+use crate::state::{Admitted, State};
+
+/// How often due restore points are looked for and progress is published without other events.
+const BEAT: Duration = Duration::from_millis(250);
+/// How often a replay's progress is logged.
+const LOG_PROGRESS: Duration = Duration::from_secs(3);
+/// Pause before a statement that can't be prepared now is tried again.
+const PLAN_RETRY: Duration = Duration::from_millis(100);
+
+/// Why applying has ended.
+#[derive(Debug)]
+pub enum Exit {
+    /// The store may hold more or less than the state says: rewind and replay.
+    Rewind(String),
+    /// Asked to stop; the store is exactly at this state.
+    Stopped(Box<State>),
+    /// Nothing here can help (I8).
+    Fatal(String),
+}
+
+/// What the handle may ask of the applier.
+pub enum Command {
+    /// Make a restore point now; answers with its index.
+    RestorePoint(oneshot::Sender<Result<u64, String>>),
+}
+
+type Planned = (Arc<Admitted>, Result<Plan, Failure>);
+
+/// See the module's head. One life of it per generation of the backend.
+pub struct Applier<B, A, T> {
+    shared: Arc<Shared>,
+    backend: B,
+    agent: A,
+    tail: T,
+    state: State,
+    intake: VecDeque<(Position, i64, Entry)>,
+    intake_records: usize,
+    /// Admitted and not planned; all of one entry.
+    feeding: VecDeque<Arc<Admitted>>,
+    planning: Option<BoxFuture<'static, Planned>>,
+    scheduler: Scheduler,
+    /// In the scheduler and not executing.
+    waiting: HashMap<u64, Arc<Admitted>>,
+    /// Holding their lanes and not executing.
+    ready: VecDeque<u64>,
+    executing: FuturesUnordered<BoxFuture<'static, Executed>>,
+    /// A record that excludes everything is in the scheduler.
+    excluding: bool,
+    /// An attempt of unknown outcome may still land, harmless unless DDL or TRUNCATE comes between (design 4.5).
+    stray: bool,
+    done: Watermark,
+    /// Own barriers by index: answered once everything up to them is applied.
+    barriers: BTreeMap<u64, u64>,
+    restore_points: RestorePoints<A>,
+    logged: Instant,
+}
+
+/// The highest index up to which everything is done.
+#[derive(Debug)]
+struct Watermark {
+    upto: u64,
+    beyond: std::collections::BTreeSet<u64>,
+}
+
+impl Watermark {
+    fn complete(&mut self, index: u64) {
+        let new = index > self.upto && self.beyond.insert(index);
+        assert!(new, "I3: a record is applied once");
+        while self.beyond.first().is_some_and(|first| *first == self.upto + 1) {
+            self.beyond.pop_first();
+            self.upto += 1;
+        }
+    }
+}
+
+impl<B, A, T> Applier<B, A, T>
+where
+    B: Backend,
+    A: Agent,
+    T: Stream<Item = Result<Committed, TailError>> + Send + Unpin,
+{
+    /// An applier that goes on from `state`, which the backend's store is exactly at. `tail` starts there.
+    pub fn new(shared: Arc<Shared>, backend: B, agent: A, generation: u64, state: State, tail: T) -> Self {
+        let restore_points = RestorePoints::new(shared.clone(), agent.clone(), generation);
+        let done = Watermark { upto: state.index(), beyond: Default::default() };
+        shared.schema.send_replace(state.schema_version());
+        Self {
+            shared,
+            backend,
+            agent,
+            tail,
+            state,
+            intake: VecDeque::new(),
+            intake_records: 0,
+            feeding: VecDeque::new(),
+            planning: None,
+            scheduler: Scheduler::default(),
+            waiting: HashMap::new(),
+            ready: VecDeque::new(),
+            executing: FuturesUnordered::new(),
+            excluding: false,
+            stray: false,
+            done,
+            barriers: BTreeMap::new(),
+            restore_points,
+            logged: Instant::now(),
+        }
+    }
+
+    /// Applies until there is a reason not to.
+    pub async fn run(mut self, commands: &mut mpsc::Receiver<Command>, stop: &CancellationToken) -> Exit {
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let holding = stop.is_cancelled() || self.restore_points.holds_lanes();
+            if let Err(exit) = self.advance(holding) {
+                return exit;
+            }
+            if holding && self.is_drained() {
+                if stop.is_cancelled() && !self.restore_points.is_busy() {
+                    self.publish();
+                    return Exit::Stopped(Box::new(self.state));
+                }
+                self.restore_points.drained(&self.state);
+            }
+            let room = self.intake_records < self.shared.config.intake_records;
+            tokio::select! {
+                Some(executed) = self.executing.next(), if !self.executing.is_empty() => {
+                    if let Err(exit) = self.finish(executed) {
+                        return exit;
+                    }
+                }
+                planned = async { self.planning.as_mut().expect("guarded").await }, if self.planning.is_some() => {
+                    self.planning = None;
+                    if let Err(exit) = self.plan(planned) {
+                        return exit;
+                    }
+                }
+                committed = self.tail.next(), if room => {
+                    if let Err(exit) = self.take(committed) {
+                        return exit;
+                    }
+                }
+                step = self.restore_points.step() => {
+                    if let Step::Lost(reason) = step {
+                        return Exit::Rewind(reason);
+                    }
+                }
+                Some(Command::RestorePoint(reply)) = commands.recv() => self.restore_points.ask(reply),
+                () = stop.cancelled(), if !holding => {}
+                _ = beat.tick() => {
+                    self.restore_points.look(self.state.index());
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    /// Everything admitted is applied, and it is whole entries.
+    fn is_drained(&self) -> bool {
+        self.feeding.is_empty() && self.planning.is_none() && self.scheduler.is_empty() && {
+            assert_eq!(self.done.upto, self.state.index(), "I3: drained means applied up to the state's index");
+            true
+        }
+    }
+
+    /// Takes one entry from the tail.
+    fn take(&mut self, committed: Option<Result<Committed, TailError>>) -> Result<(), Exit> {
+        let committed = match committed {
+            Some(Ok(committed)) => committed,
+            Some(Err(error)) => return Err(Exit::Fatal(error.to_string())),
+            None => return Err(Exit::Fatal("the log's tail has ended".to_owned())),
+        };
+        let at = committed.position;
+        let entry = Entry::decode(committed.entry).map_err(|e| Exit::Fatal(format!("entry at {at}: {e} (I8)")))?;
+        self.shared.saw_entry(entry.records.iter().all(|record| record.kind == RecordKind::Tick));
+        self.intake_records += entry.records.len();
+        self.intake.push_back((at, committed.commit_time_ms, entry));
+        Ok(())
+    }
+
+    /// Does whatever needs no waiting: admits, plans, starts.
+    fn advance(&mut self, holding: bool) -> Result<(), Exit> {
+        loop {
+            while self.executing.len() < self.shared.config.executing.max(1)
+                && let Some(ticket) = self.ready.pop_front()
+            {
+                self.start(ticket)?;
+            }
+            let full = self.scheduler.len() >= self.shared.config.in_lanes.max(1);
+            if self.planning.is_some() || self.excluding || full {
+                return Ok(());
+            }
+            match self.feeding.pop_front() {
+                Some(admitted) => self.feed(admitted)?,
+                None if holding => return Ok(()),
+                None => match self.intake.pop_front() {
+                    Some((at, commit_time_ms, entry)) => self.admit(at, commit_time_ms, entry)?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn admit(&mut self, at: Position, commit_time_ms: i64, entry: Entry) -> Result<(), Exit> {
+        self.intake_records -= entry.records.len();
+        let own = self.is_own(entry.origin, entry.incarnation);
+        if own {
+            let sequences = entry.records.iter().map(|record| record.sequence);
+            if let (Some(first), Some(last)) = (sequences.clone().min(), sequences.max()) {
+                // One entry holds consecutive numbers.
+                self.shared.unresolved.committed(first..last.saturating_add(1));
+            }
+        }
+        let admitted = self.state.admit(at, commit_time_ms, entry);
+        let admitted = admitted.map_err(|error| Exit::Fatal(format!("entry at {at}: {error}")))?;
+        self.feeding.extend(admitted.into_iter().map(Arc::new));
+        Ok(())
+    }
+
+    fn is_own(&self, origin: u32, incarnation: i64) -> bool {
+        origin == self.shared.config.replica && incarnation == self.shared.incarnation
+    }
+
+    fn feed(&mut self, admitted: Arc<Admitted>) -> Result<(), Exit> {
+        match admitted.record.kind {
+            // No effect on the store: they take no lane.
+            RecordKind::Barrier | RecordKind::Tick | RecordKind::Semantics => {
+                if self.is_own(admitted.origin, admitted.incarnation) {
+                    self.barriers.insert(admitted.index, admitted.record.sequence);
+                }
+                self.complete(&admitted);
+            }
+            RecordKind::Ddl | RecordKind::Truncate | RecordKind::Digest => {
+                return self.plan((admitted, Ok(Plan::Lanes(Lanes::all()))));
+            }
+            RecordKind::Dml | RecordKind::Batch => {
+                let backend = self.backend.clone();
+                let shared = self.shared.clone();
+                self.planning = Some(Box::pin(async move {
+                    let plan = plan_until_known(&shared, &backend, &admitted).await;
+                    (admitted, plan)
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&mut self, (admitted, plan): Planned) -> Result<(), Exit> {
+        match plan {
+            Err(Failure::Gone { reason } | Failure::Retry { reason, .. }) => Err(Exit::Rewind(reason)),
+            Ok(Plan::Answer(reply)) => {
+                self.answer(&admitted, reply);
+                self.complete(&admitted);
+                Ok(())
+            }
+            Ok(Plan::Lanes(lanes)) => {
+                let index = admitted.index;
+                self.excluding = lanes.is_all();
+                self.waiting.insert(index, admitted);
+                if self.scheduler.submit(index, lanes) {
+                    self.ready.push_back(index);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn start(&mut self, ticket: u64) -> Result<(), Exit> {
+        let admitted = self.waiting.remove(&ticket).expect("a ready record waits");
+        if self.stray && matches!(admitted.record.kind, RecordKind::Ddl | RecordKind::Truncate) {
+            let reason = "an earlier write of unknown outcome could land after a schema change or TRUNCATE";
+            return Err(Exit::Rewind(reason.to_owned()));
+        }
+        let execution = Execution {
+            shared: self.shared.clone(),
+            backend: self.backend.clone(),
+            agent: self.agent.clone(),
+            table_id: self.state.table_id(ticket),
+            admitted,
+        };
+        self.executing.push(Box::pin(execution.run()));
+        Ok(())
+    }
+
+    fn finish(&mut self, executed: Executed) -> Result<(), Exit> {
+        let Executed { admitted, result, ambiguous } = executed;
+        let reply = result.map_err(Exit::Rewind)?;
+        self.stray |= ambiguous;
+        if admitted.record.kind == RecordKind::Ddl {
+            self.schema_applied(&admitted, &reply);
+        }
+        self.ready.extend(self.scheduler.complete(admitted.index));
+        self.excluding &= !self.scheduler.is_empty();
+        self.restore_points.wrote();
+        self.answer(&admitted, reply);
+        self.complete(&admitted);
+        Ok(())
+    }
+
+    fn schema_applied(&mut self, admitted: &Admitted, reply: &Reply) {
+        // Even a refused DDL may have gone half its way in Cassandra's caches: preparing again is cheap.
+        self.backend.forget_prepared();
+        let Some(message) = reply.message().filter(|_| reply.is_result()) else { return };
+        if !matches!(response::result_kind(&message), Ok(response::ResultKind::SchemaChange)) {
+            return;
+        }
+        self.state.schema_changed(admitted.index);
+        self.shared.schema.send_replace(self.state.schema_version());
+        // Nobody listening is fine.
+        let _ = self.shared.events.send(SchemaEvent { index: admitted.index, body: message.slice(4..) });
+    }
+
+    fn answer(&self, admitted: &Admitted, reply: Reply) {
+        if self.is_own(admitted.origin, admitted.incarnation) {
+            let Reply { flags, opcode, body } = reply;
+            let outcome = Outcome { index: admitted.index, flags, opcode, body };
+            self.shared.unresolved.applied(admitted.record.sequence, outcome);
+        }
+    }
+
+    /// A record is applied: moves the applied index and answers the barriers that it passes.
+    fn complete(&mut self, admitted: &Admitted) {
+        let kind = admitted.record.kind.name().to_owned();
+        self.shared.metrics.applied.get_or_create(&KindLabel { kind }).inc();
+        self.done.complete(admitted.index);
+        // Published at once: readers look at it after their barrier, and the other replicas after a DDL.
+        self.shared.progress(self.done.upto, self.log_end());
+        while let Some(entry) = self.barriers.first_entry().filter(|entry| *entry.key() <= self.done.upto) {
+            let (index, sequence) = entry.remove_entry();
+            let outcome = Outcome { index, flags: 0, opcode: Opcode::Result.code(), body: response::void() };
+            self.shared.unresolved.applied(sequence, outcome);
+        }
+    }
+
+    fn log_end(&self) -> u64 {
+        self.state.index() + self.intake_records as u64
+    }
+
+    fn publish(&mut self) {
+        self.shared.progress(self.done.upto, self.log_end());
+        let metrics = &self.shared.metrics;
+        metrics.in_lanes.set(self.scheduler.len() as u64);
+        metrics.executing.set(self.executing.len() as u64);
+        if !matches!(*self.shared.serving.borrow(), crate::replica::Serving::Yes { .. }) {
+            let replay = self.shared.replayed(self.done.upto);
+            if let Some(replay) = replay
+                && self.logged.elapsed() >= LOG_PROGRESS
+            {
+                self.logged = Instant::now();
+                let (applied, end, seconds) = (self.done.upto, self.log_end(), replay.seconds);
+                tracing::info!(applied, end, replayed = replay.records, seconds, "replaying");
+            }
+        }
+    }
+}
+
+/// Finds a record's lanes, as often as it takes; fails only if the generation is over.
+async fn plan_until_known<B: Backend>(shared: &Shared, backend: &B, admitted: &Admitted) -> Result<Plan, Failure> {
+    let mut failed = false;
+    loop {
+        match backend.plan(&admitted.record).await {
+            Err(Failure::Retry { reason, .. }) => {
+                failed = true;
+                shared.metrics.error("plan_retry");
+                let text = format!("record {} can't be prepared now: {reason}", admitted.index);
+                shared.condition(crate::shared::Condition::Apply, Some(text));
+                tokio::time::sleep(PLAN_RETRY).await;
+            }
+            known => {
+                if failed {
+                    shared.condition(crate::shared::Condition::Apply, None);
+                }
+                return known;
+            }
+        }
+    }
+}

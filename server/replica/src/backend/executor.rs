@@ -1,0 +1,258 @@
+//! Records executed on the local Cassandra: one copy each, at consistency ONE, with the log's timestamp.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use replicateddb_cql::Consistency;
+use replicateddb_cql::frame::Opcode;
+use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
+use replicateddb_cql::response::Prepared;
+use replicateddb_cql::statement::{Ident, Kind, Statement, classify};
+use replicateddb_cql::wire::Value;
+use replicateddb_cql::{lex, rewrite};
+use tokio::sync::watch;
+
+use super::outcome::{Failure, Meaning, Reply, judge};
+use super::pool::Pool;
+use super::prepared::{Known, PreparedCache, Preparing};
+use super::{BackendError, scan};
+use crate::lanes::Lanes;
+use crate::record::{Record, RecordKind, StatementText};
+use crate::replica::TableDigest;
+use crate::site::{Backend, Connector, Health, Place, Plan};
+
+/// Attempts to execute a statement that Cassandra says it doesn't know right after it prepared it.
+const PREPARE_ATTEMPTS: usize = 3;
+
+/// Connects [`Cassandra`] backends.
+#[derive(Debug, Clone)]
+pub struct CassandraConnector {
+    /// `host:port` of the CQL port.
+    pub address: String,
+}
+
+impl Connector for CassandraConnector {
+    type Backend = Cassandra;
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    async fn connect(&self, generation: u64) -> Result<Cassandra, BackendError> {
+        Ok(Cassandra { pool: Pool::connect(&self.address, generation).await?, prepared: Arc::default() })
+    }
+}
+
+/// One generation of the local Cassandra.
+#[derive(Clone)]
+pub struct Cassandra {
+    pool: Pool,
+    prepared: Arc<PreparedCache>,
+}
+
+/// A statement as it is sent.
+enum Ready {
+    /// Without markers: as text.
+    Text,
+    /// With markers: prepared.
+    Prepared(Arc<Known>),
+    /// It is wrong, on every replica.
+    Refused(Reply),
+}
+
+impl Backend for Cassandra {
+    async fn plan(&self, record: &Record) -> Result<Plan, Failure> {
+        let mut lanes = Lanes::none();
+        for statement in &record.statements {
+            let keyspace = record.keyspace.as_deref();
+            match self.ready(keyspace, statement).await? {
+                Ready::Refused(reply) => return Ok(Plan::Answer(reply)),
+                Ready::Text => add_tables(&mut lanes, &classify(&statement.text), keyspace),
+                Ready::Prepared(known) => add_lanes(&mut lanes, &known, keyspace, &statement.values),
+            }
+        }
+        Ok(Plan::Lanes(lanes))
+    }
+
+    async fn execute(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
+        let keyspace = record.keyspace.as_deref();
+        let [statement] = record.statements.as_slice() else {
+            return self.execute_batch(place, record).await;
+        };
+        match record.kind {
+            RecordKind::Batch => self.execute_batch(place, record).await,
+            RecordKind::Ddl => {
+                let said = classify(&statement.text);
+                let text = rewrite::with_table_id(&statement.text, &said, place.table_id);
+                let text = match text == statement.text {
+                    true => rewrite::with_drop_timestamp(&text, &said, place.timestamp_us),
+                    false => text,
+                };
+                self.query(keyspace, &text, place).await
+            }
+            RecordKind::Truncate => self.query(keyspace, &statement.text, place).await,
+            _ => self.execute_one(place, keyspace, statement).await,
+        }
+    }
+
+    fn forget_prepared(&self) {
+        self.prepared.clear();
+    }
+
+    async fn digest(&self) -> Result<BTreeMap<String, TableDigest>, Failure> {
+        scan::digest(&self.pool.any().await?).await
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.pool.health()
+    }
+}
+
+impl Cassandra {
+    /// Prepares a statement that has values.
+    async fn ready(&self, keyspace: Option<&str>, statement: &StatementText) -> Result<Ready, Failure> {
+        if statement.values.is_empty() {
+            return Ok(Ready::Text);
+        }
+        Ok(match self.prepared.get(&self.pool, keyspace, &unlogged(&statement.text)).await? {
+            Preparing::Done(known) => Ready::Prepared(known),
+            Preparing::Refused(reply) => Ready::Refused(reply),
+        })
+    }
+
+    async fn execute_one(
+        &self,
+        place: Place,
+        keyspace: Option<&str>,
+        statement: &StatementText,
+    ) -> Result<Reply, Failure> {
+        for _ in 0..PREPARE_ATTEMPTS {
+            let known = match self.ready(keyspace, statement).await? {
+                Ready::Refused(reply) => return Ok(reply),
+                Ready::Text => return self.query(keyspace, &unlogged(&statement.text), place).await,
+                Ready::Prepared(known) => known,
+            };
+            let body = request::execute(&known.prepared.id, &params(statement.values.clone(), place));
+            let body = body.map_err(unsendable)?;
+            match judge(self.pool.any().await?.ask(Opcode::Execute, body).await?) {
+                Meaning::Reply(reply) => return Ok(reply),
+                Meaning::Failure(failure) => return Err(failure),
+                Meaning::Unprepared => self.prepared.forget(keyspace, &unlogged(&statement.text)),
+            }
+        }
+        Err(forgetful())
+    }
+
+    async fn execute_batch(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
+        let keyspace = record.keyspace.as_deref();
+        for _ in 0..PREPARE_ATTEMPTS {
+            let mut statements = Vec::with_capacity(record.statements.len());
+            for statement in &record.statements {
+                let body = match self.ready(keyspace, statement).await? {
+                    Ready::Refused(reply) => return Ok(reply),
+                    Ready::Text => BatchBody::Text(statement.text.clone()),
+                    Ready::Prepared(known) => BatchBody::Id(known.prepared.id.clone()),
+                };
+                statements.push(BatchStatement { body, values: statement.values.clone() });
+            }
+            let batch = Batch {
+                kind: BatchKind::Unlogged,
+                statements,
+                consistency: Consistency::One,
+                serial_consistency: None,
+                timestamp: Some(place.timestamp_us),
+            };
+            let body = request::batch(&batch).map_err(unsendable)?;
+            match judge(self.pool.using(keyspace).await?.ask(Opcode::Batch, body).await?) {
+                Meaning::Reply(reply) => return Ok(reply),
+                Meaning::Failure(failure) => return Err(failure),
+                Meaning::Unprepared => {
+                    record.statements.iter().for_each(|s| self.prepared.forget(keyspace, &unlogged(&s.text)));
+                }
+            }
+        }
+        Err(forgetful())
+    }
+
+    async fn query(&self, keyspace: Option<&str>, text: &str, place: Place) -> Result<Reply, Failure> {
+        let body = request::query(text, &params(Values::none(), place)).map_err(unsendable)?;
+        match judge(self.pool.using(keyspace).await?.ask(Opcode::Query, body).await?) {
+            Meaning::Reply(reply) => Ok(reply),
+            Meaning::Failure(failure) => Err(failure),
+            Meaning::Unprepared => Err(forgetful()),
+        }
+    }
+}
+
+fn params(values: Values, place: Place) -> Params {
+    let mut params = Params::new(Consistency::One, values);
+    params.timestamp = Some(place.timestamp_us);
+    params
+}
+
+/// A record that was proposed can be sent: the front end checks what it takes from clients.
+fn unsendable(error: replicateddb_cql::ProtocolError) -> Failure {
+    Failure::Retry { reason: format!("the record can't be sent: {error}"), ambiguous: false }
+}
+
+fn forgetful() -> Failure {
+    Failure::Retry { reason: "Cassandra forgets what it has just prepared".to_owned(), ambiguous: false }
+}
+
+/// The text of a logged batch as an unlogged one; any other as it is. The ordered log gives atomicity, and
+/// Cassandra's batch log could write old cells again later.
+fn unlogged(text: &str) -> Cow<'_, str> {
+    let Some(begin) = lex::tokens(text).next().filter(|token| token.is_word(text, "BEGIN")) else {
+        return Cow::Borrowed(text);
+    };
+    match text.split_at_checked(begin.span().end) {
+        Some((begin, rest)) if classify(text).kind == Kind::Batch(BatchKind::Logged) => {
+            Cow::Owned(format!("{begin} UNLOGGED{rest}"))
+        }
+        _ => Cow::Borrowed(text),
+    }
+}
+
+/// Adds the lanes of a prepared statement: its partition where the markers tell, otherwise its tables.
+fn add_lanes(lanes: &mut Lanes, known: &Known, keyspace: Option<&str>, values: &Values) {
+    // The protocol's key indices don't tell a single key from the elements of an IN.
+    let single = known.said.kind.is_dml() && !known.said.has_in && !values.is_named();
+    match partition_key(&known.prepared, values).filter(|_| single) {
+        Some((table, key)) => lanes.add_key(&table.0, &table.1, &key),
+        None => add_tables(lanes, &known.said, keyspace),
+    }
+}
+
+/// Adds the tables that a text names, or everything where it does not tell.
+fn add_tables(lanes: &mut Lanes, said: &Statement, keyspace: Option<&str>) {
+    let mut tables = 0;
+    for each in said.each() {
+        match (each.keyspace.as_ref().map(Ident::as_str).or(keyspace), &each.table) {
+            (Some(keyspace), Some(table)) => lanes.add_table(keyspace, table.as_str()),
+            _ => return *lanes = Lanes::all(),
+        }
+        tables += 1;
+    }
+    if tables == 0 {
+        *lanes = Lanes::all();
+    }
+}
+
+/// The table and the bytes of the partition key, if the markers of a single key are all of it.
+fn partition_key(prepared: &Prepared, values: &Values) -> Option<((String, String), Bytes)> {
+    let first = prepared.bind.get(usize::from(*prepared.pk_indices.first()?))?;
+    let values: Vec<Value> = values.iter().map(|bound| bound.value).collect();
+    let mut key = BytesMut::new();
+    for index in &prepared.pk_indices {
+        let Value::Bytes(bytes) = values.get(usize::from(*index))? else { return None };
+        key.put_u32(bytes.len() as u32);
+        key.put_slice(bytes);
+    }
+    Some(((first.keyspace.to_string(), first.table.to_string()), key.freeze()))
+}
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;

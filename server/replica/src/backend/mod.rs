@@ -1,0 +1,128 @@
+//! The local Cassandra over CQL: connections ([`connect`], [`connection`]), statements executed for the applier
+//! ([`executor`]) and what the answers mean ([`outcome`]).
+//!
+//! Every connection reads the generation first (see `replicateddb_store::generation`): one made to another JVM than
+//! recovery ended with carries nothing (I5, I6).
+
+pub mod connection;
+pub mod executor;
+pub mod outcome;
+pub mod pool;
+mod prepared;
+pub mod scan;
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use replicateddb_cql::Consistency;
+use replicateddb_cql::frame::{Codec, Envelope, Opcode};
+use replicateddb_cql::request::{self, Params, Values};
+use replicateddb_cql::response::{self, ResultBody};
+use replicateddb_store::generation;
+use tokio::net::TcpStream;
+use tokio_util::codec::Framed;
+
+/// Longest wait for a TCP connection, the handshake and the generation together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest body of a backend's answer, bytes: Cassandra's own frame limit.
+pub const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// Why there is no connection to the local Cassandra.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// It can't be reached, closed the connection, or took too long.
+    #[error("the local Cassandra at {address} is not reachable: {reason}")]
+    Unreachable {
+        /// Where.
+        address: String,
+        /// For people.
+        reason: String,
+    },
+    /// Another JVM than expected answers: the state in it is not known.
+    #[error("the local Cassandra at {address} has generation {found:?}, not {expected}")]
+    WrongGeneration {
+        /// Where.
+        address: String,
+        /// What it says; `None` if it is no Cassandra of a store agent's.
+        found: Option<u64>,
+        /// What was expected.
+        expected: u64,
+    },
+    /// It answers something else than the protocol asks for.
+    #[error("the local Cassandra at {address} answers strangely: {reason}")]
+    Protocol {
+        /// Where.
+        address: String,
+        /// For people.
+        reason: String,
+    },
+}
+
+/// Opens a connection, up to READY; with an expected generation, also checks that it is that JVM. Bounded by
+/// [`CONNECT_TIMEOUT`].
+///
+/// # Errors
+/// See [`BackendError`]; nothing but the handshake and one read was sent.
+pub async fn connect(address: &str, expected: Option<u64>) -> Result<Framed<TcpStream, Codec>, BackendError> {
+    let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
+    let handshake = async {
+        let stream = TcpStream::connect(address).await.map_err(|e| unreachable(e.to_string()))?;
+        stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
+        let mut framed = Framed::new(stream, Codec::client(MAX_ANSWER_BYTES));
+        let startup = request::startup(&[("CQL_VERSION", "3.0.0"), ("DRIVER_NAME", "replicateddb")]);
+        let startup = startup.map_err(|e| protocol(address, e))?;
+        let answer = ask(address, &mut framed, Opcode::Startup, startup).await?;
+        if answer.opcode != Opcode::Ready {
+            return Err(protocol(address, format!("{:?} to STARTUP", answer.opcode)));
+        }
+        if let Some(expected) = expected {
+            check_generation(address, &mut framed, expected).await?;
+        }
+        Ok(framed)
+    };
+    let late = |_| unreachable(format!("no answer within {CONNECT_TIMEOUT:?}"));
+    tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(late)?
+}
+
+async fn check_generation(
+    address: &str,
+    framed: &mut Framed<TcpStream, Codec>,
+    expected: u64,
+) -> Result<(), BackendError> {
+    let params = Params::new(Consistency::One, Values::none());
+    let query = request::query(generation::QUERY, &params).map_err(|e| protocol(address, e))?;
+    let answer = ask(address, framed, Opcode::Query, query).await?;
+    let message = answer.message().map_err(|e| protocol(address, e))?;
+    let found = match answer.opcode {
+        Opcode::Result => match response::parse_result(&message).map_err(|e| protocol(address, e))? {
+            ResultBody::Rows(rows) => {
+                rows.rows.first().and_then(|row| row.first()?.as_deref().and_then(generation::parse))
+            }
+            _ => None,
+        },
+        _ => return Err(protocol(address, "no answer to the question for its generation")),
+    };
+    match found == Some(expected) {
+        true => Ok(()),
+        false => Err(BackendError::WrongGeneration { address: address.to_owned(), found, expected }),
+    }
+}
+
+fn protocol(address: &str, reason: impl ToString) -> BackendError {
+    BackendError::Protocol { address: address.to_owned(), reason: reason.to_string() }
+}
+
+async fn ask(
+    address: &str,
+    framed: &mut Framed<TcpStream, Codec>,
+    opcode: Opcode,
+    body: bytes::Bytes,
+) -> Result<Envelope, BackendError> {
+    let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
+    framed.send(Envelope::request(0, opcode, body)).await.map_err(|e| unreachable(e.to_string()))?;
+    match framed.next().await {
+        Some(Ok(envelope)) => Ok(envelope),
+        Some(Err(error)) => Err(unreachable(error.to_string())),
+        None => Err(unreachable("it closed the connection".to_owned())),
+    }
+}

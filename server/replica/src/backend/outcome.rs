@@ -1,0 +1,130 @@
+//! What an answer of the local Cassandra means for a record. Pure.
+
+use bytes::Bytes;
+use replicateddb_cql::frame::{Envelope, Opcode};
+use replicateddb_cql::response::{ErrorCode, parse_error};
+
+use super::connection::Lost;
+
+/// An answer that is the record's result on every replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Envelope flags.
+    pub flags: u8,
+    /// RESULT (0x08) or ERROR (0x00).
+    pub opcode: u8,
+    /// The body as it came.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// Whether it is a RESULT.
+    pub fn is_result(&self) -> bool {
+        self.opcode == Opcode::Result.code()
+    }
+
+    /// The body behind its prefix (warnings), if it can be read.
+    pub fn message(&self) -> Option<Bytes> {
+        let opcode = Opcode::from_code(self.opcode)?;
+        let envelope = Envelope { flags: self.flags, ..Envelope::response(0, opcode, self.body.clone()) };
+        envelope.message().ok()
+    }
+}
+
+/// Why an attempt says nothing about the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// To be tried again.
+    Retry {
+        /// For people.
+        reason: String,
+        /// The attempt may have had its effect, or may have it later.
+        ambiguous: bool,
+    },
+    /// The JVM that recovery ended with is no more: rewind.
+    Gone {
+        /// For people.
+        reason: String,
+    },
+}
+
+impl From<Lost> for Failure {
+    fn from(lost: Lost) -> Self {
+        Self::Retry { reason: lost.reason, ambiguous: lost.sent }
+    }
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// The record's result, the same on every replica.
+    Reply(Reply),
+    /// The prepared statement is not known (any more): prepare it again. Nothing was executed.
+    Unprepared,
+    /// Says nothing about the record.
+    Failure(Failure),
+}
+
+/// Errors that the statement causes by itself, on every replica that has the same state.
+fn is_deterministic(code: ErrorCode) -> bool {
+    use ErrorCode as E;
+    matches!(
+        code,
+        E::Syntax | E::Unauthorized | E::Invalid | E::Config | E::AlreadyExists | E::FunctionFailure | E::Protocol
+    )
+}
+
+/// Errors that are answered before anything was done.
+fn is_harmless(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::Unavailable | ErrorCode::Overloaded | ErrorCode::Bootstrapping | ErrorCode::BadCredentials
+    )
+}
+
+/// Judges an answer. Whatever is not known to be the statement's own fault is tried again (never recorded).
+pub fn judge(answer: Envelope) -> Meaning {
+    let reply = |answer: Envelope| Reply { flags: answer.flags, opcode: answer.opcode.code(), body: answer.body };
+    let retry = |reason: String, ambiguous| Meaning::Failure(Failure::Retry { reason, ambiguous });
+    match answer.opcode {
+        Opcode::Result => Meaning::Reply(reply(answer)),
+        Opcode::Error => {
+            let Ok(error) = answer.message().and_then(|message| parse_error(&message)) else {
+                return retry("an ERROR that can't be read".to_owned(), true);
+            };
+            let text = format!("{} ({:#06x})", error.message, error.code);
+            match error.kind() {
+                Some(ErrorCode::Unprepared) => Meaning::Unprepared,
+                Some(code) if is_deterministic(code) => Meaning::Reply(reply(answer)),
+                Some(code) => retry(text, !is_harmless(code)),
+                None => retry(text, true),
+            }
+        }
+        other => retry(format!("{other:?} instead of an answer"), true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use replicateddb_cql::response::error_text;
+
+    use super::*;
+
+    #[test]
+    fn every_error_code_is_judged() {
+        for code in ErrorCode::EVERY {
+            let answer = Envelope::response(3, Opcode::Error, error_text(code, "x"));
+            let meaning = judge(answer);
+            match code.code() {
+                0x2000..=0x2400 | 0x1400 | 0x000a => assert!(matches!(meaning, Meaning::Reply(_)), "{code:?}"),
+                0x2500 => assert_eq!(meaning, Meaning::Unprepared),
+                0x1000..=0x1002 | 0x0100 => {
+                    assert!(matches!(meaning, Meaning::Failure(Failure::Retry { ambiguous: false, .. })), "{code:?}");
+                }
+                _ => assert!(matches!(meaning, Meaning::Failure(Failure::Retry { ambiguous: true, .. })), "{code:?}"),
+            }
+        }
+        let strange = Envelope::response(3, Opcode::Error, Bytes::from_static(&[1]));
+        assert!(matches!(judge(strange), Meaning::Failure(Failure::Retry { ambiguous: true, .. })));
+    }
+}

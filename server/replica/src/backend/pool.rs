@@ -1,0 +1,210 @@
+//! The connections to one generation of the local Cassandra: a few shared ones, and one for each keyspace that
+//! unqualified names are resolved in (a connection can't take back a USE).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use replicateddb_cql::Consistency;
+use replicateddb_cql::frame::Opcode;
+use replicateddb_cql::request::{self, Params, Values};
+use replicateddb_cql::statement::Ident;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connection::Connection;
+use super::outcome::{Failure, Meaning, judge};
+use super::{BackendError, connect};
+use crate::site::Health;
+
+/// Shared connections.
+const SHARED: usize = 2;
+/// Keyspaces with a connection of their own; the one used longest ago goes.
+const KEYSPACES: usize = 32;
+/// Pause between attempts to connect.
+const RETRY: Duration = Duration::from_millis(250);
+/// Pause between heartbeats, which find a peer that is gone without a word.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Longest wait for a heartbeat's answer.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+struct Slot {
+    connection: Option<Connection>,
+    failed: Option<(Instant, String)>,
+}
+
+struct Keyspace {
+    connection: Connection,
+    used: Instant,
+}
+
+struct Shared {
+    address: String,
+    generation: u64,
+    slots: [Mutex<Slot>; SHARED],
+    next: AtomicUsize,
+    keyspaces: Mutex<HashMap<String, Keyspace>>,
+    health: watch::Sender<Health>,
+}
+
+/// See the module's head. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+    _watchman: Arc<AbortOnDropHandle<()>>,
+}
+
+impl Pool {
+    /// Connects to this generation.
+    ///
+    /// # Errors
+    /// It can't be reached, or is another one.
+    pub async fn connect(address: &str, generation: u64) -> Result<Self, BackendError> {
+        let first = Connection::new(connect(address, Some(generation)).await?);
+        let slots: [Mutex<Slot>; SHARED] = Default::default();
+        slots[0].lock().await.connection = Some(first);
+        let shared = Arc::new(Shared {
+            address: address.to_owned(),
+            generation,
+            slots,
+            next: AtomicUsize::new(0),
+            keyspaces: Mutex::default(),
+            health: watch::Sender::new(Health::Healthy),
+        });
+        let watchman = tokio::spawn(watch_over(shared.clone()));
+        Ok(Self { shared, _watchman: Arc::new(AbortOnDropHandle::new(watchman)) })
+    }
+
+    /// Whether the backend can be reached.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.shared.health.subscribe()
+    }
+
+    /// A connection that uses no keyspace.
+    ///
+    /// # Errors
+    /// There is none now, or the generation is over.
+    pub async fn any(&self) -> Result<Connection, Failure> {
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed) % SHARED;
+        self.shared.slot(number).await
+    }
+
+    /// A connection that uses this keyspace; if there is no such keyspace one that uses none, on which qualified names
+    /// mean the same and unqualified ones are refused.
+    ///
+    /// # Errors
+    /// There is none now, or the generation is over.
+    pub async fn using(&self, keyspace: Option<&str>) -> Result<Connection, Failure> {
+        let Some(keyspace) = keyspace else { return self.any().await };
+        // One at a time: a keyspace's first use is rare.
+        let mut keyspaces = self.shared.keyspaces.lock().await;
+        if let Some(known) = keyspaces.get_mut(keyspace).filter(|known| known.connection.is_open()) {
+            known.used = Instant::now();
+            return Ok(known.connection.clone());
+        }
+        let connection = self.shared.connect().await?;
+        let text = format!("USE {}", Ident::new(keyspace).to_cql());
+        let query = request::query(&text, &Params::new(Consistency::One, Values::none()));
+        let query = query.map_err(|e| Failure::Retry { reason: e.to_string(), ambiguous: false })?;
+        // A lost USE has no effect on data.
+        let answer = connection.ask(Opcode::Query, query).await;
+        let answer = answer.map_err(|lost| Failure::Retry { reason: lost.reason, ambiguous: false })?;
+        match judge(answer) {
+            Meaning::Reply(reply) if !reply.is_result() => return self.any().await,
+            Meaning::Reply(_) => {}
+            Meaning::Failure(Failure::Gone { reason }) => return Err(Failure::Gone { reason }),
+            Meaning::Failure(_) | Meaning::Unprepared => {
+                return Err(Failure::Retry {
+                    reason: "USE is not answered as it should be".to_owned(),
+                    ambiguous: false,
+                });
+            }
+        }
+        if keyspaces.len() >= KEYSPACES
+            && let Some(oldest) = keyspaces.iter().min_by_key(|(_, k)| k.used).map(|(name, _)| name.clone())
+        {
+            keyspaces.remove(&oldest);
+        }
+        keyspaces.insert(keyspace.to_owned(), Keyspace { connection: connection.clone(), used: Instant::now() });
+        Ok(connection)
+    }
+}
+
+impl Shared {
+    async fn slot(&self, number: usize) -> Result<Connection, Failure> {
+        let mut slot = self.slots[number].lock().await;
+        if let Some(connection) = slot.connection.as_ref().filter(|connection| connection.is_open()) {
+            return Ok(connection.clone());
+        }
+        // Hundreds may ask while it is away; one attempt answers all.
+        if let Some((_, reason)) = slot.failed.as_ref().filter(|(at, _)| at.elapsed() < RETRY) {
+            return Err(Failure::Retry { reason: reason.clone(), ambiguous: false });
+        }
+        match self.connect().await {
+            Ok(connection) => {
+                *slot = Slot { connection: Some(connection.clone()), failed: None };
+                Ok(connection)
+            }
+            Err(failure) => {
+                let (Failure::Retry { reason, .. } | Failure::Gone { reason }) = &failure;
+                *slot = Slot { connection: None, failed: Some((Instant::now(), reason.clone())) };
+                Err(failure)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        match connect(&self.address, Some(self.generation)).await {
+            Ok(framed) => Ok(Connection::new(framed)),
+            Err(error @ BackendError::WrongGeneration { .. }) => {
+                let reason = error.to_string();
+                self.health.send_replace(Health::Gone { reason: reason.clone() });
+                Err(Failure::Gone { reason })
+            }
+            Err(error) => Err(Failure::Retry { reason: error.to_string(), ambiguous: false }),
+        }
+    }
+
+    /// `Gone` is for good.
+    fn set_health(&self, health: Health) {
+        self.health.send_if_modified(|known| {
+            let change = !matches!(known, Health::Gone { .. }) && *known != health;
+            if change {
+                *known = health;
+            }
+            change
+        });
+    }
+}
+
+/// Keeps the health true: notices the loss of the first connection at once, and makes it again.
+async fn watch_over(shared: Arc<Shared>) {
+    loop {
+        let connection = match shared.slot(0).await {
+            Ok(connection) => connection,
+            Err(Failure::Gone { .. }) => return,
+            Err(Failure::Retry { reason, .. }) => {
+                shared.set_health(Health::Lost { reason });
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        shared.set_health(Health::Healthy);
+        tokio::select! {
+            () = connection.closed() => {
+                shared.set_health(Health::Lost { reason: "the connection to the local Cassandra was lost".to_owned() });
+            }
+            () = tokio::time::sleep(HEARTBEAT) => {
+                let beat = connection.ask(Opcode::Options, bytes::Bytes::new());
+                if !matches!(tokio::time::timeout(HEARTBEAT_TIMEOUT, beat).await, Ok(Ok(_))) {
+                    connection.give_up();
+                    let reason = "the local Cassandra does not answer a heartbeat".to_owned();
+                    shared.set_health(Health::Lost { reason });
+                }
+            }
+        }
+    }
+}

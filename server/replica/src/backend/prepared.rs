@@ -1,0 +1,115 @@
+//! What this generation of Cassandra has prepared for the applier.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use replicateddb_cql::frame::Opcode;
+use replicateddb_cql::request;
+use replicateddb_cql::response::{self, Prepared, ResultBody};
+use replicateddb_cql::statement::{Statement, classify};
+
+use super::outcome::{Failure, Meaning, Reply, judge};
+use super::pool::Pool;
+
+/// Statements kept; a text beyond that empties the cache, which costs a PREPARE each.
+const ENTRIES: usize = 4096;
+/// Bytes of text kept.
+const BYTES: usize = 32 << 20;
+
+/// A prepared statement.
+#[derive(Debug)]
+pub struct Known {
+    /// What Cassandra says of it.
+    pub prepared: Prepared,
+    /// What its text says.
+    pub said: Statement,
+}
+
+/// Keyspace and text.
+type Key = (Option<String>, String);
+
+#[derive(Default)]
+struct Cache {
+    statements: HashMap<Key, Arc<Known>>,
+    bytes: usize,
+}
+
+/// Prepared statements by keyspace and text: bounded, forgotten whenever the schema changes.
+#[derive(Default)]
+pub struct PreparedCache {
+    cache: Mutex<Cache>,
+}
+
+/// What preparing a text gives.
+pub enum Preparing {
+    /// Prepared.
+    Done(Arc<Known>),
+    /// The text is wrong, on every replica.
+    Refused(Reply),
+}
+
+impl PreparedCache {
+    /// Forgets everything.
+    pub fn clear(&self) {
+        *self.lock() = Cache::default();
+    }
+
+    /// Forgets one text, which Cassandra no longer knows.
+    pub fn forget(&self, keyspace: Option<&str>, text: &str) {
+        let mut cache = self.lock();
+        if cache.statements.remove(&key(keyspace, text)).is_some() {
+            cache.bytes -= text.len();
+        }
+    }
+
+    /// The statement, prepared now if it was not before.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now.
+    pub async fn get(&self, pool: &Pool, keyspace: Option<&str>, text: &str) -> Result<Preparing, Failure> {
+        if let Some(known) = self.lock().statements.get(&key(keyspace, text)) {
+            return Ok(Preparing::Done(known.clone()));
+        }
+        let strange = |reason: String| Failure::Retry { reason, ambiguous: false };
+        let connection = pool.using(keyspace).await?;
+        let body = request::prepare(text).map_err(|e| strange(e.to_string()))?;
+        // A lost PREPARE has no effect on data.
+        let answer = connection.ask(Opcode::Prepare, body).await.map_err(|lost| strange(lost.reason))?;
+        match judge(answer) {
+            Meaning::Reply(reply) if reply.is_result() => {
+                let message: Bytes =
+                    reply.message().ok_or_else(|| strange("a RESULT that can't be read".to_owned()))?;
+                match response::parse_result(&message) {
+                    Ok(ResultBody::Prepared(prepared)) => Ok(Preparing::Done(self.keep(keyspace, text, prepared))),
+                    Ok(_) => Err(strange("no prepared statement in the answer to PREPARE".to_owned())),
+                    Err(error) => Err(strange(error.to_string())),
+                }
+            }
+            Meaning::Reply(reply) => Ok(Preparing::Refused(reply)),
+            Meaning::Unprepared => Err(strange("UNPREPARED to PREPARE".to_owned())),
+            Meaning::Failure(Failure::Retry { reason, .. }) => Err(strange(reason)),
+            Meaning::Failure(gone) => Err(gone),
+        }
+    }
+
+    fn keep(&self, keyspace: Option<&str>, text: &str, prepared: Prepared) -> Arc<Known> {
+        let known = Arc::new(Known { prepared, said: classify(text) });
+        let mut cache = self.lock();
+        if cache.statements.len() >= ENTRIES || cache.bytes + text.len() > BYTES {
+            *cache = Cache::default();
+        }
+        if cache.statements.insert(key(keyspace, text), known.clone()).is_none() {
+            cache.bytes += text.len();
+        }
+        known
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(keyspace: Option<&str>, text: &str) -> Key {
+    (keyspace.map(str::to_owned), text.to_owned())
+}

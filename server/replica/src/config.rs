@@ -1,0 +1,71 @@
+//! The core's settings and named bounds.
+
+use std::time::Duration;
+
+use crate::propose::Limits;
+
+/// How a replica works. `Default` is right for everything but the names.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Replica id; unique in the log.
+    pub replica: u32,
+    /// Name of the ordering engine, for the status.
+    pub engine: String,
+    /// Bounds of proposing.
+    pub limits: Limits,
+    /// Records executing at once.
+    pub executing: usize,
+    /// Records that hold or wait for lanes.
+    pub in_lanes: usize,
+    /// Records read from the log and not yet given lanes.
+    pub intake_records: usize,
+    /// Time between restore points, if anything was written since the last one.
+    pub restore_point_interval: Duration,
+    /// Records between restore points.
+    pub restore_point_records: u64,
+    /// Longest time that lanes are held for a restore point.
+    pub restore_point_timeout: Duration,
+    /// Pause after a restore point that failed.
+    pub restore_point_retry: Duration,
+    /// Silence in the log after which a tick is proposed; doubles with each tick in a row.
+    pub tick_after: Duration,
+    /// Longest silence between two ticks.
+    pub tick_at_most: Duration,
+    /// First pause before a record is executed again.
+    pub apply_retry_first: Duration,
+    /// Longest pause before a record is executed again.
+    pub apply_retry_last: Duration,
+    /// First pause before recovery is tried again; doubles up to the next.
+    pub recovery_retry_first: Duration,
+    /// Longest pause before recovery is tried again.
+    pub recovery_retry_last: Duration,
+    /// How long a graceful stop waits for requests on their way.
+    pub stop_wait: Duration,
+    /// How long recovery waits for Cassandra's clock to pass the restore point's before it says so.
+    pub clock_wait: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            replica: 0,
+            engine: "ZnodeLog".to_owned(),
+            limits: Limits::default(),
+            executing: 256,
+            in_lanes: 2048,
+            intake_records: 8192,
+            restore_point_interval: Duration::from_secs(60),
+            restore_point_records: 50_000,
+            restore_point_timeout: Duration::from_secs(60),
+            restore_point_retry: Duration::from_secs(15),
+            tick_after: Duration::from_secs(1),
+            tick_at_most: Duration::from_secs(16),
+            apply_retry_first: Duration::from_millis(50),
+            apply_retry_last: Duration::from_secs(2),
+            recovery_retry_first: Duration::from_millis(500),
+            recovery_retry_last: Duration::from_secs(15),
+            stop_wait: Duration::from_secs(10),
+            clock_wait: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Stand-ins for the replica and for Cassandra that fail on demand: what a real one can't be made to do in a test.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use replicateddb_cql::{
+    Consistency,
+    frame::{Codec, Envelope, Opcode},
+    request::{self, Params, Values},
+    response::{self, Column, ColumnType, ErrorBody, Prepared, Rows, cell},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, broadcast, watch},
+    time::timeout,
+};
+use tokio_util::{codec::Framed, sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+use super::{Config, Core, Frontend, Identity, Metrics, Peers};
+use crate::replica::{Outcome, ProposeError, Request, SchemaEvent, SchemaVersion, Serving};
+
+/// Longest wait for anything that has to happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A replica that does as it is told.
+#[derive(Clone)]
+pub struct FakeCore {
+    pub serving: watch::Sender<Serving>,
+    schema: watch::Sender<SchemaVersion>,
+    pub events: broadcast::Sender<SchemaEvent>,
+    pub proposed: Arc<Mutex<Vec<Request>>>,
+    pub fail: Arc<Mutex<Option<ProposeError>>>,
+    /// Each proposal takes one; as many as there will ever be, unless a test takes them away.
+    pub gate: Arc<Semaphore>,
+}
+
+impl FakeCore {
+    fn new() -> Self {
+        Self {
+            serving: watch::Sender::new(Serving::No { reason: "starting".into() }),
+            schema: watch::Sender::new(Uuid::nil()),
+            events: broadcast::Sender::new(16),
+            proposed: Arc::default(),
+            fail: Arc::default(),
+            gate: Arc::new(Semaphore::new(1000)),
+        }
+    }
+
+    fn failure(&self) -> Result<(), ProposeError> {
+        self.fail.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Core for FakeCore {
+    fn serving(&self) -> watch::Receiver<Serving> {
+        self.serving.subscribe()
+    }
+
+    async fn propose(&self, request: Request) -> Result<Outcome, ProposeError> {
+        self.proposed.lock().unwrap().push(request);
+        self.gate.acquire().await.unwrap().forget();
+        self.failure()?;
+        Ok(Outcome { index: 1, flags: 0, opcode: Opcode::Result.code(), body: response::void() })
+    }
+
+    async fn barrier(&self) -> Result<u64, ProposeError> {
+        self.failure()?;
+        Ok(1)
+    }
+
+    fn schema(&self) -> watch::Receiver<SchemaVersion> {
+        self.schema.subscribe()
+    }
+
+    fn events(&self) -> broadcast::Receiver<SchemaEvent> {
+        self.events.subscribe()
+    }
+}
+
+/// A Cassandra with one table `a.t (k int, l list<int>)`. Notes the levels of the reads it gets.
+pub struct FakeCassandra {
+    pub address: SocketAddr,
+    pub generation: Arc<Mutex<u64>>,
+    pub levels: Arc<Mutex<Vec<Consistency>>>,
+    _server: AbortOnDropHandle<()>,
+}
+
+impl FakeCassandra {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (generation, levels) = (Arc::new(Mutex::new(1)), Arc::<Mutex<Vec<_>>>::default());
+        let shared = (generation.clone(), levels.clone());
+        let server = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (generation, levels) = shared.clone();
+                tokio::spawn(async move {
+                    let mut framed = Framed::new(socket, Codec::server(1 << 20));
+                    while let Some(Ok(envelope)) = framed.next().await {
+                        let (opcode, body) = reply(&envelope, &generation, &levels);
+                        if framed.send(Envelope::response(envelope.stream, opcode, body)).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, generation, levels, _server: AbortOnDropHandle::new(server) }
+    }
+}
+
+fn column(name: &str, kind: ColumnType) -> Column {
+    Column { keyspace: "x".into(), table: "y".into(), name: name.into(), kind }
+}
+
+fn text_rows(names: &[&str], rows: &[&[&str]]) -> Bytes {
+    let columns = names.iter().map(|name| column(name, ColumnType::Text)).collect();
+    let rows = rows.iter().map(|row| row.iter().map(|text| Some(cell::text(text))).collect()).collect();
+    response::rows(&Rows { columns, paging_state: None, rows }, false).unwrap()
+}
+
+fn reply(envelope: &Envelope, generation: &Mutex<u64>, levels: &Mutex<Vec<Consistency>>) -> (Opcode, Bytes) {
+    match envelope.opcode {
+        Opcode::Startup => (Opcode::Ready, response::ready()),
+        Opcode::Prepare => {
+            let text = request::parse_prepare(&envelope.body).unwrap().text;
+            let prepared =
+                Prepared { id: text.into_bytes().into(), pk_indices: vec![], bind: vec![], result: vec![] };
+            (Opcode::Result, response::prepared(&prepared).unwrap())
+        }
+        Opcode::Query => {
+            let query = request::parse_query(&envelope.body).unwrap();
+            let body = if query.text == replicateddb_store::generation::QUERY {
+                text_rows(&["value"], &[&[&generation.lock().unwrap().to_string()]])
+            } else if query.text.contains("system_schema.columns") {
+                text_rows(&["column_name", "type"], &[&["k", "int"], &["l", "list<int>"]])
+            } else if let Some(keyspace) = query.text.strip_prefix("USE ") {
+                response::set_keyspace(keyspace)
+            } else {
+                levels.lock().unwrap().push(query.params.consistency);
+                response::void()
+            };
+            (Opcode::Result, body)
+        }
+        _ => (Opcode::Result, response::void()),
+    }
+}
+
+/// A front end between the two.
+pub struct Bed {
+    pub core: FakeCore,
+    pub cassandra: FakeCassandra,
+    pub address: SocketAddr,
+    pub stop: CancellationToken,
+    pub frontend: AbortOnDropHandle<()>,
+    _members: watch::Sender<Vec<replicateddb_ordering::members::Member>>,
+}
+
+impl Bed {
+    pub async fn start(max_clients: usize) -> Self {
+        let (core, cassandra) = (FakeCore::new(), FakeCassandra::start().await);
+        let address = free_address();
+        let identity = Identity {
+            id: 0,
+            host_id: Uuid::nil(),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            cql_port: address.port(),
+            data_center: "dc".into(),
+            rack: "r".into(),
+        };
+        let members = watch::Sender::new(Vec::new());
+        let peers = Arc::new(Peers::new(0, members.subscribe()));
+        let config = Config { listen: address, max_clients, identity };
+        let frontend = Frontend::new(core.clone(), config, peers, Arc::new(Metrics::default()));
+        let stop = CancellationToken::new();
+        let frontend = AbortOnDropHandle::new(tokio::spawn(frontend.run(stop.clone())));
+        Self { core, cassandra, address, stop, frontend, _members: members }
+    }
+
+    pub fn serve(&self, generation: u64) {
+        *self.cassandra.generation.lock().unwrap() = generation;
+        self.core.serving.send_replace(Serving::Yes { generation, backend: self.cassandra.address.to_string() });
+    }
+
+    pub fn fail(&self, error: ProposeError) {
+        *self.core.fail.lock().unwrap() = Some(error);
+    }
+
+    /// A client's connection as soon as the port is open.
+    pub async fn connect(&self) -> Client {
+        let connected = async {
+            loop {
+                match TcpStream::connect(self.address).await {
+                    Ok(socket) => return Client { framed: Framed::new(socket, Codec::client(1 << 20)) },
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        timeout(PATIENCE, connected).await.expect("the port opens")
+    }
+
+    /// A client's connection after the handshake.
+    pub async fn client(&self) -> Client {
+        let mut client = self.connect().await;
+        let body = request::startup(&[("CQL_VERSION", "3.0.0")]).unwrap();
+        assert_eq!(client.ask(0, Opcode::Startup, body).await.opcode, Opcode::Ready);
+        client
+    }
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A client.
+pub struct Client {
+    pub framed: Framed<TcpStream, Codec>,
+}
+
+impl Client {
+    pub async fn send(&mut self, stream: i16, opcode: Opcode, body: Bytes) {
+        self.framed.send(Envelope::request(stream, opcode, body)).await.unwrap();
+    }
+
+    /// The next message; `None` at the end of the connection.
+    pub async fn next(&mut self) -> Option<Envelope> {
+        timeout(PATIENCE, self.framed.next()).await.expect("an answer or the end").and_then(Result::ok)
+    }
+
+    pub async fn ask(&mut self, stream: i16, opcode: Opcode, body: Bytes) -> Envelope {
+        self.send(stream, opcode, body).await;
+        let answer = self.next().await.expect("an answer");
+        assert_eq!(answer.stream, stream);
+        answer
+    }
+
+    pub async fn query(&mut self, text: &str, level: Consistency) -> Envelope {
+        self.ask(5, Opcode::Query, query(text, level)).await
+    }
+
+    pub async fn error(&mut self, text: &str, level: Consistency) -> ErrorBody {
+        let answer = self.query(text, level).await;
+        assert_eq!(answer.opcode, Opcode::Error, "{text}");
+        response::parse_error(&answer.body).unwrap()
+    }
+}
+
+pub fn query(text: &str, level: Consistency) -> Bytes {
+    request::query(text, &Params::new(level, Values::none())).unwrap()
+}
+
+/// Names of what was proposed: keyspace and texts.
+pub fn proposed(core: &FakeCore) -> BTreeMap<String, Option<String>> {
+    let proposed = core.proposed.lock().unwrap();
+    proposed.iter().flat_map(|r| r.statements.iter().map(|s| (s.text.clone(), r.keyspace.clone()))).collect()
+}

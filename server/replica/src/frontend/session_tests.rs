@@ -1,0 +1,233 @@
+//! Sessions over a replica and a Cassandra that fail on demand.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use replicateddb_cql::{
+    Consistency,
+    frame::Opcode,
+    request::{self, Params, Values},
+    response::{self, ErrorCode},
+    wire::Value,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::fake::{Bed, PATIENCE, proposed, query};
+use crate::{
+    record::flags,
+    replica::{ProposeError, SchemaEvent, Serving},
+};
+
+#[tokio::test]
+async fn i5_the_port_is_open_only_while_the_replica_serves() {
+    let bed = Bed::start(10).await;
+    assert!(TcpStream::connect(bed.address).await.is_err(), "open before the replica serves");
+    bed.serve(1);
+    let mut client = bed.client().await;
+    assert_eq!(client.query("SELECT * FROM a.t", Consistency::One).await.opcode, Opcode::Result);
+    bed.core.serving.send_replace(Serving::No { reason: "rewinding".into() });
+    assert!(client.next().await.is_none(), "a session outlives its serving period");
+    let closed = async {
+        while TcpStream::connect(bed.address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.expect("the port closes");
+    bed.serve(2);
+    let mut client = bed.client().await;
+    assert_eq!(client.query("SELECT * FROM a.t", Consistency::One).await.opcode, Opcode::Result);
+}
+
+#[tokio::test]
+async fn i5_another_generation_is_never_relayed_to() {
+    let bed = Bed::start(10).await;
+    bed.serve(3);
+    *bed.cassandra.generation.lock().unwrap() = 4;
+    let mut client = bed.connect().await;
+    let body = request::startup(&[("CQL_VERSION", "3.0.0")]).unwrap();
+    let answer = client.ask(0, Opcode::Startup, body).await;
+    assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Bootstrapping));
+    assert!(client.next().await.is_none());
+}
+
+#[tokio::test]
+async fn failures_of_writes_in_terms_of_drivers() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    let insert = "INSERT INTO a.t (k) VALUES (1)";
+    let reason = || "no quorum".to_owned();
+    for (failure, code) in [
+        (ProposeError::Overloaded, ErrorCode::Overloaded),
+        (ProposeError::TooLarge { size: 9, limit: 8 }, ErrorCode::Invalid),
+        (ProposeError::Unavailable { reason: reason(), maybe_written: true }, ErrorCode::WriteTimeout),
+        (ProposeError::Unavailable { reason: reason(), maybe_written: false }, ErrorCode::Unavailable),
+        (ProposeError::NotServing { reason: reason(), maybe_written: false }, ErrorCode::Bootstrapping),
+    ] {
+        bed.fail(failure.clone());
+        let error = client.error(insert, Consistency::Quorum).await;
+        assert_eq!(error.kind(), Some(code), "{failure:?}");
+        assert!(!error.extra.ends_with(b"BATCH_LOG"));
+    }
+}
+
+#[tokio::test]
+async fn reads_wait_for_a_barrier_by_level_and_reach_cassandra_at_one() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    let select = "SELECT * FROM a.t";
+    for level in Consistency::EVERY.into_iter().filter(|level| !level.is_serial() && *level != Consistency::Any) {
+        assert_eq!(client.query(select, level).await.opcode, Opcode::Result, "{level}");
+    }
+    assert!(bed.cassandra.levels.lock().unwrap().iter().all(|level| *level == Consistency::One));
+    bed.fail(ProposeError::Unavailable { reason: "ZooKeeper is away".into(), maybe_written: false });
+    for level in [Consistency::Quorum, Consistency::LocalQuorum, Consistency::EachQuorum, Consistency::All] {
+        let error = client.error(select, level).await;
+        assert_eq!(error.kind(), Some(ErrorCode::Unavailable), "{level}");
+        assert!(error.message.contains("ZooKeeper is away"));
+    }
+    for level in [Consistency::One, Consistency::LocalOne, Consistency::Two, Consistency::Three] {
+        assert_eq!(client.query(select, level).await.opcode, Opcode::Result, "{level}");
+    }
+    assert_eq!(client.query("SELECT * FROM system_schema.tables", Consistency::Quorum).await.opcode, Opcode::Result);
+    for level in [Consistency::Serial, Consistency::LocalSerial, Consistency::Any] {
+        assert_eq!(client.error(select, level).await.kind(), Some(ErrorCode::Invalid), "{level}");
+    }
+}
+
+#[tokio::test]
+async fn an_executed_write_is_proposed_with_its_text_and_keyspace() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    client.query("USE a", Consistency::One).await;
+    let text = "INSERT INTO t (k) VALUES (?)";
+    let prepared = client.ask(1, Opcode::Prepare, request::prepare(text).unwrap()).await;
+    assert_eq!(prepared.opcode, Opcode::Result);
+    // The keyspace at the time of preparing counts, on this connection and every other.
+    client.query("USE b", Consistency::One).await;
+    let values = Values::positional(&[Value::Bytes(Bytes::from_static(&[0, 0, 0, 1]))]).unwrap();
+    let execute = |id: &str| request::execute(id.as_bytes(), &Params::new(Consistency::One, values.clone())).unwrap();
+    let mut other = bed.client().await;
+    assert_eq!(other.ask(7, Opcode::Execute, execute(text)).await.opcode, Opcode::Result);
+    assert_eq!(proposed(&bed.core).get(text), Some(&Some("a".to_owned())));
+    let proposal = bed.core.proposed.lock().unwrap()[0].clone();
+    assert_eq!(proposal.statements[0].values, values);
+    assert_eq!(proposal.flags, flags::NOT_REPEATABLE, "the table has a list");
+    let answer = other.ask(8, Opcode::Execute, execute("another id")).await;
+    let error = response::parse_error(&answer.body).unwrap();
+    assert_eq!(error.unprepared_id(), Some(Bytes::from("another id")));
+}
+
+#[tokio::test]
+async fn refused_is_never_proposed() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    for text in [
+        "INSERT INTO a.t (k) VALUES (1) IF NOT EXISTS",
+        "UPDATE a.t SET l = l + [1] WHERE k = 1",
+        "UPDATE a.t SET nothing = nothing + 1 WHERE k = 1",
+        "INSERT INTO a.t (k) VALUES (1) USING TTL 9",
+        "GRANT ALL ON KEYSPACE a TO x",
+        "nonsense",
+    ] {
+        assert_eq!(client.error(text, Consistency::One).await.kind(), Some(ErrorCode::Invalid), "{text}");
+        let answer = client.ask(3, Opcode::Prepare, request::prepare(text).unwrap()).await;
+        // What the columns decide is refused when it is executed.
+        assert!(answer.opcode == Opcode::Error || text.starts_with("UPDATE"), "{text}");
+    }
+    let level = Consistency::Serial;
+    assert_eq!(client.error("INSERT INTO a.t (k) VALUES (1)", level).await.kind(), Some(ErrorCode::Invalid));
+    assert!(proposed(&bed.core).is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_finishes_what_is_in_flight() {
+    let mut bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    bed.core.gate.forget_permits(1000);
+    client.send(9, Opcode::Query, query("INSERT INTO a.t (k) VALUES (1)", Consistency::One)).await;
+    while bed.core.proposed.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bed.stop.cancel();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!bed.frontend.is_finished(), "a write is in flight");
+    bed.core.gate.add_permits(1);
+    let answer = client.next().await.expect("the answer to the write");
+    assert_eq!((answer.stream, answer.opcode), (9, Opcode::Result));
+    assert!(client.next().await.is_none());
+    tokio::time::timeout(PATIENCE, &mut bed.frontend).await.expect("it stops").unwrap();
+    assert!(TcpStream::connect(bed.address).await.is_err());
+}
+
+#[tokio::test]
+async fn i7_too_many_clients_are_told_so() {
+    let bed = Bed::start(1).await;
+    bed.serve(1);
+    let _first = bed.client().await;
+    let mut second = bed.connect().await;
+    let answer = second.next().await.expect("an explanation");
+    assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Overloaded));
+    assert!(second.next().await.is_none());
+}
+
+#[tokio::test]
+async fn newer_protocol_versions_step_down() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    bed.client().await;
+    for version in [3u8, 5, 6, 65, 66] {
+        let mut socket = TcpStream::connect(bed.address).await.unwrap();
+        socket.write_all(&[version, 0, 0, 7, 5, 0, 0, 0, 0]).await.unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer[..5], [0x84, 0, 0, 7, 0], "version {version}");
+        let error = response::parse_error(&Bytes::from(answer[9..].to_vec())).unwrap();
+        assert_eq!(error.kind(), Some(ErrorCode::Protocol));
+        assert!(error.message.contains("nvalid or unsupported protocol version"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn broken_messages_are_answered_and_the_session_goes_on() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    for opcode in [Opcode::Query, Opcode::Execute, Opcode::Batch, Opcode::Prepare, Opcode::Register] {
+        let answer = client.ask(2, opcode, Bytes::from_static(&[0xff])).await;
+        assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Protocol), "{opcode:?}");
+    }
+    let answer = client.ask(2, Opcode::Startup, Bytes::new()).await;
+    assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Protocol));
+    assert_eq!(client.ask(3, Opcode::Options, Bytes::new()).await.opcode, Opcode::Supported);
+}
+
+#[tokio::test]
+async fn schema_events_reach_those_who_registered() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let (mut registered, mut other) = (bed.client().await, bed.client().await);
+    let body = request::register(&["SCHEMA_CHANGE", "STATUS_CHANGE"]).unwrap();
+    assert_eq!(registered.ask(1, Opcode::Register, body).await.opcode, Opcode::Ready);
+    let change = response::SchemaChange {
+        change: response::ChangeKind::Created,
+        keyspace: "a".into(),
+        target: response::SchemaTarget::Table("t".into()),
+    };
+    let body = response::schema_change(&change).slice(4..);
+    bed.core.events.send(SchemaEvent { index: 1, body }).unwrap();
+    let event = registered.next().await.expect("an event");
+    assert_eq!((event.stream, event.opcode), (-1, Opcode::Event));
+    assert_eq!(response::parse_event(&event.body).unwrap(), response::Event::Schema(change));
+    assert_eq!(other.query("SELECT * FROM a.t", Consistency::One).await.opcode, Opcode::Result);
+    let unknown = request::register(&["MOON"]).unwrap();
+    let answer = other.ask(1, Opcode::Register, unknown).await;
+    assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Protocol));
+}

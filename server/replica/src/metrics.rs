@@ -1,0 +1,121 @@
+//! What the core counts and measures, for Prometheus.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Label `kind`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabel {
+    /// A fixed, small set of names.
+    pub kind: String,
+}
+
+/// The core's metrics. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Seconds from proposing an entry to its commit in the log.
+    pub append_seconds: Histogram,
+    /// Seconds of executing a record on the local Cassandra, retries included.
+    pub apply_seconds: Histogram,
+    /// Seconds from a client's request to its outcome.
+    pub propose_seconds: Histogram,
+    /// Seconds that lanes were held for a restore point.
+    pub restore_point_seconds: Histogram,
+    /// Records applied, by kind.
+    pub applied: Family<KindLabel, Counter>,
+    /// Records applied while not serving.
+    pub replayed: Counter,
+    /// Entries appended, every copy counted.
+    pub appends: Counter,
+    /// Records proposed.
+    pub proposed: Counter,
+    /// Restore points committed.
+    pub restore_points: Counter,
+    /// Rewinds.
+    pub rewinds: Counter,
+    /// What went wrong, by kind.
+    pub errors: Family<KindLabel, Counter>,
+    /// Every record up to this index is applied.
+    pub applied_index: Gauge<u64, AtomicU64>,
+    /// Records known to be in the log and not applied.
+    pub lag: Gauge<u64, AtomicU64>,
+    /// Records that hold or wait for lanes.
+    pub in_lanes: Gauge<u64, AtomicU64>,
+    /// Records executing.
+    pub executing: Gauge<u64, AtomicU64>,
+    /// Requests waiting to be proposed.
+    pub queue: Gauge<i64, AtomicI64>,
+    /// 1 while clients are served.
+    pub serving: Gauge<u64, AtomicU64>,
+    /// Index of the newest restore point.
+    pub restore_point_index: Gauge<u64, AtomicU64>,
+}
+
+fn latency() -> Histogram {
+    // 0.25 ms to 8 s.
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            append_seconds: latency(),
+            apply_seconds: latency(),
+            propose_seconds: latency(),
+            restore_point_seconds: latency(),
+            applied: Family::default(),
+            replayed: Counter::default(),
+            appends: Counter::default(),
+            proposed: Counter::default(),
+            restore_points: Counter::default(),
+            rewinds: Counter::default(),
+            errors: Family::default(),
+            applied_index: Gauge::default(),
+            lag: Gauge::default(),
+            in_lanes: Gauge::default(),
+            executing: Gauge::default(),
+            queue: Gauge::default(),
+            serving: Gauge::default(),
+            restore_point_index: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts something that went wrong.
+    pub fn error(&self, kind: &str) {
+        self.errors.get_or_create(&KindLabel { kind: kind.to_owned() }).inc();
+    }
+
+    /// Registers everything under the prefix `replicateddb`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("replicateddb");
+        let mut histogram = |name, help, metric: &Histogram| registry.register(name, help, metric.clone());
+        histogram("append_seconds", "From proposing an entry to its commit in the log", &self.append_seconds);
+        histogram("apply_seconds", "Executing a record on the local Cassandra", &self.apply_seconds);
+        histogram("propose_seconds", "From a client's request to its outcome", &self.propose_seconds);
+        histogram("restore_point_seconds", "Lanes held for a restore point", &self.restore_point_seconds);
+        let mut counter = |name, help, metric: &Counter| registry.register(name, help, metric.clone());
+        counter("replayed_records", "Records applied while not serving", &self.replayed);
+        counter("appends", "Entries appended to the log", &self.appends);
+        counter("proposed_records", "Records proposed", &self.proposed);
+        counter("restore_points", "Restore points committed", &self.restore_points);
+        counter("rewinds", "Rewinds of the store", &self.rewinds);
+        registry.register("applied_records", "Records applied, by kind", self.applied.clone());
+        registry.register("errors", "What went wrong, by kind", self.errors.clone());
+        registry.register("proposal_queue", "Requests waiting to be proposed", self.queue.clone());
+        let mut gauge = |name, help, metric: &Gauge<u64, AtomicU64>| registry.register(name, help, metric.clone());
+        gauge("applied_index", "Every record up to this index is applied", &self.applied_index);
+        gauge("lag_records", "Records known to be in the log and not applied", &self.lag);
+        gauge("lane_records", "Records that hold or wait for lanes", &self.in_lanes);
+        gauge("executing_records", "Records executing", &self.executing);
+        gauge("serving", "1 while clients are served", &self.serving);
+        gauge("restore_point_index", "Index of the newest restore point", &self.restore_point_index);
+    }
+}

@@ -1,0 +1,335 @@
+//! Proposing: client requests become records, records become entries, entries are appended until it is known that
+//! they are in the log. A record that comes to stand there twice takes effect once (I3, see [`crate::state`]).
+//!
+//! Batching is self-clocking: an entry leaves as soon as fewer than [`Limits::entries_in_flight`] are on their way, and
+//! takes everything that waits, up to its bounds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
+use replicateddb_ordering::{AppendError, OrderedLog};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::metrics::Metrics;
+use crate::record::{ENTRY_HEADER_BYTES, Entry, Record};
+use crate::replica::{Outcome, ProposeError};
+use crate::unresolved::Unresolved;
+
+/// The named bounds of proposing (I7).
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Records in one entry.
+    pub max_records: usize,
+    /// Bytes of one entry after which no further record is added.
+    pub max_bytes: usize,
+    /// Bytes of one record; with its header it must fit the log.
+    pub max_record_bytes: usize,
+    /// Entries on their way at once.
+    pub entries_in_flight: usize,
+    /// Requests waiting to be proposed.
+    pub queue_records: usize,
+    /// Bytes of requests waiting or on their way.
+    pub queue_bytes: usize,
+    /// Numbers between the lowest unresolved record and the highest proposed: bounds the set that finds duplicates.
+    pub window: u64,
+    /// How long a client waits for its request to be committed.
+    pub commit_wait: Duration,
+    /// How long a client waits, once its request is committed, for it to be applied here.
+    pub apply_wait: Duration,
+    /// Pause before an append is tried again; doubles up to the next.
+    pub retry_first: Duration,
+    /// Longest pause before an append is tried again.
+    pub retry_last: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_records: 1024,
+            max_bytes: 192 << 10,
+            max_record_bytes: (4 << 20) - (64 << 10),
+            entries_in_flight: 2,
+            queue_records: 8192,
+            queue_bytes: 64 << 20,
+            window: 65_536,
+            commit_wait: Duration::from_secs(10),
+            apply_wait: Duration::from_secs(60),
+            retry_first: Duration::from_millis(20),
+            retry_last: Duration::from_secs(1),
+        }
+    }
+}
+
+/// How far a request has come; shared by the waiting client and the proposer.
+#[derive(Debug, Default)]
+pub struct Progress(AtomicU8);
+
+const QUEUED: u8 = 0;
+const PROPOSED: u8 = 1;
+const COMMITTED: u8 = 2;
+const GIVEN_UP: u8 = 3;
+
+impl Progress {
+    /// The client stops waiting. `true`: it was not proposed and never will be.
+    fn give_up(&self) -> bool {
+        self.0.compare_exchange(QUEUED, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The proposer takes it. `false`: the client has given up.
+    fn take(&self) -> bool {
+        self.0.compare_exchange(QUEUED, PROPOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// It stands in the log.
+    pub fn commit(&self) {
+        self.0.store(COMMITTED, Ordering::Release);
+    }
+
+    fn is_committed(&self) -> bool {
+        self.0.load(Ordering::Acquire) == COMMITTED
+    }
+}
+
+/// What a waiting client is told.
+pub type Answer = Result<Outcome, ProposeError>;
+
+struct Queued {
+    record: Record,
+    progress: Arc<Progress>,
+    answer: oneshot::Sender<Answer>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Where requests enter. Cheap to clone.
+#[derive(Clone)]
+pub struct Proposer {
+    queue: mpsc::Sender<Queued>,
+    bytes: Arc<Semaphore>,
+    limits: Arc<Limits>,
+    metrics: Metrics,
+}
+
+/// Why proposing has ended for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// A newer incarnation of this replica appends (I6).
+    Fenced,
+    /// Every [`Proposer`] is gone.
+    Closed,
+}
+
+impl Proposer {
+    /// Orders a record and waits until it is applied here; bounded by the limits' waits.
+    pub async fn propose(&self, record: Record) -> Answer {
+        let started = Instant::now();
+        let (progress, mut answer) = self.enqueue(record)?;
+        let committed_by = started + self.limits.commit_wait;
+        if let Ok(answer) = tokio::time::timeout_at(committed_by, &mut answer).await {
+            self.metrics.propose_seconds.observe(started.elapsed().as_secs_f64());
+            return answer.unwrap_or_else(|_| Err(ended()));
+        }
+        if progress.give_up() {
+            self.metrics.error("propose_timeout");
+            let reason = "the ordered log does not answer; nothing was written".to_owned();
+            return Err(ProposeError::Unavailable { reason, maybe_written: false });
+        }
+        let reason = if progress.is_committed() {
+            let applied_by = started + self.limits.commit_wait + self.limits.apply_wait;
+            if let Ok(answer) = tokio::time::timeout_at(applied_by, &mut answer).await {
+                return answer.unwrap_or_else(|_| Err(ended()));
+            }
+            "the request is ordered but not applied on this replica yet"
+        } else {
+            "the ordered log does not answer; the request may take effect yet"
+        };
+        self.metrics.error("propose_timeout");
+        Err(ProposeError::Unavailable { reason: reason.to_owned(), maybe_written: true })
+    }
+
+    /// As [`Proposer::propose`], without a bound on the wait: for the replica's own records.
+    pub async fn propose_patiently(&self, record: Record) -> Answer {
+        let (_, answer) = self.enqueue(record)?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    fn enqueue(&self, record: Record) -> Result<(Arc<Progress>, oneshot::Receiver<Answer>), ProposeError> {
+        let size = record.encoded_len();
+        let limit = self.limits.max_record_bytes;
+        if size > limit || !record.fits() {
+            return Err(ProposeError::TooLarge { size, limit });
+        }
+        let overloaded = || {
+            self.metrics.error("overloaded");
+            ProposeError::Overloaded
+        };
+        let permits = u32::try_from(size).unwrap_or(u32::MAX);
+        let permit = self.bytes.clone().try_acquire_many_owned(permits).map_err(|_| overloaded())?;
+        let (sender, answer) = oneshot::channel();
+        let progress = Arc::new(Progress::default());
+        let queued = Queued { record, progress: progress.clone(), answer: sender, permit };
+        match self.queue.try_send(queued) {
+            Ok(()) => {
+                self.metrics.queue.inc();
+                Ok((progress, answer))
+            }
+            Err(mpsc::error::TrySendError::Full(_)) => Err(overloaded()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ended_unwritten()),
+        }
+    }
+}
+
+fn ended() -> ProposeError {
+    ProposeError::NotServing { reason: "the replica has stopped".to_owned(), maybe_written: true }
+}
+
+fn ended_unwritten() -> ProposeError {
+    ProposeError::NotServing { reason: "the replica has stopped".to_owned(), maybe_written: false }
+}
+
+/// The proposing task's side.
+pub struct ProposerTask<L> {
+    log: L,
+    origin: u32,
+    queue: mpsc::Receiver<Queued>,
+    limits: Arc<Limits>,
+    unresolved: Arc<Unresolved>,
+    metrics: Metrics,
+    /// Wall clock, µs since 1970.
+    clock: fn() -> i64,
+}
+
+/// A proposer and its task, which has to be [run](ProposerTask::run).
+pub fn proposer<L: OrderedLog>(
+    log: L,
+    origin: u32,
+    limits: Limits,
+    unresolved: Arc<Unresolved>,
+    metrics: Metrics,
+    clock: fn() -> i64,
+) -> (Proposer, ProposerTask<L>) {
+    let limits = Arc::new(limits);
+    let (sender, queue) = mpsc::channel(limits.queue_records.max(1));
+    let bytes = Arc::new(Semaphore::new(limits.queue_bytes));
+    let proposer = Proposer { queue: sender, bytes, limits: limits.clone(), metrics: metrics.clone() };
+    (proposer, ProposerTask { log, origin, queue, limits, unresolved, metrics, clock })
+}
+
+impl<L: OrderedLog> ProposerTask<L> {
+    /// Runs until the incarnation is fenced or nobody can propose any more.
+    pub async fn run(mut self) -> Ended {
+        let mut next = 1u64;
+        let mut on_their_way = FuturesUnordered::new();
+        loop {
+            let room = on_their_way.len() < self.limits.entries_in_flight.max(1);
+            let in_window = self.unresolved.span(next) < self.limits.window;
+            tokio::select! {
+                biased;
+                Some(appended) = on_their_way.next(), if !on_their_way.is_empty() => {
+                    if let Err(ended) = appended {
+                        return ended;
+                    }
+                }
+                () = self.unresolved.changed(), if room && !in_window => {}
+                first = self.queue.recv(), if room && in_window => {
+                    let Some(first) = first else { return Ended::Closed };
+                    if let Some((entry, sequences)) = self.collect(first, &mut next) {
+                        on_their_way.push(append_until_known(
+                            self.log.clone(),
+                            entry,
+                            sequences,
+                            self.limits.clone(),
+                            self.unresolved.clone(),
+                            self.metrics.clone(),
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes an entry of everything that waits, up to the bounds. `None` if every client has given up.
+    fn collect(&mut self, first: Queued, next: &mut u64) -> Option<(Bytes, std::ops::Range<u64>)> {
+        let begin = *next;
+        let mut records = Vec::new();
+        let mut bytes = ENTRY_HEADER_BYTES;
+        let mut queued = Some(first);
+        while let Some(Queued { mut record, progress, answer, permit }) = queued {
+            self.metrics.queue.dec();
+            // Who doesn't wait any more gets nothing proposed; the number is not used.
+            if !answer.is_closed() && progress.take() {
+                record.sequence = *next;
+                record.clock_us = (self.clock)();
+                bytes += record.encoded_len();
+                self.unresolved.insert(*next, progress, answer, permit);
+                *next += 1;
+                records.push(record);
+            }
+            let full = records.len() >= self.limits.max_records || bytes >= self.limits.max_bytes;
+            queued = if full { None } else { self.queue.try_recv().ok() };
+        }
+        if records.is_empty() {
+            return None;
+        }
+        self.metrics.proposed.inc_by(records.len() as u64);
+        let entry = Entry {
+            origin: self.origin,
+            incarnation: self.log.incarnation().0,
+            floor: self.unresolved.floor(begin),
+            records,
+        };
+        Some((entry.encode(), begin..*next))
+    }
+}
+
+/// Appends an entry again and again until it is known to be in the log, or known to be nowhere and given up by all.
+async fn append_until_known<L: OrderedLog>(
+    log: L,
+    entry: Bytes,
+    sequences: std::ops::Range<u64>,
+    limits: Arc<Limits>,
+    unresolved: Arc<Unresolved>,
+    metrics: Metrics,
+) -> Result<(), Ended> {
+    let started = Instant::now();
+    let mut pause = limits.retry_first;
+    // Once an attempt's outcome is unknown the entry may come to stand in the log at any time: its numbers stay
+    // unresolved until it is seen there.
+    let mut nowhere = true;
+    loop {
+        metrics.appends.inc();
+        match log.append(entry.clone()).await {
+            Ok(_) => {
+                metrics.append_seconds.observe(started.elapsed().as_secs_f64());
+                unresolved.committed(sequences);
+                return Ok(());
+            }
+            Err(AppendError::Fenced) => return Err(Ended::Fenced),
+            Err(AppendError::TooLarge { bytes, limit }) if nowhere => {
+                metrics.error("append_too_large");
+                unresolved.refuse(sequences, &ProposeError::TooLarge { size: bytes, limit });
+                return Ok(());
+            }
+            Err(AppendError::Unavailable { reason }) => {
+                metrics.error("append_unavailable");
+                tracing::debug!(%reason, "the log is not available");
+            }
+            Err(error @ (AppendError::Unknown { .. } | AppendError::TooLarge { .. })) => {
+                metrics.error("append_unknown");
+                tracing::debug!(%error, "appending again");
+                nowhere = false;
+            }
+        }
+        if unresolved.all_committed(sequences.clone()) {
+            return Ok(());
+        }
+        if nowhere && unresolved.abandon_if_nobody_waits(sequences.clone()) {
+            return Ok(());
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(limits.retry_last);
+    }
+}

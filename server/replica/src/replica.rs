@@ -1,0 +1,352 @@
+//! The public face of a replica's core: [`ReplicaHandle`] and the types that sessions and the admin server use.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use replicateddb_ordering::OrderedLog;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::apply::Command;
+use crate::barrier::Barriers;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::propose::{Proposer, proposer};
+use crate::record::Record;
+use crate::shared::Shared;
+use crate::site::{Agent, Connector};
+use crate::supervise::Supervisor;
+
+pub use crate::record::{RecordKind as RequestKind, StatementText, Values};
+
+/// One client request to be put in the global order and executed by every replica.
+///
+/// The caller has already refused what may not be replicated and replaced calls of non-deterministic functions
+/// by values (the core executes what it is given, the same on every replica).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What the request is; decides how it is executed. `Barrier`, `Tick` and `Digest` carry no statements.
+    pub kind: RequestKind,
+    /// The session's keyspace (as set by USE, unquoted), for unqualified names.
+    pub keyspace: Option<String>,
+    /// `Dml`, `Ddl`, `Truncate`: exactly one statement; `Batch`: one or more, executed as one unlogged batch.
+    pub statements: Vec<StatementText>,
+    /// Protocol flags worth keeping, see [`crate::record::flags`]; 0 when none.
+    pub flags: u32,
+}
+
+/// What executing a request on this replica's own Cassandra answered, to be relayed to the proposing client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The record's place in the global order.
+    pub index: u64,
+    /// Envelope flags of the answer (warnings 0x08, ...), which say how `body` starts.
+    pub flags: u8,
+    /// Opcode byte of the answer: 0x08 RESULT or 0x00 ERROR (native protocol v4).
+    pub opcode: u8,
+    /// The raw body of the answer.
+    pub body: Bytes,
+}
+
+/// Why a request was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// A bounded queue is full; nothing was written. Answer OVERLOADED.
+    #[error("too many requests are waiting")]
+    Overloaded,
+    /// The request can't be ordered at this size; nothing was written. Answer INVALID.
+    #[error("a request of {size} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// Encoded size, bytes.
+        size: usize,
+        /// Largest encoded size allowed, bytes.
+        limit: usize,
+    },
+    /// The bounded wait passed (the ordered log can't be reached, or the local Cassandra is behind).
+    #[error("{reason}")]
+    Unavailable {
+        /// For people.
+        reason: String,
+        /// True: the request may take effect yet (at most once). False: it never will.
+        maybe_written: bool,
+    },
+    /// This replica does not serve clients now (recovering, stopping, fenced).
+    #[error("not serving: {reason}")]
+    NotServing {
+        /// For people.
+        reason: String,
+        /// True: the request may take effect yet (at most once). False: it never will.
+        maybe_written: bool,
+    },
+}
+
+/// Whether clients may be answered (I5). Sessions close whenever this changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serving {
+    /// Not caught up, stopping or broken.
+    No {
+        /// For people.
+        reason: String,
+    },
+    /// Caught up: relay to this backend, and only to this generation of it.
+    Yes {
+        /// The Cassandra generation that recovery ended with; pass it to `backend::connect`.
+        generation: u64,
+        /// `host:port` of the local Cassandra's CQL port.
+        backend: String,
+    },
+}
+
+/// The schema's version as shown to drivers: a function of the log and the last applied DDL.
+pub type SchemaVersion = Uuid;
+
+/// An applied schema change, in the terms of the protocol's SCHEMA_CHANGE event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaEvent {
+    /// Index of the DDL record.
+    pub index: u64,
+    /// Body of the RESULT SchemaChange after its kind (int 5): also exactly the body of the EVENT after its type string.
+    pub body: Bytes,
+}
+
+/// Where the replica is in its life, as shown by `/status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Connecting to its store agent.
+    Starting,
+    /// Bringing its store to exactly one index (rewind, start of Cassandra).
+    Recovering,
+    /// Applying what the log has beyond the recovered index.
+    Replaying,
+    /// Caught up; clients are served.
+    Serving,
+    /// Stopping gracefully.
+    Stopping,
+    /// Stopped for a reason that only an operator or a new process can lift.
+    Failed,
+}
+
+/// Progress or result of the last replay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    /// Index of the recovered state: the first replayed record has this plus one.
+    pub from: u64,
+    /// Last index replayed so far (or in total, once serving).
+    pub to: u64,
+    /// `to - from`.
+    pub records: u64,
+    /// Index of the restore point that the store was rewound to, if one was used.
+    pub restore_point: Option<u64>,
+    /// True when the store was rewound (unclean end), false after a clean stop.
+    pub rewound: bool,
+    /// Seconds from the start of recovery until now, or until clients were served.
+    pub seconds: f64,
+}
+
+/// A replica's state for people and probes; serialises to the `/status` document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Replica id (ordinal).
+    pub id: u32,
+    /// This process's incarnation in the log.
+    pub incarnation: String,
+    /// Phase of life.
+    pub state: Phase,
+    /// One line for people.
+    pub detail: String,
+    /// Name of the ordering engine.
+    pub engine: String,
+    /// All records up to this index are applied here.
+    pub applied_index: u64,
+    /// Highest index known to be committed, if known.
+    pub log_end: Option<u64>,
+    /// `log_end - applied_index`, if known.
+    pub lag: Option<u64>,
+    /// The last replay.
+    pub replay: Option<Replay>,
+    /// Generation of the Cassandra that is applied to.
+    pub generation: Option<u64>,
+    /// Index of the newest committed restore point.
+    pub restore_point_index: Option<u64>,
+    /// Schema version shown to drivers.
+    pub schema_version: Uuid,
+    /// What is not as it should be, for people; empty when all is well.
+    pub conditions: Vec<String>,
+}
+
+/// Digest of one table at an index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableDigest {
+    /// Rows read.
+    pub rows: u64,
+    /// Hex SHA-256 over cells and write times.
+    pub sha256: String,
+}
+
+/// Digests of every user table at one index of the log (I1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    /// Index of the digest record; also its id for [`ReplicaHandle::digest_at`].
+    pub index: u64,
+    /// By `keyspace.table`.
+    pub tables: BTreeMap<String, TableDigest>,
+}
+
+/// Requests to the applier that may wait.
+const COMMANDS: usize = 16;
+
+/// A running replica. Cheap to clone; the replica runs until [`ReplicaHandle::stop`], a failure that nothing here can
+/// help ([`ReplicaHandle::finished`]), or until the last handle is dropped, which is as good as a crash.
+#[derive(Clone)]
+pub struct ReplicaHandle {
+    shared: Arc<Shared>,
+    proposer: Proposer,
+    barriers: Barriers,
+    commands: mpsc::Sender<Command>,
+    stop: CancellationToken,
+    _task: Arc<AbortOnDropHandle<()>>,
+}
+
+impl ReplicaHandle {
+    /// Starts a replica: recovers its store, replays the log, then serves. Returns at once.
+    ///
+    /// `log` is opened for this replica (a new incarnation); `agent` speaks for the same incarnation.
+    pub fn start<L: OrderedLog, A: Agent, C: Connector>(
+        config: Config,
+        log: L,
+        agent: A,
+        connector: C,
+        metrics: Metrics,
+    ) -> Self {
+        let (id, limits) = (config.replica, config.limits.clone());
+        let shared = Arc::new(Shared::new(config, log.incarnation().0, metrics.clone()));
+        let (proposer, proposing) =
+            proposer(log.clone(), id, limits, shared.unresolved.clone(), metrics, wall_clock_us);
+        let (barriers, barrier_task) = Barriers::new(proposer.clone());
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let stop = CancellationToken::new();
+        let supervisor = Supervisor {
+            shared: shared.clone(),
+            log,
+            agent,
+            connector,
+            proposer: proposer.clone(),
+            commands,
+            stop: stop.clone(),
+        };
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                reason = supervisor.run(proposing.run()) => tracing::info!(%reason, "the replica has ended"),
+                () = barrier_task => {}
+            }
+        });
+        Self { shared, proposer, barriers, commands: sender, stop, _task: Arc::new(AbortOnDropHandle::new(task)) }
+    }
+
+    /// Whether clients may be answered, and by which backend (I5). Sessions close whenever it changes.
+    pub fn serving(&self) -> watch::Receiver<Serving> {
+        self.shared.serving.subscribe()
+    }
+
+    /// Orders a request; completes when it is applied here. Bounded by [`crate::propose::Limits`]' waits. A session
+    /// that drops the future before the request was proposed takes it back.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose(&self, request: Request) -> Result<Outcome, ProposeError> {
+        let Request { kind, keyspace, statements, flags } = request;
+        self.propose_record(Record { flags, keyspace, statements, ..Record::bare(kind) }).await
+    }
+
+    async fn propose_record(&self, record: Record) -> Result<Outcome, ProposeError> {
+        self.check_serving()?;
+        self.proposer.propose(record).await
+    }
+
+    fn check_serving(&self) -> Result<(), ProposeError> {
+        match &*self.shared.serving.borrow() {
+            Serving::Yes { .. } => Ok(()),
+            Serving::No { reason } => Err(ProposeError::NotServing { reason: reason.clone(), maybe_written: false }),
+        }
+    }
+
+    /// Completes when everything acknowledged anywhere before the call is applied here (I4); gives the barrier's
+    /// index. Shared with all readers that wait; bounded in time.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn barrier(&self) -> Result<u64, ProposeError> {
+        self.check_serving()?;
+        self.barriers.pass().await
+    }
+
+    /// The version of the schema applied here.
+    pub fn schema(&self) -> watch::Receiver<SchemaVersion> {
+        self.shared.schema.subscribe()
+    }
+
+    /// Schema changes as they are applied here.
+    pub fn events(&self) -> broadcast::Receiver<SchemaEvent> {
+        self.shared.events.subscribe()
+    }
+
+    /// For people and probes.
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// Orders a digest record and returns what this replica computed at its index; the others keep theirs.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn digest(&self) -> Result<Digest, ProposeError> {
+        let outcome = self.propose_record(Record::bare(RequestKind::Digest)).await?;
+        let lost =
+            || ProposeError::Unavailable { reason: "the digest was replaced already".to_owned(), maybe_written: false };
+        self.shared.digest(outcome.index).ok_or_else(lost)
+    }
+
+    /// The digest computed here for the digest record at `index`, if it was applied and is one of the last few.
+    pub fn digest_at(&self, index: u64) -> Option<Digest> {
+        self.shared.digest(index)
+    }
+
+    /// Makes a restore point now; returns its index.
+    ///
+    /// # Errors
+    /// Why there is none; for people.
+    pub async fn restore_point(&self) -> Result<u64, String> {
+        let (sender, answer) = oneshot::channel();
+        let stopped = "the replica has stopped or is recovering";
+        self.commands.try_send(Command::RestorePoint(sender)).map_err(|_| stopped.to_owned())?;
+        answer.await.map_err(|_| stopped.to_owned())?
+    }
+
+    /// Stops gracefully: finishes what is on its way, drains, and marks the store clean, so that the next start needs
+    /// no rewind. Returns when it is done, with what was achieved.
+    pub async fn stop(self) -> String {
+        self.stop.cancel();
+        self.finished().await
+    }
+
+    /// Completes when the replica has ended, with the reason.
+    pub async fn finished(&self) -> String {
+        let mut finished = self.shared.finished.subscribe();
+        match finished.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => String::new(),
+        }
+    }
+}
+
+/// µs since 1970.
+fn wall_clock_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

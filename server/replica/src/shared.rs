@@ -1,0 +1,246 @@
+//! What the core's tasks and the handle share: whether clients are served, and what people are shown.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::replica::{Digest, Phase, Replay, SchemaEvent, Serving, Status};
+use crate::unresolved::Unresolved;
+
+/// Digests kept for [`crate::ReplicaHandle::digest_at`].
+const DIGESTS: usize = 8;
+/// Schema events a slow session may lag behind before it loses some.
+const EVENTS: usize = 256;
+
+/// What may be wrong; each at most once in the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// A record can't be executed now.
+    Apply,
+    /// The local Cassandra can't be reached.
+    Backend,
+    /// The store agent can't be reached or refuses.
+    Agent,
+    /// The ordered log can't be reached.
+    Log,
+    /// The last restore point failed.
+    RestorePoint,
+    /// Compaction could not be switched.
+    Compaction,
+    /// Cassandra's clock is behind the restore point's.
+    Clock,
+}
+
+struct Known {
+    phase: Phase,
+    detail: String,
+    applied: u64,
+    log_end: Option<u64>,
+    recovering_since: Instant,
+    replay: Option<Replay>,
+    generation: Option<u64>,
+    restore_point_index: Option<u64>,
+    conditions: BTreeMap<Condition, String>,
+    digests: BTreeMap<u64, Digest>,
+    /// When a record was last seen in the log, and how many ticks in a row came last.
+    activity: (Instant, u32),
+}
+
+/// See the module's head.
+pub struct Shared {
+    /// The settings.
+    pub config: Config,
+    /// This life of the replica.
+    pub incarnation: i64,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Requests on their way.
+    pub unresolved: Arc<Unresolved>,
+    /// Whether clients may be answered (I5).
+    pub serving: watch::Sender<Serving>,
+    /// The schema version applied here.
+    pub schema: watch::Sender<Uuid>,
+    /// Applied schema changes.
+    pub events: broadcast::Sender<SchemaEvent>,
+    /// Why the core has ended.
+    pub finished: watch::Sender<Option<String>>,
+    known: Mutex<Known>,
+}
+
+impl Shared {
+    /// Everything at its beginning.
+    pub fn new(config: Config, incarnation: i64, metrics: Metrics) -> Self {
+        let known = Known {
+            phase: Phase::Starting,
+            detail: "starting".to_owned(),
+            applied: 0,
+            log_end: None,
+            recovering_since: Instant::now(),
+            replay: None,
+            generation: None,
+            restore_point_index: None,
+            conditions: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            activity: (Instant::now(), 0),
+        };
+        Self {
+            config,
+            incarnation,
+            metrics,
+            unresolved: Arc::default(),
+            serving: watch::Sender::new(Serving::No { reason: "starting".to_owned() }),
+            schema: watch::Sender::new(Uuid::nil()),
+            events: broadcast::Sender::new(EVENTS),
+            finished: watch::Sender::new(None),
+            known: Mutex::new(known),
+        }
+    }
+
+    /// Changes the phase; in every phase but `Serving` no client is served (I5).
+    pub fn enter(&self, phase: Phase, detail: impl Into<String>) {
+        let detail = detail.into();
+        if phase != Phase::Serving {
+            self.stop_serving(&detail);
+        }
+        tracing::info!(?phase, %detail, "replica");
+        let mut known = self.lock();
+        known.phase = phase;
+        known.detail = detail;
+    }
+
+    /// Serves no client from now on.
+    pub fn stop_serving(&self, reason: &str) {
+        self.metrics.serving.set(0);
+        self.serving.send_if_modified(|serving| {
+            let change = matches!(serving, Serving::Yes { .. });
+            // A new reason is no change for those who wait for service.
+            *serving = Serving::No { reason: reason.to_owned() };
+            change
+        });
+    }
+
+    /// Clients may be answered by this generation.
+    pub fn start_serving(&self, generation: u64, backend: String) {
+        self.metrics.serving.set(1);
+        self.serving.send_replace(Serving::Yes { generation, backend });
+    }
+
+    /// What is wrong, or `None` when it is right again.
+    pub fn condition(&self, condition: Condition, text: Option<String>) {
+        let mut known = self.lock();
+        match text {
+            Some(text) => {
+                if known.conditions.get(&condition) != Some(&text) {
+                    tracing::warn!(?condition, %text, "condition");
+                }
+                known.conditions.insert(condition, text);
+            }
+            None => {
+                if known.conditions.remove(&condition).is_some() {
+                    tracing::info!(?condition, "condition ended");
+                }
+            }
+        }
+    }
+
+    /// Recovery has brought the store to this index.
+    pub fn recovered(&self, generation: u64, index: u64, restore_point: Option<u64>, rewound: bool) {
+        let mut known = self.lock();
+        known.generation = Some(generation);
+        known.applied = index;
+        known.restore_point_index = restore_point.or(known.restore_point_index);
+        known.replay = Some(Replay { from: index, to: index, records: 0, restore_point, rewound, seconds: 0.0 });
+    }
+
+    /// Everything up to this index is applied; `log_end` is the last index known to be in the log.
+    pub fn progress(&self, applied: u64, log_end: u64) {
+        self.metrics.applied_index.set(applied);
+        self.metrics.lag.set(log_end.saturating_sub(applied));
+        let mut known = self.lock();
+        known.applied = applied;
+        known.log_end = Some(log_end);
+    }
+
+    /// Recovery begins.
+    pub fn recovering(&self) {
+        self.lock().recovering_since = Instant::now();
+    }
+
+    /// The replay has come to this index.
+    pub fn replayed(&self, to: u64) -> Option<Replay> {
+        let mut known = self.lock();
+        let seconds = known.recovering_since.elapsed().as_secs_f64();
+        let replay = known.replay.as_mut()?;
+        replay.to = to;
+        replay.records = to.saturating_sub(replay.from);
+        replay.seconds = seconds;
+        Some(replay.clone())
+    }
+
+    /// A restore point was committed.
+    pub fn restore_point(&self, index: u64) {
+        self.metrics.restore_point_index.set(index);
+        self.lock().restore_point_index = Some(index);
+    }
+
+    /// Keeps a digest.
+    pub fn keep_digest(&self, digest: Digest) {
+        let mut known = self.lock();
+        known.digests.insert(digest.index, digest);
+        while known.digests.len() > DIGESTS {
+            known.digests.pop_first();
+        }
+    }
+
+    /// A digest that was kept.
+    pub fn digest(&self, index: u64) -> Option<Digest> {
+        self.lock().digests.get(&index).cloned()
+    }
+
+    /// An entry was seen in the log; whether it held nothing but ticks.
+    pub fn saw_entry(&self, only_ticks: bool) {
+        let mut known = self.lock();
+        let ticks = if only_ticks { known.activity.1.saturating_add(1) } else { 0 };
+        known.activity = (Instant::now(), ticks);
+    }
+
+    /// When an entry was last seen in the log, and how many with nothing but ticks came last.
+    pub fn activity(&self) -> (Instant, u32) {
+        self.lock().activity
+    }
+
+    /// Everything up to this index is applied.
+    pub fn applied(&self) -> u64 {
+        self.lock().applied
+    }
+
+    /// For people and probes.
+    pub fn status(&self) -> Status {
+        let known = self.lock();
+        Status {
+            id: self.config.replica,
+            incarnation: format!("{:#x}", self.incarnation),
+            state: known.phase,
+            detail: known.detail.clone(),
+            engine: self.config.engine.clone(),
+            applied_index: known.applied,
+            log_end: known.log_end,
+            lag: known.log_end.map(|end| end.saturating_sub(known.applied)),
+            replay: known.replay.clone(),
+            generation: known.generation,
+            restore_point_index: known.restore_point_index,
+            schema_version: *self.schema.borrow(),
+            conditions: known.conditions.values().cloned().collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Every change under the lock is complete before anything that may panic.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

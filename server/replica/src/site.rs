@@ -1,0 +1,149 @@
+//! What the core needs of the world around it: the local Cassandra and the store agent beside it. Traits, so that the
+//! seeded tests run the whole core over models that crash and fail on demand.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use replicateddb_store::api::{Mark, Rewind, Rewound, Status, Table};
+use replicateddb_store::client::{Store, StoreError};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use crate::backend::BackendError;
+pub use crate::backend::outcome::{Failure, Reply};
+use crate::lanes::Lanes;
+use crate::record::Record;
+use crate::replica::TableDigest;
+
+/// What has to be known to execute a record in its place.
+#[derive(Debug, Clone)]
+pub enum Plan {
+    /// Execute it in these lanes.
+    Lanes(Lanes),
+    /// It fails before it touches anything, on every replica; this is its result.
+    Answer(Reply),
+}
+
+/// A record's place in the order, as far as executing it depends on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Write timestamp, µs.
+    pub timestamp_us: i64,
+    /// Id for a table that the record creates.
+    pub table_id: Uuid,
+}
+
+/// Whether the backend can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Healthy,
+    /// It does not, or not now; attempts go on inside.
+    Lost {
+        /// For people.
+        reason: String,
+    },
+    /// Another JVM answers, for good.
+    Gone {
+        /// For people.
+        reason: String,
+    },
+}
+
+/// One generation of the local Cassandra. Cheap to clone; all of it dies with the generation.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// Finds the lanes of a `Dml` or `Batch` record. Called when every earlier DDL has been applied and no later one.
+    fn plan(&self, record: &Record) -> impl Future<Output = Result<Plan, Failure>> + Send;
+    /// Executes a `Dml`, `Batch`, `Ddl` or `Truncate` record once.
+    fn execute(&self, place: Place, record: &Record) -> impl Future<Output = Result<Reply, Failure>> + Send;
+    /// The schema changed: forget what was prepared.
+    fn forget_prepared(&self);
+    /// Reads every user table.
+    fn digest(&self) -> impl Future<Output = Result<BTreeMap<String, TableDigest>, Failure>> + Send;
+    /// Whether it can be reached.
+    fn health(&self) -> watch::Receiver<Health>;
+}
+
+/// Makes backends.
+pub trait Connector: Clone + Send + Sync + 'static {
+    /// What it makes.
+    type Backend: Backend;
+    /// `host:port`, for the sessions' relays.
+    fn address(&self) -> String;
+    /// Connects to this generation and no other.
+    fn connect(&self, generation: u64) -> impl Future<Output = Result<Self::Backend, BackendError>> + Send;
+}
+
+/// The store agent, on behalf of this replica's incarnation. See [`Store`], whose contract this is.
+#[allow(missing_docs)]
+pub trait Agent: Clone + Send + Sync + 'static {
+    fn status(&self) -> impl Future<Output = Result<Status, StoreError>> + Send;
+    fn claim(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Returns the builds of indexes and views under way.
+    fn flush(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
+    fn snapshot(&self, id: &str, generation: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn commit(&self, id: &str, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn abort(&self, id: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn rewind(&self, to: Rewind) -> impl Future<Output = Result<Rewound, StoreError>> + Send;
+    fn start(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    fn mark_clean(&self, generation: u64, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn clear_clean(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// For these tables, or for all.
+    fn autocompaction(
+        &self,
+        enabled: bool,
+        tables: Option<Vec<Table>>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Cassandra's clock, ms since 1970.
+    fn cassandra_now_ms(&self) -> impl Future<Output = Result<i64, StoreError>> + Send;
+}
+
+impl Agent for Store {
+    async fn status(&self) -> Result<Status, StoreError> {
+        Store::status(self).await
+    }
+
+    async fn claim(&self) -> Result<(), StoreError> {
+        Store::claim(self).await.map(drop)
+    }
+
+    async fn flush(&self) -> Result<Vec<String>, StoreError> {
+        Store::flush(self).await.map(|flushed| flushed.builds)
+    }
+
+    async fn snapshot(&self, id: &str, generation: u64) -> Result<(), StoreError> {
+        Store::snapshot(self, id, generation).await.map(drop)
+    }
+
+    async fn commit(&self, id: &str, mark: Mark) -> Result<(), StoreError> {
+        Store::commit(self, id, mark).await.map(drop)
+    }
+
+    async fn abort(&self, id: &str) -> Result<(), StoreError> {
+        Store::abort(self, id).await.map(drop)
+    }
+
+    async fn rewind(&self, to: Rewind) -> Result<Rewound, StoreError> {
+        Store::rewind(self, to).await
+    }
+
+    async fn start(&self) -> Result<u64, StoreError> {
+        Store::start(self).await
+    }
+
+    async fn mark_clean(&self, generation: u64, mark: Mark) -> Result<(), StoreError> {
+        Store::mark_clean(self, generation, mark).await.map(drop)
+    }
+
+    async fn clear_clean(&self) -> Result<(), StoreError> {
+        Store::clear_clean(self).await.map(drop)
+    }
+
+    async fn autocompaction(&self, enabled: bool, tables: Option<Vec<Table>>) -> Result<(), StoreError> {
+        Store::autocompaction(self, enabled, tables).await.map(drop)
+    }
+
+    async fn cassandra_now_ms(&self) -> Result<i64, StoreError> {
+        Store::cassandra_now(self).await.map(|reply| reply.now_ms)
+    }
+}

@@ -1,0 +1,294 @@
+//! The deciding part of applying the log: which records count, their indexes, the log clock and their timestamps.
+//!
+//! Pure: a function of the log's prefix alone, so every replica decides alike, and again so after a restart. It is
+//! the `replica_state` of every restore point and restored exactly.
+
+use std::collections::BTreeMap;
+
+use replicateddb_ordering::Position;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::record::{Entry, Record, RecordKind, SEMANTICS_VERSION};
+
+/// Version of the serialised form.
+pub const STATE_FORMAT: u32 = 1;
+/// How far ahead of the log's own time a proposer's clock may pull the log clock, µs.
+const CLOCK_AHEAD_US: i64 = 1_000_000;
+/// Namespace of the UUIDs derived from the log.
+const NAMESPACE: Uuid = Uuid::from_u128(0x7ac5_0f3e_6bd0_4e0c_9d7b_3c1f_52a6_88e1);
+
+/// Why the log can't be applied further. The replica stops and says so (I8).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// An entry does not stand directly behind the last one (I3: the index is dense).
+    #[error("the entry at {found} does not follow the one at {last:?}")]
+    Gap {
+        /// Position of the last entry.
+        last: Option<Position>,
+        /// Position of this one.
+        found: Position,
+    },
+    /// An incarnation that was replaced has appended (I6).
+    #[error("replica {origin}: incarnation {found:#x} stands behind the later {known:#x}")]
+    OldIncarnation {
+        /// The origin.
+        origin: u32,
+        /// The incarnation of the entry.
+        found: i64,
+        /// The latest one seen before.
+        known: i64,
+    },
+    /// A record below its own entry's floor, or without a number.
+    #[error("replica {origin}: sequence {sequence} under its entry's floor {floor}")]
+    UnderFloor {
+        /// The origin.
+        origin: u32,
+        /// The record's sequence.
+        sequence: u64,
+        /// The entry's floor.
+        floor: u64,
+    },
+    /// The log asks for apply semantics that this program does not have.
+    #[error("the log switches to apply semantics {asked}, this program has {SEMANTICS_VERSION}; update the replica")]
+    Semantics {
+        /// The version asked for.
+        asked: u64,
+    },
+    /// The index or the clock has come to its end.
+    #[error("the index or the clock of the log overflows")]
+    Overflow,
+}
+
+/// Numbers of one origin's incarnation that have been applied, as disjoint inclusive ranges above a floor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RangeSet(BTreeMap<u64, u64>);
+
+impl RangeSet {
+    /// Whether the number is in the set.
+    pub fn contains(&self, number: u64) -> bool {
+        self.0.range(..=number).next_back().is_some_and(|(_, end)| number <= *end)
+    }
+
+    /// Adds a number; `false` if it was there.
+    pub fn insert(&mut self, number: u64) -> bool {
+        if self.contains(number) {
+            return false;
+        }
+        let mut start = number;
+        let mut end = number;
+        if let Some(next) = number.checked_add(1).and_then(|next| self.0.remove(&next)) {
+            end = next;
+        }
+        let before = self.0.range(..number).next_back().map(|(first, last)| (*first, *last));
+        if let Some((first, last)) = before
+            && last.checked_add(1) == Some(number)
+        {
+            start = first;
+        }
+        self.0.insert(start, end);
+        true
+    }
+
+    /// Forgets every number below `floor`.
+    pub fn forget_below(&mut self, floor: u64) {
+        while let Some((start, end)) = self.0.first_key_value().map(|(start, end)| (*start, *end))
+            && start < floor
+        {
+            self.0.remove(&start);
+            if end >= floor {
+                self.0.insert(floor, end);
+            }
+        }
+    }
+
+    /// How many ranges are kept.
+    pub fn ranges(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// What is known of one origin.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Origin {
+    incarnation: i64,
+    /// Every number below it has been seen or never will be.
+    floor: u64,
+    /// Numbers from the floor on that have been seen.
+    seen: RangeSet,
+}
+
+/// The state at an index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    format: u32,
+    log_id: i64,
+    /// Index of the last record that counted; 0 before the first.
+    index: u64,
+    /// Position of the last entry.
+    last: Option<Position>,
+    clock_us: i64,
+    timestamp_us: i64,
+    semantics: u64,
+    /// Index of the last DDL that changed the schema; 0 before the first.
+    schema_index: u64,
+    origins: BTreeMap<u32, Origin>,
+}
+
+/// A record with its place in the order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// Dense, from 1.
+    pub index: u64,
+    /// Write timestamp, µs; strictly increasing with the index.
+    pub timestamp_us: i64,
+    /// The proposer.
+    pub origin: u32,
+    /// The proposer's incarnation.
+    pub incarnation: i64,
+    /// The record.
+    pub record: Record,
+}
+
+impl State {
+    /// The state before the first entry of a log.
+    pub fn initial(log_id: i64) -> Self {
+        Self {
+            format: STATE_FORMAT,
+            log_id,
+            index: 0,
+            last: None,
+            clock_us: 0,
+            timestamp_us: 0,
+            semantics: SEMANTICS_VERSION,
+            schema_index: 0,
+            origins: BTreeMap::new(),
+        }
+    }
+
+    /// Reads a restore point's state.
+    ///
+    /// # Errors
+    /// It can't be read, is of another format, or belongs to another log; for people.
+    pub fn restore(value: serde_json::Value, log_id: i64, index: u64) -> Result<Self, String> {
+        let state: Self = serde_json::from_value(value).map_err(|e| format!("the saved state can't be read: {e}"))?;
+        if state.format != STATE_FORMAT {
+            return Err(format!("the saved state has format {}, this program knows {STATE_FORMAT}", state.format));
+        }
+        if state.log_id != log_id {
+            return Err(format!(
+                "the store belongs to the log {:#x}, but the log found is {log_id:#x}: the ordering tier lost its data \
+                 or another root is configured",
+                state.log_id
+            ));
+        }
+        if state.index != index || state.semantics > SEMANTICS_VERSION {
+            return Err("the saved state does not fit its manifest or this program".to_owned());
+        }
+        Ok(state)
+    }
+
+    /// Where to read on.
+    pub fn next_position(&self) -> Position {
+        self.last.map_or(Position::START, Position::next)
+    }
+
+    /// Index of the last record that counted.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Timestamp of the last record that counted, µs.
+    pub fn timestamp_us(&self) -> i64 {
+        self.timestamp_us
+    }
+
+    /// Index of the last DDL that changed the schema.
+    pub fn schema_index(&self) -> u64 {
+        self.schema_index
+    }
+
+    /// The schema's version, equal wherever the same DDL was applied last.
+    pub fn schema_version(&self) -> Uuid {
+        derived_uuid(self.log_id, "schema", self.schema_index)
+    }
+
+    /// The id of a table created by the record at `index`.
+    pub fn table_id(&self, index: u64) -> Uuid {
+        derived_uuid(self.log_id, "table", index)
+    }
+
+    /// The DDL at `index` has changed the schema. Called in the order of the log.
+    pub fn schema_changed(&mut self, index: u64) {
+        assert!(index > self.schema_index && index <= self.index, "I3: DDL applies in order");
+        self.schema_index = index;
+    }
+
+    /// Takes the next entry of the log: drops duplicates and numbers the rest.
+    ///
+    /// # Errors
+    /// The log breaks its rules or asks for what this program can't do; nothing of the state is to be used then.
+    pub fn admit(&mut self, at: Position, commit_time_ms: i64, entry: Entry) -> Result<Vec<Admitted>, StateError> {
+        if !self.last.map_or(at == Position::START, |last| at.follows(last)) {
+            return Err(StateError::Gap { last: self.last, found: at });
+        }
+        self.last = Some(at);
+        let (origin, incarnation, floor) = (entry.origin, entry.incarnation, entry.floor);
+        let known = self.origins.entry(origin).or_default();
+        if incarnation < known.incarnation {
+            return Err(StateError::OldIncarnation { origin, found: incarnation, known: known.incarnation });
+        }
+        if incarnation > known.incarnation {
+            *known = Origin { incarnation, ..Origin::default() };
+        }
+        if let Some(record) = entry.records.iter().find(|record| record.sequence < floor.max(1)) {
+            return Err(StateError::UnderFloor { origin, sequence: record.sequence, floor });
+        }
+        let mut admitted = Vec::with_capacity(entry.records.len());
+        for record in entry.records {
+            let known = self.origins.entry(origin).or_default();
+            // I3: the first copy counts, wherever the second one comes from.
+            if record.sequence < known.floor || !known.seen.insert(record.sequence) {
+                continue;
+            }
+            admitted.push(self.number(commit_time_ms, origin, incarnation, record)?);
+        }
+        let known = self.origins.entry(origin).or_default();
+        if floor > known.floor {
+            known.floor = floor;
+            known.seen.forget_below(floor);
+        }
+        Ok(admitted)
+    }
+
+    fn number(
+        &mut self,
+        commit_ms: i64,
+        origin: u32,
+        incarnation: i64,
+        record: Record,
+    ) -> Result<Admitted, StateError> {
+        if record.kind == RecordKind::Semantics {
+            if record.argument > SEMANTICS_VERSION {
+                return Err(StateError::Semantics { asked: record.argument });
+            }
+            self.semantics = self.semantics.max(record.argument);
+        }
+        let bound_us = commit_ms.saturating_mul(1000).saturating_add(CLOCK_AHEAD_US);
+        self.clock_us = self.clock_us.max(record.clock_us.min(bound_us));
+        self.index = self.index.checked_add(1).ok_or(StateError::Overflow)?;
+        let after_last = self.timestamp_us.checked_add(1).ok_or(StateError::Overflow)?;
+        self.timestamp_us = after_last.max(self.clock_us);
+        Ok(Admitted { index: self.index, timestamp_us: self.timestamp_us, origin, incarnation, record })
+    }
+}
+
+/// A UUID that every replica derives alike.
+fn derived_uuid(log_id: i64, what: &str, index: u64) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, format!("{log_id}/{what}/{index}").as_bytes())
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

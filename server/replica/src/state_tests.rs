@@ -1,0 +1,206 @@
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn record(sequence: u64, clock_us: i64) -> Record {
+    Record { sequence, clock_us, ..Record::bare(RecordKind::Dml) }
+}
+
+fn entry(origin: u32, incarnation: i64, floor: u64, sequences: &[u64]) -> Entry {
+    let records = sequences.iter().map(|sequence| record(*sequence, 0)).collect();
+    Entry { origin, incarnation, floor, records }
+}
+
+fn indexes(admitted: &[Admitted]) -> Vec<(u64, u64)> {
+    admitted.iter().map(|a| (a.index, a.record.sequence)).collect()
+}
+
+#[test]
+fn i3_duplicates_are_dropped_above_and_below_the_floor() {
+    let mut state = State::initial(7);
+    let mut at = Position::START;
+    let mut admit = |entry| {
+        let admitted = state.admit(at, 0, entry).unwrap();
+        at = at.next();
+        indexes(&admitted)
+    };
+    assert_eq!(admit(entry(0, 1, 1, &[1, 2])), [(1, 1), (2, 2)]);
+    assert_eq!(admit(entry(0, 1, 1, &[1, 2])), []);
+    assert_eq!(admit(entry(0, 1, 3, &[4])), [(3, 4)]);
+    assert_eq!(admit(entry(0, 1, 1, &[2, 3, 4])), [(4, 3)], "an old copy has the old floor");
+    assert_eq!(admit(entry(0, 2, 1, &[1])), [(5, 1)], "a new incarnation counts anew");
+    assert_eq!(admit(entry(1, 1, 1, &[1])), [(6, 1)]);
+}
+
+#[test]
+fn i6_an_old_incarnation_stops_the_replica() {
+    let mut state = State::initial(7);
+    state.admit(Position::START, 0, entry(0, 5, 1, &[1])).unwrap();
+    let error = state.admit(Position::START.next(), 0, entry(0, 4, 1, &[1])).unwrap_err();
+    assert!(matches!(error, StateError::OldIncarnation { origin: 0, found: 4, known: 5 }));
+}
+
+#[test]
+fn i3_a_gap_stops_the_replica() {
+    let mut state = State::initial(7);
+    assert!(matches!(state.admit(Position::new(0, 1), 0, entry(0, 1, 1, &[1])), Err(StateError::Gap { .. })));
+    let mut state = State::initial(7);
+    state.admit(Position::START, 0, entry(0, 1, 1, &[1])).unwrap();
+    let mut other = state.clone();
+    assert!(state.admit(Position::new(1, 0), 0, entry(0, 1, 1, &[2])).is_ok());
+    assert!(other.admit(Position::new(0, 2), 0, entry(0, 1, 1, &[2])).is_err());
+}
+
+#[test]
+fn one_wrong_clock_does_not_drag_the_log_ahead() {
+    let mut state = State::initial(7);
+    let wrong = Entry { origin: 0, incarnation: 1, floor: 1, records: vec![record(1, i64::MAX), record(2, -5)] };
+    let admitted = state.admit(Position::START, 10_000, wrong).unwrap();
+    assert_eq!(admitted[0].timestamp_us, 11_000_000);
+    assert_eq!(admitted[1].timestamp_us, 11_000_001);
+}
+
+#[test]
+fn i8_later_semantics_stop_the_replica() {
+    let mut state = State::initial(7);
+    let record = Record { sequence: 1, argument: SEMANTICS_VERSION + 1, ..Record::bare(RecordKind::Semantics) };
+    let entry = Entry { origin: 0, incarnation: 1, floor: 1, records: vec![record] };
+    assert!(matches!(state.admit(Position::START, 0, entry), Err(StateError::Semantics { .. })));
+}
+
+#[test]
+fn a_store_of_another_log_is_refused() {
+    let saved = serde_json::to_value(State::initial(7)).unwrap();
+    assert!(State::restore(saved.clone(), 7, 0).is_ok());
+    assert!(State::restore(saved.clone(), 8, 0).unwrap_err().contains("belongs to the log"));
+    assert!(State::restore(saved, 7, 1).is_err());
+    assert!(State::restore(serde_json::json!({"format": 1}), 7, 0).is_err());
+}
+
+proptest! {
+    #[test]
+    fn range_set_is_a_set(operations in proptest::collection::vec((any::<bool>(), 0u64..40), 0..200)) {
+        let mut ranges = RangeSet::default();
+        let mut model = HashSet::new();
+        for (insert, number) in operations {
+            if insert {
+                prop_assert_eq!(ranges.insert(number), model.insert(number));
+            } else {
+                ranges.forget_below(number / 4);
+                model.retain(|n| *n >= number / 4);
+            }
+            for n in 0..41 {
+                prop_assert_eq!(ranges.contains(n), model.contains(&n), "{}", n);
+            }
+            for (a, b) in ranges.0.iter().zip(ranges.0.iter().skip(1)) {
+                prop_assert!(a.1 + 1 < *b.0, "ranges are disjoint and not adjacent");
+            }
+        }
+    }
+}
+
+/// A proposer as the log sees it: entries with unknown outcomes come again, later and in any order.
+#[derive(Debug, Clone)]
+struct Step {
+    origin: u32,
+    restart: bool,
+    records: u64,
+    copies: Vec<usize>,
+    clock: i64,
+    commit_ms: i64,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let copies = proptest::collection::vec(0usize..6, 0..3);
+    (0u32..3, proptest::bool::weighted(0.05), 1u64..4, copies, 0i64..5_000_000, 0i64..4_000).prop_map(
+        |(origin, restart, records, copies, clock, commit_ms)| Step {
+            origin,
+            restart,
+            records,
+            copies,
+            clock,
+            commit_ms,
+        },
+    )
+}
+
+/// The log that proposers following the rules leave behind: every entry once, and some again after a delay, before
+/// the origin's next incarnation. The floor never passes a sequence that is not in the log yet.
+fn log_of(steps: &[Step]) -> Vec<(Position, i64, Entry)> {
+    let mut log: Vec<(i64, Entry)> = Vec::new();
+    let mut late: Vec<(usize, i64, Entry)> = Vec::new();
+    let mut origins: BTreeMap<u32, (i64, u64)> = BTreeMap::new();
+    let mut incarnations = 0;
+    for step in steps {
+        let origin = origins.entry(step.origin).or_insert_with(|| {
+            incarnations += 1;
+            (incarnations, 1)
+        });
+        if step.restart {
+            incarnations += 1;
+            *origin = (incarnations, 1);
+            late.retain(|(_, _, entry)| entry.origin != step.origin);
+        }
+        let (incarnation, next) = *origin;
+        origin.1 += step.records;
+        let records = (next..next + step.records).map(|sequence| record(sequence, step.clock)).collect();
+        let new = Entry { origin: step.origin, incarnation, floor: next, records };
+        // Some entries come for the first time late: their sequences hold the floor down.
+        let held = late.iter().filter(|(_, _, e)| e.origin == step.origin).filter_map(|(_, _, e)| e.records.first());
+        let floor = held.map(|r| r.sequence).min().unwrap_or(next).min(next);
+        let new = Entry { floor, ..new };
+        for delay in &step.copies {
+            late.push((*delay, step.commit_ms, new.clone()));
+        }
+        if step.copies.len() != 1 {
+            log.push((step.commit_ms, new));
+        }
+        late.retain_mut(|(delay, commit_ms, entry)| {
+            let due = *delay == 0;
+            if due {
+                log.push((*commit_ms, entry.clone()));
+            }
+            *delay = delay.saturating_sub(1);
+            !due
+        });
+    }
+    let mut at = None::<Position>;
+    let place = |(n, (commit_ms, entry)): (usize, (i64, Entry))| {
+        let position = at.map_or(Position::START, |last| if n % 7 == 0 { last.next_segment() } else { last.next() });
+        at = Some(position);
+        (position, commit_ms, entry)
+    };
+    log.into_iter().enumerate().map(place).collect()
+}
+
+proptest! {
+    /// I1, I3, I10: against a model that remembers everything; a restart at any point changes nothing.
+    #[test]
+    fn equals_a_naive_model(steps in proptest::collection::vec(step(), 1..60), restart_every in 1usize..10) {
+        let mut state = State::initial(3);
+        let mut seen = HashSet::new();
+        let (mut index, mut clock, mut timestamp) = (0u64, 0i64, 0i64);
+        for (n, (position, commit_ms, entry)) in log_of(&steps).into_iter().enumerate() {
+            if n % restart_every == 0 {
+                let saved = serde_json::to_string(&state).unwrap();
+                let restored = State::restore(serde_json::from_str(&saved).unwrap(), 3, state.index()).unwrap();
+                prop_assert_eq!(&restored, &state);
+                state = restored;
+            }
+            let mut expected = Vec::new();
+            for record in &entry.records {
+                if seen.insert((entry.origin, entry.incarnation, record.sequence)) {
+                    index += 1;
+                    clock = clock.max(record.clock_us.min(commit_ms * 1000 + 1_000_000));
+                    timestamp = (timestamp + 1).max(clock);
+                    expected.push((index, timestamp, record.sequence));
+                }
+            }
+            let admitted = state.admit(position, commit_ms, entry).unwrap();
+            let found: Vec<_> = admitted.iter().map(|a| (a.index, a.timestamp_us, a.record.sequence)).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The replica's life: recover, replay, serve; again whenever the backend dies underneath; stop gracefully.
+
+use std::sync::Arc;
+
+use replicateddb_ordering::{LogHealth, OrderedLog};
+use replicateddb_store::api::{Jvm, Mark};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{Applier, Command, Exit};
+use crate::propose::{Ended, Proposer};
+use crate::record::{Record, RecordKind};
+use crate::recovery::{Recovered, RecoveryError, recover};
+use crate::replica::{Phase, Serving};
+use crate::shared::{Condition, Shared};
+use crate::site::{Agent, Backend, Connector, Health};
+use crate::state::State;
+use crate::tick;
+
+/// How often the agent is asked for the JVM while the backend can't be reached.
+const WATCH: Duration = Duration::from_millis(500);
+/// Attempts to write the clean mark at a graceful stop.
+const CLEAN_ATTEMPTS: usize = 5;
+/// Attempts to switch compaction on before clients are served without it.
+const COMPACTION_ATTEMPTS: usize = 5;
+/// Pause between attempts of either kind, and between barriers of recovery.
+const AGENT_RETRY: Duration = Duration::from_millis(500);
+
+/// All that the core's life needs.
+pub struct Supervisor<L, A, C> {
+    /// Shared with the handle.
+    pub shared: Arc<Shared>,
+    /// The log.
+    pub log: L,
+    /// The store agent.
+    pub agent: A,
+    /// The local Cassandra.
+    pub connector: C,
+    /// For the replica's own records.
+    pub proposer: Proposer,
+    /// What the handle asks for.
+    pub commands: mpsc::Receiver<Command>,
+    /// Cancelled: stop gracefully.
+    pub stop: CancellationToken,
+}
+
+impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
+    /// Runs to the end of the replica's life; returns why it ended.
+    pub async fn run(mut self, proposing: impl Future<Output = Ended> + Send) -> String {
+        let mut proposing = std::pin::pin!(proposing);
+        let watching = watch_log(self.shared.clone(), self.log.health());
+        let reason = tokio::select! {
+            reason = self.live() => reason,
+            ended = &mut proposing => match ended {
+                Ended::Fenced => "a newer incarnation of this replica has taken over (I6)".to_owned(),
+                Ended::Closed => "nobody holds the replica any more".to_owned(),
+            },
+            never = watching => match never {},
+        };
+        let phase = if self.stop.is_cancelled() { Phase::Stopping } else { Phase::Failed };
+        self.shared.enter(phase, reason.clone());
+        self.shared.unresolved.fail_all(&reason);
+        self.shared.finished.send_replace(Some(reason.clone()));
+        reason
+    }
+
+    async fn live(&mut self) -> String {
+        let mut trust_clean = true;
+        let mut pause = self.shared.config.recovery_retry_first;
+        self.shared.recovering();
+        loop {
+            let recovered = tokio::select! {
+                recovered = recover(&self.shared, &self.agent, &self.connector, self.log.log_id().0, trust_clean) => {
+                    recovered
+                }
+                () = self.stop.cancelled() => return "stopped during recovery".to_owned(),
+            };
+            let recovered = match recovered {
+                Ok(recovered) => recovered,
+                Err(RecoveryError::Fatal(reason)) => return reason,
+                Err(RecoveryError::Retry(reason)) => {
+                    self.shared.metrics.error("recovery_retry");
+                    self.shared.condition(Condition::Agent, Some(reason));
+                    if self.rest(&mut pause).await { continue } else { return "stopped during recovery".to_owned() }
+                }
+            };
+            self.shared.condition(Condition::Agent, None);
+            trust_clean = false;
+            let (generation, before) = (recovered.generation, recovered.state.index());
+            match self.one_generation(recovered).await {
+                Exit::Stopped(state) => return self.mark_clean(generation, &state).await,
+                Exit::Fatal(reason) => return reason,
+                Exit::Rewind(reason) => {
+                    tracing::warn!(%reason, "the store has to be rewound");
+                    self.shared.condition(Condition::Backend, None);
+                    self.shared.condition(Condition::Apply, None);
+                    self.shared.enter(Phase::Recovering, format!("rewinding: {reason}"));
+                    self.shared.recovering();
+                    if self.shared.applied() > before {
+                        pause = self.shared.config.recovery_retry_first;
+                    }
+                    if !self.rest(&mut pause).await {
+                        return "stopped during recovery".to_owned();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits before the next attempt; `false` if the replica is to stop.
+    async fn rest(&self, pause: &mut Duration) -> bool {
+        let now = *pause;
+        *pause = (*pause * 2).min(self.shared.config.recovery_retry_last);
+        tokio::select! {
+            () = tokio::time::sleep(now) => true,
+            () = self.stop.cancelled() => false,
+        }
+    }
+
+    /// From a known state until the generation, or the replica, ends.
+    async fn one_generation(&mut self, recovered: Recovered<C::Backend>) -> Exit {
+        let Recovered { state, generation, backend, restore_point, rewound } = recovered;
+        let shared = self.shared.clone();
+        shared.recovered(generation, state.index(), restore_point, rewound);
+        shared.enter(Phase::Replaying, format!("replaying from index {}", state.index()));
+        let tail = self.log.tail(state.next_position());
+        let applier = Applier::new(shared.clone(), backend.clone(), self.agent.clone(), generation, state, tail);
+        let life = Life {
+            shared: shared.clone(),
+            agent: self.agent.clone(),
+            backend: backend.clone(),
+            proposer: self.proposer.clone(),
+            generation,
+            address: self.connector.address(),
+        };
+        let stop = self.stop.clone();
+        let drained = CancellationToken::new();
+        let exit = tokio::select! {
+            // The applier first: when it has come to an end in the same moment, its word counts.
+            biased;
+            exit = applier.run(&mut self.commands, &drained) => exit,
+            reason = life.watch_generation() => Exit::Rewind(reason),
+            never = life.serve() => match never {},
+            never = stopping(&shared, &stop, &drained) => match never {},
+        };
+        if !matches!(exit, Exit::Stopped(_)) {
+            shared.stop_serving("the store is being recovered");
+        }
+        exit
+    }
+
+    /// The next start needs no rewind. Nothing is in flight any more.
+    async fn mark_clean(&self, generation: u64, state: &State) -> String {
+        let Ok(replica_state) = serde_json::to_value(state) else {
+            return "stopped; the state could not be saved".to_owned();
+        };
+        let mark = Mark { index: state.index(), replica_state };
+        for _ in 0..CLEAN_ATTEMPTS {
+            match self.agent.mark_clean(generation, mark.clone()).await {
+                Ok(()) => return format!("stopped cleanly at index {}", state.index()),
+                Err(error) => tracing::warn!(%error, "no clean mark yet"),
+            }
+            tokio::time::sleep(AGENT_RETRY).await;
+        }
+        "stopped; without a clean mark the next start rewinds".to_owned()
+    }
+}
+
+/// Shows when the ordered log can't be reached.
+async fn watch_log(shared: Arc<Shared>, mut health: watch::Receiver<LogHealth>) -> std::convert::Infallible {
+    loop {
+        let text = match &*health.borrow_and_update() {
+            LogHealth::Connected => None,
+            LogHealth::Disconnected { detail, .. } => Some(format!("the ordered log can't be reached: {detail}")),
+        };
+        shared.condition(Condition::Log, text);
+        if health.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// At a graceful stop: no new requests, those on their way get their answers (bounded), then the applier drains.
+async fn stopping(shared: &Shared, stop: &CancellationToken, drained: &CancellationToken) -> std::convert::Infallible {
+    stop.cancelled().await;
+    shared.enter(Phase::Stopping, "stopping: finishing what is on its way");
+    let deadline = Instant::now() + shared.config.stop_wait;
+    while shared.unresolved.anyone_waits() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drained.cancel();
+    std::future::pending().await
+}
+
+/// What goes on beside the applier of one generation.
+struct Life<A, B> {
+    shared: Arc<Shared>,
+    agent: A,
+    backend: B,
+    proposer: Proposer,
+    generation: u64,
+    address: String,
+}
+
+impl<A: Agent, B: Backend> Life<A, B> {
+    /// Completes, with the reason, when the JVM is no longer the one that was recovered.
+    async fn watch_generation(&self) -> String {
+        let mut health = self.backend.health();
+        loop {
+            let known = health.borrow_and_update().clone();
+            match known {
+                Health::Healthy => {
+                    self.shared.condition(Condition::Backend, None);
+                    if health.changed().await.is_err() {
+                        return "the backend's connections are gone".to_owned();
+                    }
+                }
+                Health::Gone { reason } => return reason,
+                Health::Lost { reason } => {
+                    // At once: sessions find their own connections broken, too.
+                    self.shared.stop_serving(&reason);
+                    self.shared.condition(Condition::Backend, Some(reason));
+                    if let Some(over) = self.is_over().await {
+                        return over;
+                    }
+                    let _ = tokio::time::timeout(WATCH, health.changed()).await;
+                }
+            }
+        }
+    }
+
+    async fn is_over(&self) -> Option<String> {
+        let status = self.agent.status().await.ok()?;
+        if status.generation != self.generation {
+            return Some(format!("Cassandra was restarted (generation {})", status.generation));
+        }
+        match status.jvm {
+            Jvm::Running | Jvm::Starting => None,
+            Jvm::Stopped => Some("Cassandra was stopped".to_owned()),
+            Jvm::Failed { detail } => Some(format!("Cassandra died: {detail}")),
+        }
+    }
+
+    /// Catches up, then serves whenever the backend is healthy (I5); proposes ticks.
+    async fn serve(&self) -> std::convert::Infallible {
+        // The first barrier is behind all that was in the log when the replay began, the second catches up with what
+        // came meanwhile.
+        for _ in 0..2 {
+            while let Err(error) = self.proposer.propose_patiently(Record::bare(RecordKind::Barrier)).await {
+                tracing::warn!(%error, "the barrier of recovery");
+                tokio::time::sleep(AGENT_RETRY).await;
+            }
+        }
+        self.start_compaction().await;
+        let index = self.shared.applied();
+        if let Some(replay) = self.shared.replayed(index) {
+            self.shared.metrics.replayed.inc_by(replay.records);
+        }
+        let ticks = tick::propose_ticks(self.shared.clone(), self.proposer.clone());
+        tokio::select! {
+            never = self.serve_while_healthy() => never,
+            never = ticks => never,
+        }
+    }
+
+    /// The replica is current: cells may expire by the wall clock. Without compaction it can serve, too.
+    async fn start_compaction(&self) {
+        for _ in 0..COMPACTION_ATTEMPTS {
+            match self.agent.autocompaction(true, None).await {
+                Ok(()) => return self.shared.condition(Condition::Compaction, None),
+                Err(error) => {
+                    self.shared.condition(Condition::Compaction, Some(format!("compaction is off: {error}")));
+                }
+            }
+            tokio::time::sleep(AGENT_RETRY).await;
+        }
+    }
+
+    async fn serve_while_healthy(&self) -> std::convert::Infallible {
+        let mut health = self.backend.health();
+        loop {
+            if *health.borrow_and_update() == Health::Healthy {
+                let serving = matches!(*self.shared.serving.borrow(), Serving::Yes { .. });
+                if !serving && self.shared.status().state != Phase::Stopping {
+                    self.shared.enter(Phase::Serving, "serving clients");
+                    self.shared.start_serving(self.generation, self.address.clone());
+                }
+            }
+            if health.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! A store that crashes, forgets, answers late and lies about outcomes as a real one may, and its agent.
+//!
+//! Rows are `(table, value) → timestamp`: the same write twice shows only if its timestamp differs. Lists keep every
+//! append: a second copy shows. Whatever was not in a restore point may be lost or half there after a crash.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use replicateddb_cql::frame::Opcode;
+use replicateddb_cql::response::{self, ChangeKind, ErrorCode, SchemaChange, SchemaTarget};
+use replicateddb_replica::backend::BackendError;
+use replicateddb_replica::lanes::Lanes;
+use replicateddb_replica::record::Record;
+use replicateddb_replica::replica::TableDigest;
+use replicateddb_replica::site::{Agent, Backend, Connector, Failure, Health, Place, Plan, Reply};
+use replicateddb_store::api::{Clean, Code, Files, Held, Jvm, Manifest, Mark, Refusal, Rewind, Rewound, Status, Table};
+use replicateddb_store::client::StoreError;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// What Cassandra holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Data {
+    /// Tables and their ids.
+    pub tables: BTreeMap<String, Uuid>,
+    /// Plain writes.
+    pub rows: BTreeMap<(String, String), i64>,
+    /// Appends, in the order of execution.
+    pub lists: BTreeMap<String, Vec<String>>,
+    /// Timestamp of the last TRUNCATE.
+    pub truncated_us: i64,
+}
+
+#[derive(Default)]
+struct World {
+    data: Data,
+    generation: u64,
+    running: bool,
+    highest: i64,
+    clean: Option<(Option<Manifest>, u64)>,
+    snapshots: BTreeMap<String, (u64, Data)>,
+    aborted: BTreeSet<String>,
+    points: Vec<(Manifest, Data)>,
+    sequence: u64,
+    /// Probability of trouble, in percent.
+    trouble: u32,
+    health: Option<watch::Sender<Health>>,
+    rewinds: u64,
+    starts_without_rewind: u64,
+}
+
+/// One store with its agent. Cheap to clone.
+#[derive(Clone)]
+pub struct ModelStore {
+    world: Arc<Mutex<World>>,
+    random: Arc<Mutex<StdRng>>,
+}
+
+impl ModelStore {
+    pub fn new(seed: u64) -> Self {
+        let world = World { clean: Some((None, 0)), ..World::default() };
+        Self { world: Arc::new(Mutex::new(world)), random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
+    }
+
+    fn world<T>(&self, with: impl FnOnce(&mut World) -> T) -> T {
+        with(&mut self.world.lock().unwrap())
+    }
+
+    fn dice(&self, sides: u32) -> u32 {
+        self.random.lock().unwrap().random_range(0..sides)
+    }
+
+    pub fn set_trouble(&self, percent: u32) {
+        self.world(|world| world.trouble = percent);
+    }
+
+    pub fn data(&self) -> Data {
+        self.world(|world| world.data.clone())
+    }
+
+    pub fn rewinds(&self) -> u64 {
+        self.world(|world| world.rewinds)
+    }
+
+    pub fn starts_without_rewind(&self) -> u64 {
+        self.world(|world| world.starts_without_rewind)
+    }
+
+    /// kill -9 of the JVM: what is on the disk afterwards is anybody's guess.
+    pub fn kill_jvm(&self) {
+        let lose = self.dice(3);
+        self.world(|world| {
+            world.running = false;
+            for _ in 0..lose {
+                world.data.rows.pop_last();
+                world.data.lists.values_mut().for_each(|list| drop(list.pop()));
+            }
+            if let Some(health) = world.health.take() {
+                health.send_replace(Health::Lost { reason: "killed".into() });
+            }
+        });
+    }
+
+    pub fn agent(&self, incarnation: i64) -> ModelAgent {
+        ModelAgent { store: self.clone(), incarnation }
+    }
+}
+
+#[derive(Clone)]
+pub struct ModelAgent {
+    store: ModelStore,
+    incarnation: i64,
+}
+
+fn refused(code: Code) -> StoreError {
+    StoreError::Refused(Refusal { code, message: format!("{code:?}") })
+}
+
+impl ModelAgent {
+    async fn call<T>(
+        &self,
+        steps: u32,
+        act: impl FnOnce(&mut World) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        tokio::time::sleep(Duration::from_millis(u64::from(self.store.dice(steps.max(1))))).await;
+        let lost_before = self.store.dice(100) < self.store.world(|world| world.trouble / 2);
+        let lost_after = self.store.dice(100) < self.store.world(|world| world.trouble / 2);
+        if lost_before {
+            return Err(StoreError::Unreachable("model".into()));
+        }
+        let done = self.store.world(|world| {
+            if self.incarnation < world.highest {
+                return Err(refused(Code::StaleIncarnation));
+            }
+            world.highest = self.incarnation;
+            act(world)
+        });
+        if lost_after { Err(StoreError::Unreachable("model: the answer was lost".into())) } else { done }
+    }
+}
+
+fn start(world: &mut World) {
+    world.generation += 1;
+    world.running = true;
+}
+
+fn manifest(world: &mut World, id: &str, mark: Mark) -> Manifest {
+    world.sequence += 1;
+    let (sequence, id) = (world.sequence, id.to_owned());
+    Manifest { id, sequence, mark, cassandra_now_ms: 0, created_ms: 0, files: Files::default() }
+}
+
+impl Agent for ModelAgent {
+    async fn status(&self) -> Result<Status, StoreError> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(self.store.world(|world| {
+            let clean = world
+                .clean
+                .clone()
+                .filter(|(_, generation)| (world.running && *generation == world.generation) || *generation == 0);
+            Status {
+                store_id: Uuid::nil(),
+                generation: world.generation,
+                jvm_pid: None,
+                jvm: if world.running { Jvm::Running } else { Jvm::Failed { detail: "killed".into() } },
+                dirty: clean.is_none(),
+                clean: clean.map(|(manifest, generation)| Clean {
+                    manifest,
+                    held: if generation == 0 { Held::Drained } else { Held::Generation { generation } },
+                }),
+                restore_points: Vec::new(),
+                highest_incarnation: Some(world.highest),
+                stopping: false,
+            }
+        }))
+    }
+
+    async fn claim(&self) -> Result<(), StoreError> {
+        self.call(3, |_| Ok(())).await
+    }
+
+    async fn flush(&self) -> Result<Vec<String>, StoreError> {
+        self.call(50, |world| if world.running { Ok(Vec::new()) } else { Err(refused(Code::WrongState)) }).await
+    }
+
+    async fn snapshot(&self, id: &str, generation: u64) -> Result<(), StoreError> {
+        self.call(50, |world| {
+            if !world.running || world.generation != generation {
+                return Err(refused(Code::WrongGeneration));
+            }
+            if world.aborted.contains(id) {
+                return Err(refused(Code::UnknownRestorePoint));
+            }
+            world.snapshots.insert(id.to_owned(), (generation, world.data.clone()));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn commit(&self, id: &str, mark: Mark) -> Result<(), StoreError> {
+        self.call(20, |world| {
+            let (_, data) = world.snapshots.remove(id).ok_or_else(|| refused(Code::UnknownRestorePoint))?;
+            let manifest = manifest(world, id, mark);
+            world.points.push((manifest, data));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn abort(&self, id: &str) -> Result<(), StoreError> {
+        self.call(5, |world| {
+            world.snapshots.remove(id);
+            world.aborted.insert(id.to_owned());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn rewind(&self, _to: Rewind) -> Result<Rewound, StoreError> {
+        self.call(500, |world| {
+            if let Some(health) = world.health.take() {
+                health.send_replace(Health::Lost { reason: "rewound".into() });
+            }
+            let (manifest, data) = match world.points.last() {
+                Some((manifest, data)) => (Some(manifest.clone()), data.clone()),
+                None => (None, Data::default()),
+            };
+            world.data = data;
+            world.clean = None;
+            world.snapshots.clear();
+            world.rewinds += 1;
+            start(world);
+            Ok(Rewound { generation: world.generation, manifest })
+        })
+        .await
+    }
+
+    async fn start(&self) -> Result<u64, StoreError> {
+        self.call(200, |world| match world.clean {
+            Some((_, generation)) if world.running && generation == world.generation => {
+                world.starts_without_rewind += 1;
+                Ok(generation)
+            }
+            Some((ref manifest, 0)) => {
+                let manifest = manifest.clone();
+                start(world);
+                // The mark now holds for the JVM that was started on the clean files.
+                world.clean = Some((manifest, world.generation));
+                Ok(world.generation)
+            }
+            _ => Err(refused(Code::Dirty)),
+        })
+        .await
+    }
+
+    async fn mark_clean(&self, generation: u64, mark: Mark) -> Result<(), StoreError> {
+        self.call(5, |world| {
+            if !world.running || world.generation != generation {
+                return Err(refused(Code::WrongGeneration));
+            }
+            let manifest = manifest(world, "clean", mark);
+            world.clean = Some((Some(manifest), generation));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn clear_clean(&self) -> Result<(), StoreError> {
+        self.call(5, |world| {
+            world.clean = None;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn autocompaction(&self, _enabled: bool, _tables: Option<Vec<Table>>) -> Result<(), StoreError> {
+        self.call(5, |_| Ok(())).await
+    }
+
+    async fn cassandra_now_ms(&self) -> Result<i64, StoreError> {
+        self.call(2, |_| Ok(1)).await
+    }
+}
+
+#[derive(Clone)]
+pub struct ModelConnector(pub ModelStore);
+
+impl Connector for ModelConnector {
+    type Backend = ModelBackend;
+
+    fn address(&self) -> String {
+        "model".into()
+    }
+
+    async fn connect(&self, generation: u64) -> Result<ModelBackend, BackendError> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let health = self.0.world(|world| {
+            (world.running && world.generation == generation).then(|| {
+                let health = watch::Sender::new(Health::Healthy);
+                world.health = Some(health.clone());
+                health
+            })
+        });
+        let unreachable = || BackendError::Unreachable { address: "model".into(), reason: "not running".into() };
+        Ok(ModelBackend { store: self.0.clone(), generation, health: health.ok_or_else(unreachable)? })
+    }
+}
+
+#[derive(Clone)]
+pub struct ModelBackend {
+    store: ModelStore,
+    generation: u64,
+    health: watch::Sender<Health>,
+}
+
+fn words(record: &Record) -> Vec<&str> {
+    record.statements[0].text.split(' ').collect()
+}
+
+fn error(code: ErrorCode) -> Reply {
+    Reply { flags: 0, opcode: Opcode::Error.code(), body: response::error_text(code, "model") }
+}
+
+/// A statement's effect, and what Cassandra answers.
+fn apply(data: &mut Data, place: Place, text: &str) -> Reply {
+    let words: Vec<&str> = text.split(' ').collect();
+    let result = |body| Reply { flags: 0, opcode: Opcode::Result.code(), body };
+    let done = result(Bytes::copy_from_slice(&place.timestamp_us.to_be_bytes()));
+    match words.as_slice() {
+        ["PUT", table, _key, value] => {
+            if !data.tables.contains_key(*table) {
+                return error(ErrorCode::Invalid);
+            }
+            let row = data.rows.entry(((*table).to_owned(), (*value).to_owned())).or_insert(place.timestamp_us);
+            assert_eq!(*row, place.timestamp_us, "I3: {value} took effect twice");
+            done
+        }
+        ["APPEND", list, value] => {
+            data.lists.entry((*list).to_owned()).or_default().push((*value).to_owned());
+            done
+        }
+        ["CREATE", table] => {
+            if data.tables.contains_key(*table) {
+                return error(ErrorCode::AlreadyExists);
+            }
+            data.tables.insert((*table).to_owned(), place.table_id);
+            let target = SchemaTarget::Table((*table).to_owned());
+            let change = SchemaChange { change: ChangeKind::Created, keyspace: "ks".into(), target };
+            result(response::schema_change(&change))
+        }
+        ["TRUNCATE", table] => {
+            data.rows.retain(|(of, _), _| of != table);
+            data.truncated_us = place.timestamp_us;
+            done
+        }
+        _ => error(ErrorCode::Syntax),
+    }
+}
+
+impl ModelBackend {
+    fn act(&self, place: Place, text: &str) -> Result<Reply, Failure> {
+        self.store.world(|world| match world.running && world.generation == self.generation {
+            true => Ok(apply(&mut world.data, place, text)),
+            false => Err(Failure::Retry { reason: "lost".into(), ambiguous: true }),
+        })
+    }
+}
+
+impl Backend for ModelBackend {
+    async fn plan(&self, record: &Record) -> Result<Plan, Failure> {
+        let words = words(record);
+        if self.store.dice(8) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut lanes = Lanes::none();
+        match words.as_slice() {
+            ["PUT", table, key, _] => lanes.add_key("ks", table, key.as_bytes()),
+            ["APPEND", list, _] => lanes.add_key("ks", "lists", list.as_bytes()),
+            _ => return Ok(Plan::Answer(error(ErrorCode::Syntax))),
+        }
+        Ok(Plan::Lanes(lanes))
+    }
+
+    async fn execute(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
+        let text = record.statements[0].text.clone();
+        tokio::time::sleep(Duration::from_millis(u64::from(self.store.dice(6)))).await;
+        let trouble = self.store.world(|world| world.trouble);
+        if self.store.dice(200) < trouble {
+            let retry = |ambiguous| Err(Failure::Retry { reason: "model".into(), ambiguous });
+            match self.store.dice(4) {
+                0 => return retry(false),
+                1 => return retry(true),
+                2 => {
+                    let _ = self.act(place, &text);
+                    return retry(true);
+                }
+                _ => {
+                    // It lands later, if that JVM still lives.
+                    let late = self.clone();
+                    let after = Duration::from_millis(u64::from(self.store.dice(300)));
+                    tokio::spawn(async move {
+                        tokio::time::sleep(after).await;
+                        let _ = late.act(place, &text);
+                    });
+                    return retry(true);
+                }
+            }
+        }
+        self.act(place, &text)
+    }
+
+    fn forget_prepared(&self) {}
+
+    async fn digest(&self) -> Result<BTreeMap<String, TableDigest>, Failure> {
+        let data = self.store.data();
+        let digest = TableDigest { rows: data.rows.len() as u64, sha256: format!("{data:?}") };
+        Ok(BTreeMap::from([("all".to_owned(), digest)]))
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+}
