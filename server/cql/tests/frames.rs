@@ -1,5 +1,7 @@
 //! The frame codec: round trips, arbitrary splits, hostile headers.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
+
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use replicateddb_cql::frame::{

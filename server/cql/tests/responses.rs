@@ -1,5 +1,7 @@
 //! Responses: round trips, hostile bodies.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use replicateddb_cql::response::{
