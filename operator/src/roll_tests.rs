@@ -90,21 +90,17 @@ fn zookeeper_then_cassandra_then_replicas_and_the_leader_last() {
 #[test]
 fn zookeeper_waits_for_the_whole_quorum() {
     let tiers = stack(&[Tier::ZooKeeper]);
-    let cases: [(&str, fn(&mut Reports)); 4] = [
-        ("answer its admin interface", |reports| drop(reports.zookeeper.remove(&0))),
-        ("join the quorum", |reports| {
-            drop(reports.zookeeper.insert(0, ZooKeeperReport { role: Role::Other, synced_followers: 0 }))
-        }),
-        ("to be in step", |reports| {
-            drop(reports.zookeeper.insert(1, ZooKeeperReport { role: Role::Leader, synced_followers: 1 }))
-        }),
-        ("one leader", |reports| {
-            drop(reports.zookeeper.insert(0, ZooKeeperReport { role: Role::Leader, synced_followers: 2 }))
-        }),
+    let report = |role, synced_followers| ZooKeeperReport { role, synced_followers };
+    let cases = [
+        ("answer its admin interface", 0, None),
+        ("join the quorum", 0, Some(report(Role::Other, 0))),
+        ("to be in step", 1, Some(report(Role::Leader, 1))),
+        ("one leader", 0, Some(report(Role::Leader, 2))),
     ];
-    for (waits_for, change) in cases {
+    for (waits_for, ordinal, change) in cases {
         let mut reports = healthy(1);
-        change(&mut reports);
+        reports.zookeeper.remove(&ordinal);
+        reports.zookeeper.extend(change.map(|report| (ordinal, report)));
         let step = plan(&tiers, &reports);
         assert!(step.delete.is_empty() && step.waiting.as_ref().is_some_and(|w| w.contains(waits_for)), "{step:?}");
     }

@@ -1,0 +1,15 @@
+//! The operator against a real API server: etcd, kube-apiserver, and of kube-controller-manager the StatefulSet controller
+//! and the garbage collector. There are no nodes: [`kubelet`] stands in for them, with invented admin interfaces.
+//!
+//! The binaries are those in the folder that `RDB_KUBE_BIN` names, else what `cluster/binaries` builds.
+
+mod claims;
+mod cluster;
+mod convergence;
+mod crash;
+mod election;
+mod kubelet;
+mod layers;
+mod many;
+mod rolls;
+mod rules;
