@@ -1,4 +1,4 @@
-//! Bytes as real drivers and a real Cassandra send them.
+//! Bytes as a real driver (Python, 3.30) and a real Cassandra (5.0.9) send them.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
@@ -6,6 +6,9 @@ use bytes::{Bytes, BytesMut};
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::{Codec, DEFAULT_MAX_BODY, Envelope, Opcode};
 use replicateddb_cql::request::{self, BatchBody, BatchKind, Params, Values};
+use replicateddb_cql::response::{
+    self, ChangeKind, Column, ColumnType, ErrorCode, ErrorDetail, Prepared, ResultBody, SchemaChange, SchemaTarget,
+};
 use replicateddb_cql::wire::Value;
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -108,4 +111,116 @@ fn python_driver_sends_a_batch() {
     assert_eq!(prepared.body, BatchBody::Id(bytes("000102030405060708090a0b0c0d0e0f")));
     assert_eq!(prepared.values, Values::positional(&[Value::Bytes(bytes("00000007"))]).unwrap());
     assert_eq!(request::batch(&parsed).unwrap(), batch.body);
+}
+
+/// Decodes one message that Cassandra sent.
+fn from_cassandra(hex: &str) -> Envelope {
+    let mut wire = BytesMut::from(&bytes(hex)[..]);
+    let envelope = Codec::client(DEFAULT_MAX_BODY).decode(&mut wire).unwrap().unwrap();
+    assert!(wire.is_empty());
+    envelope
+}
+
+fn column(name: &str, kind: ColumnType) -> Column {
+    Column { keyspace: "k".into(), table: "g".into(), name: name.to_owned(), kind }
+}
+
+fn map_of_lists() -> ColumnType {
+    ColumnType::Map(Box::new(ColumnType::Text), Box::new(ColumnType::List(Box::new(ColumnType::Int))))
+}
+
+#[test]
+fn cassandra_starts_and_changes_the_schema() {
+    let ready = from_cassandra("840000010200000000");
+    assert_eq!((ready.opcode, ready.body), (Opcode::Ready, response::ready()));
+    // CREATE TABLE k.g (..), then an INSERT, then USE k.
+    let created = from_cassandra("84000001080000001a0000000500074352454154454400055441424c4500016b000167");
+    let change = SchemaChange {
+        change: ChangeKind::Created,
+        keyspace: "k".to_owned(),
+        target: SchemaTarget::Table("g".to_owned()),
+    };
+    assert_eq!(response::schema_change(&change), created.body);
+    assert_eq!(response::parse_result(&created.body).unwrap(), ResultBody::SchemaChange(change));
+    assert_eq!(from_cassandra("84000001080000000400000001").body, response::void());
+    assert_eq!(from_cassandra("8400000108000000070000000300016b").body, response::set_keyspace("k"));
+}
+
+#[test]
+fn cassandra_answers_with_rows() {
+    let envelope = from_cassandra(
+        "8400000108000000b900000002000000010000000400016b0001670001610009000162000d0001630021000d00200009000164000000596f\
+         72672e6170616368652e63617373616e6472612e64622e6d61727368616c2e566563746f7254797065286f72672e6170616368652e636173\
+         73616e6472612e64622e6d61727368616c2e466c6f617454797065202c20332900000001000000040000000100000001780000001900000001\
+         000000016b0000000c000000010000000400000001ffffffff",
+    );
+    let ResultBody::Rows(rows) = response::parse_result(&envelope.body).unwrap() else { panic!("rows expected") };
+    let marshal = "org.apache.cassandra.db.marshal";
+    let vector = ColumnType::Custom(format!("{marshal}.VectorType({marshal}.FloatType , 3)"));
+    let columns =
+        [column("a", ColumnType::Int), column("b", ColumnType::Text), column("c", map_of_lists()), column("d", vector)];
+    assert_eq!(rows.columns, columns);
+    assert_eq!(rows.rows.len(), 1);
+    assert_eq!(rows.rows[0][0].as_deref(), Some(&[0, 0, 0, 1][..]));
+    assert_eq!(rows.rows[0][1].as_deref(), Some(&b"x"[..]));
+    assert_eq!(rows.rows[0][3], None);
+    assert_eq!(response::rows(&rows, false).unwrap(), envelope.body);
+}
+
+#[test]
+fn cassandra_prepares() {
+    // UPDATE k.g SET c = ? WHERE b = ? AND a = ?: the key is (a, b), so markers 2 and 1.
+    let update = from_cassandra(
+        "840000010800000049000000040010d0b266e7c35e4c7bd93fe0e2ad850bf50000000100000003000000020002000100016b000167000163\
+         0021000d00200009000162000d00016100090000000400000000",
+    );
+    let prepared = Prepared {
+        id: bytes("d0b266e7c35e4c7bd93fe0e2ad850bf5"),
+        pk_indices: vec![2, 1],
+        bind: vec![column("c", map_of_lists()), column("b", ColumnType::Text), column("a", ColumnType::Int)],
+        result: Vec::new(),
+    };
+    assert_eq!(response::parse_result(&update.body).unwrap(), ResultBody::Prepared(prepared.clone()));
+    assert_eq!(response::prepared(&prepared).unwrap(), update.body);
+    // SELECT a FROM k.g WHERE a = ? AND b = ?
+    let select = from_cassandra(
+        "84000001080000004900000004001029b9e68c2117a9875b30e4b6b3e2d56f0000000100000002000000020000000100016b00016700016100\
+         09000162000d000000010000000100016b0001670001610009",
+    );
+    let ResultBody::Prepared(prepared) = response::parse_result(&select.body).unwrap() else { panic!("prepared") };
+    assert_eq!((&prepared.pk_indices[..], &prepared.result[..]), (&[0, 1][..], &[column("a", ColumnType::Int)][..]));
+    assert_eq!(response::prepared(&prepared).unwrap(), select.body);
+}
+
+#[test]
+fn cassandra_answers_with_errors() {
+    let syntax = from_cassandra(
+        "84000001000000003f0000200000396c696e6520313a30206e6f20766961626c6520616c7465726e617469766520617420696e7075742027\
+         53454c45432720285b53454c45435d29",
+    );
+    let error = response::parse_error(&syntax.body).unwrap();
+    assert_eq!(error.kind(), Some(ErrorCode::Syntax));
+    assert_eq!(error.message, "line 1:0 no viable alternative at input 'SELEC' ([SELEC])");
+    assert_eq!(response::error_text(ErrorCode::Syntax, &error.message), syntax.body);
+
+    let exists = from_cassandra(
+        "84000001000000004100002400003543616e6e6f742061646420616c7265616479206578697374696e67207461626c652022672220746f20\
+         6b6579737061636520226b2200016b000167",
+    );
+    let error = response::parse_error(&exists.body).unwrap();
+    let detail = ErrorDetail::AlreadyExists { keyspace: "k".to_owned(), table: "g".to_owned() };
+    assert_eq!(response::error(&error.message, &detail), exists.body);
+    assert_eq!(response::error(&error.message, &ErrorDetail::Raw(error.code, error.extra)), exists.body);
+
+    let unprepared = from_cassandra(
+        "8400000100000001050000250000ed50726570617265642071756572792077697468204944203131313131313131313131313131313131313131\
+         313131313131313131313131206e6f7420666f756e6420286569746865722074686520717565727920776173206e6f7420707265706172656420\
+         6f6e207468697320686f737420286d617962652074686520686f737420686173206265656e207265737461727465643f29206f7220796f752068\
+         61766520707265706172656420746f6f206d616e79207175657269657320616e6420697420686173206265656e20657669637465642066726f6d\
+         2074686520696e7465726e616c20636163686529001011111111111111111111111111111111",
+    );
+    let error = response::parse_error(&unprepared.body).unwrap();
+    assert_eq!(error.unprepared_id(), Some(bytes(&"11".repeat(16))));
+    let detail = ErrorDetail::Unprepared(bytes(&"11".repeat(16)));
+    assert_eq!(response::error(&error.message, &detail), unprepared.body);
 }

@@ -103,6 +103,23 @@ fn markers_carry_the_values_in_their_places() {
 }
 
 #[test]
+fn collections_get_literals_and_everything_else_markers() {
+    let text = "UPDATE t SET m[currentDate()] = ?, l = [currentDate(), ?] + l, s = {f(currentDate())}, v = (?, currentDate()) \
+                WHERE a = currentDate()";
+    let given: Vec<Value> = [b"1", b"2", b"3"].map(|value| Value::Bytes(Bytes::from_static(value))).to_vec();
+    let values = Values::positional(&given).unwrap();
+    let rewritten = with_markers(text, &classify(text), &values, &mut source(NOW)).unwrap();
+    assert_eq!(
+        rewritten.text,
+        "UPDATE t SET m[(date)?] = ?, l = [(date)'2026-11-22', ?] + l, s = {f((date)'2026-11-22')}, v = (?, (date)?) WHERE \
+         a = (date)?"
+    );
+    let date = Value::Bytes(Bytes::copy_from_slice(&(0x8000_0000_u32 + 20_779).to_be_bytes()));
+    let expected = [&date, &given[0], &given[1], &given[2], &date, &date];
+    assert!(rewritten.values.iter().map(|bound| bound.value).eq(expected.into_iter().cloned()));
+}
+
+#[test]
 fn named_or_unfit_values_get_literals() {
     let text = "INSERT INTO t (a, b) VALUES (:a, currentDate())";
     let one = Values::positional(&[Value::Null]).unwrap();
@@ -210,7 +227,8 @@ proptest! {
         }
         let values = Values::positional(&vec![Value::Unset; statement.markers.len()]).unwrap();
         let marked = with_markers(&text, &statement, &values, &mut source(NOW)).unwrap();
-        let inserted = if statement.has_named_markers() { 0 } else { statement.calls.len() };
+        let replaceable = statement.calls.iter().filter(|call| !call.in_collection).count();
+        let inserted = if statement.has_named_markers() { 0 } else { replaceable };
         prop_assert_eq!(marked.values.len(), values.len() + inserted);
     }
 }

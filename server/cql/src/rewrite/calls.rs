@@ -123,8 +123,10 @@ pub fn with_literals<R: FnMut() -> u128>(
 }
 
 /// The text with each call replaced by a typed marker, as `(timeuuid)?`, and the values with the call's value in the
-/// marker's place: the same text each time, so that it stays one prepared statement. Named values or markers, and
-/// values that don't fit the markers (Cassandra will say so), get literals instead and keep their values.
+/// marker's place: the same text each time, so that it stays one prepared statement. Literals instead of markers are put
+/// into collections, where Cassandra accepts no markers, and everywhere if markers or values are named or don't fit each
+/// other (Cassandra will say so). A literal in place of a call that is stored in a `blob` is an error in Cassandra, a marker
+/// is not.
 ///
 /// # Errors
 /// More than 65 535 markers.
@@ -142,13 +144,19 @@ pub fn with_markers<R: FnMut() -> u128>(
     }
     let mut all: Vec<Value> = Vec::with_capacity(values.len() + statement.calls.len());
     let mut given = values.iter().map(|bound| bound.value);
-    for (inserted, call) in statement.calls.iter().enumerate() {
-        let missing = call.markers_before.saturating_sub(all.len() - inserted);
-        all.extend(given.by_ref().take(missing));
-        all.push(Value::Bytes(source.evaluate(call.function).bytes));
-    }
+    let mut taken = 0;
+    let text = replace(text, &statement.calls, |call| {
+        let Evaluated { literal, bytes } = source.evaluate(call.function);
+        let type_name = call.function.type_name();
+        if call.in_collection {
+            return format!("({type_name}){literal}");
+        }
+        all.extend(given.by_ref().take(call.markers_before.saturating_sub(taken)));
+        taken = call.markers_before;
+        all.push(Value::Bytes(bytes));
+        format!("({type_name})?")
+    });
     all.extend(given);
-    let text = replace(text, &statement.calls, |call| format!("({})?", call.function.type_name()));
     Ok(Rewritten { text, values: Values::positional(&all)? })
 }
 

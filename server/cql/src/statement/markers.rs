@@ -2,7 +2,7 @@
 
 use super::cursor::{Cursor, ident};
 use super::{Call, Function, Marker};
-use crate::lex::{Token, TokenKind};
+use crate::lex::{Span, Token, TokenKind};
 
 /// Each function has a name in snake case and one without the underscores.
 const FUNCTIONS: [(&str, Function); 10] = [
@@ -29,15 +29,47 @@ pub(super) struct Found {
 pub(super) fn scan(cursor: Cursor<'_>) -> Found {
     let (text, tokens) = (cursor.text, cursor.tokens);
     let mut found = Found::default();
+    // For each open bracket, whether it or one around it is that of a collection.
+    let mut brackets: Vec<bool> = Vec::new();
     for (index, token) in tokens.iter().enumerate() {
+        match token.kind {
+            TokenKind::Symbol(b'(' | b'[' | b'{') => {
+                let around = brackets.last().copied().unwrap_or(false);
+                brackets.push(around || opens_collection(text, tokens, index));
+            }
+            TokenKind::Symbol(b')' | b']' | b'}') => {
+                brackets.pop();
+            }
+            _ => {}
+        }
         match token.kind {
             TokenKind::QuestionMark => found.markers.push(Marker { span: token.span(), name: None }),
             TokenKind::Symbol(b':') => found.markers.extend(named_marker(text, tokens, index)),
-            TokenKind::Symbol(b'(') => found.calls.extend(call(text, tokens, index, found.markers.len())),
+            TokenKind::Symbol(b'(') => {
+                let in_collection = brackets.last().copied().unwrap_or(false);
+                found.calls.extend(call(text, tokens, index).map(|(span, function)| Call {
+                    span,
+                    function,
+                    markers_before: found.markers.len(),
+                    in_collection,
+                }));
+            }
             _ => {}
         }
     }
     found
+}
+
+/// Whether the bracket at `open` is that of a literal of a collection or a user-defined type. What follows a column's
+/// name is a subscript.
+fn opens_collection(text: &str, tokens: &[Token], open: usize) -> bool {
+    let before = open.checked_sub(1).and_then(|before| tokens.get(before));
+    let is_name = |token: &Token| ident(text, *token).is_some() && !token.is_word(text, "CONTAINS");
+    match tokens[open].kind {
+        TokenKind::Symbol(b'{') => true,
+        TokenKind::Symbol(b'[') => !before.is_some_and(is_name),
+        _ => false,
+    }
 }
 
 /// The marker that starts with the colon at `colon`, if one does. The other colons separate keys from values in maps and
@@ -55,7 +87,7 @@ fn named_marker(text: &str, tokens: &[Token], colon: usize) -> Option<Marker> {
 
 /// The call whose parenthesis opens at `open`, if it is one of a non-deterministic function. Functions of another
 /// keyspace than `system` are the user's own.
-fn call(text: &str, tokens: &[Token], open: usize, markers_before: usize) -> Option<Call> {
+fn call(text: &str, tokens: &[Token], open: usize) -> Option<(Span, Function)> {
     let close = tokens.get(open + 1).filter(|token| token.is_symbol(b')'))?;
     let name_at = open.checked_sub(1)?;
     let name = tokens.get(name_at)?;
@@ -66,5 +98,5 @@ fn call(text: &str, tokens: &[Token], open: usize, markers_before: usize) -> Opt
         first = name_at.checked_sub(2).and_then(|at| tokens.get(at))?;
         ident(text, *first).filter(|keyspace| keyspace.as_str() == "system")?;
     }
-    Some(Call { span: first.span().to(close.span()), function: *function, markers_before })
+    Some((first.span().to(close.span()), *function))
 }

@@ -175,6 +175,8 @@ pub struct Call {
     pub function: Function,
     /// How many of the text's bind markers stand before it.
     pub markers_before: usize,
+    /// Inside of a literal of a list, set, map or user-defined type, where Cassandra may accept no bind markers.
+    pub in_collection: bool,
 }
 
 /// An operation on a part of a column: harmless for sets and maps, not repeatable for lists and counters. The text does
