@@ -1,1 +1,9 @@
-//! Placeholder.
+//! The server binary's parts: command line, logging, and what each subcommand does.
+
+pub mod admin;
+pub mod args;
+pub mod log;
+pub mod logging;
+pub mod replica;
+pub mod signals;
+pub mod verify;

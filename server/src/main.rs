@@ -1,2 +1,25 @@
-//! Placeholder.
-fn main() {}
+//! `replicateddb-server`: one binary for a replica, its store agent, and tools.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use replicateddb_server::{
+    args::{Cli, Command},
+    log, logging, replica, verify,
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start(cli.log_format);
+    let done = match cli.command {
+        Command::Replica(args) => Box::pin(replica::run(*args)).await,
+        Command::Agent(args) => Box::pin(replicateddb_store::agent::run(*args)).await.map(|()| ExitCode::SUCCESS),
+        Command::Log(args) => Box::pin(log::run(args)).await.map(|()| ExitCode::SUCCESS),
+        Command::Verify(args) => Box::pin(verify::run(args)).await,
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("replicateddb-server: {error:#}");
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,80 @@
+//! The admin port of a replica's process: open from the first moment, also while there is no replica behind it yet.
+
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    extract::Request,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use replicateddb_replica::replica::{Phase, Status};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+use tower::ServiceExt;
+
+/// The admin port. Dropping it closes the port.
+pub struct AdminPort {
+    replica: Arc<OnceLock<Router>>,
+    _server: AbortOnDropHandle<()>,
+}
+
+impl AdminPort {
+    /// Opens the port; until [`AdminPort::serve`], it says that the replica `starting` is.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub async fn open(address: std::net::SocketAddr, starting: Status) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("opening the admin port {address}"))?;
+        let replica = Arc::new(OnceLock::new());
+        let answered_by = replica.clone();
+        let router =
+            Router::new().fallback(async move |request: Request| dispatch(&answered_by, &starting, request).await);
+        let server = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the admin port has failed");
+            }
+        });
+        Ok(Self { replica, _server: AbortOnDropHandle::new(server) })
+    }
+
+    /// From now on the replica answers.
+    pub fn serve(&self, router: Router) {
+        // A second router would mean a second replica in this process: the first stays.
+        let _ = self.replica.set(router);
+    }
+}
+
+async fn dispatch(replica: &OnceLock<Router>, starting: &Status, request: Request) -> Response {
+    if let Some(router) = replica.get() {
+        return match router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+    }
+    match request.uri().path() {
+        "/livez" => "ok\n".into_response(),
+        "/status" => Json(starting).into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", starting.detail)).into_response(),
+    }
+}
+
+/// The state of a replica that has not opened the log.
+pub fn starting(id: u32, engine: &str) -> Status {
+    Status {
+        id,
+        incarnation: String::new(),
+        state: Phase::Starting,
+        detail: "connecting to the ordered log".to_owned(),
+        engine: engine.to_owned(),
+        applied_index: 0,
+        log_end: None,
+        lag: None,
+        replay: None,
+        generation: None,
+        restore_point_index: None,
+        schema_version: uuid::Uuid::nil(),
+        conditions: Vec::new(),
+    }
+}

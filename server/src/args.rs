@@ -1,0 +1,295 @@
+//! The command line. Every flag can also be given as an environment variable, `RDB_` and its name.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use replicateddb_store::agent::AgentArgs;
+
+/// A CQL database whose every write is in one global order: the replica, its store agent, and tools.
+#[derive(Debug, Parser)]
+#[command(name = "replicateddb-server", version)]
+pub struct Cli {
+    /// Format of the log on standard error.
+    #[arg(long, global = true, env = "RDB_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A replica: orders writes, applies them to its Cassandra, serves CQL clients.
+    Replica(Box<ReplicaArgs>),
+    /// The store agent beside a Cassandra: starts it, stops it, takes restore points, rewinds.
+    Agent(Box<AgentArgs>),
+    /// Prints the global order, one line per record.
+    Log(LogArgs),
+    /// Compares the data of replicas at one index of the order; exit code 1 if they differ.
+    Verify(VerifyArgs),
+}
+
+/// Format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How the order is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+pub enum Engine {
+    /// Leaderless, in ZooKeeper.
+    ZnodeLog,
+}
+
+impl Engine {
+    /// As written on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ZnodeLog => "ZnodeLog",
+        }
+    }
+}
+
+/// Where the order is kept.
+#[derive(Debug, Clone, Args)]
+pub struct OrderArgs {
+    /// ZooKeeper servers: HOST:PORT,HOST:PORT,...
+    #[arg(long, env = "RDB_ZOOKEEPER")]
+    pub zookeeper: String,
+    /// Path of the database in ZooKeeper.
+    #[arg(long, env = "RDB_ROOT", default_value = "/replicateddb")]
+    pub root: String,
+    /// Time after which ZooKeeper takes a silent client for dead.
+    #[arg(long, env = "RDB_SESSION_TIMEOUT", default_value = "6s", value_parser = parse_duration)]
+    pub session_timeout: Duration,
+}
+
+/// Flags of a replica.
+#[derive(Debug, Clone, Args)]
+pub struct ReplicaArgs {
+    /// Number of the replica; by default the number that the host name ends with.
+    #[arg(long, env = "RDB_ID")]
+    pub id: Option<u32>,
+    /// Where the order is kept.
+    #[command(flatten)]
+    pub order: OrderArgs,
+    /// How the order is made.
+    #[arg(long, env = "RDB_ENGINE", value_enum, default_value_t = Engine::ZnodeLog)]
+    pub engine: Engine,
+    /// HOST:PORT of the replica's own Cassandra; {id} becomes the replica's number.
+    #[arg(long, env = "RDB_CASSANDRA")]
+    pub cassandra: String,
+    /// URL of the store agent beside it; {id} becomes the replica's number.
+    #[arg(long, env = "RDB_AGENT")]
+    pub agent: String,
+    /// File with the token that the agent asks for.
+    #[arg(long, env = "RDB_AGENT_TOKEN_FILE")]
+    pub agent_token_file: PathBuf,
+    /// Where CQL clients are served.
+    #[arg(long, env = "RDB_LISTEN", default_value = "0.0.0.0:9042")]
+    pub listen: SocketAddr,
+    /// Address that drivers find this replica under; each replica needs its own. By default that of --listen.
+    #[arg(long, env = "RDB_ADVERTISE")]
+    pub advertise: Option<IpAddr>,
+    /// Where the admin interface is served (HTTP).
+    #[arg(long, env = "RDB_ADMIN_LISTEN", default_value = "0.0.0.0:9470")]
+    pub admin_listen: SocketAddr,
+    /// Client connections at once.
+    #[arg(long, env = "RDB_MAX_CLIENTS", default_value_t = replicateddb_replica::frontend::limits::DEFAULT_MAX_CLIENTS)]
+    pub max_clients: usize,
+    /// Most records in one entry of the log.
+    #[arg(long, env = "RDB_BATCH_MAX_RECORDS", default_value_t = 1024, value_parser = parse_positive)]
+    pub batch_max_records: usize,
+    /// Bytes after which no further record is added to an entry of the log.
+    #[arg(long, env = "RDB_BATCH_MAX_BYTES", default_value_t = 192 * 1024, value_parser = parse_positive)]
+    pub batch_max_bytes: usize,
+    /// Entries of this replica on their way to the log at once.
+    #[arg(long, env = "RDB_BATCHES_IN_FLIGHT", default_value_t = 2, value_parser = parse_positive)]
+    pub batches_in_flight: usize,
+    /// Time between restore points.
+    #[arg(long, env = "RDB_RESTORE_POINT_INTERVAL", default_value = "60s", value_parser = parse_duration)]
+    pub restore_point_interval: Duration,
+    /// Records between restore points.
+    #[arg(long, env = "RDB_RESTORE_POINT_RECORDS", default_value_t = 50_000)]
+    pub restore_point_records: u64,
+    /// Data centre shown to drivers.
+    #[arg(long, env = "RDB_DATA_CENTER", default_value = "datacenter1")]
+    pub data_center: String,
+    /// Rack shown to drivers.
+    #[arg(long, env = "RDB_RACK", default_value = "rack1")]
+    pub rack: String,
+}
+
+/// Flags of `log`.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// Where the order is kept.
+    #[command(flatten)]
+    pub order: OrderArgs,
+    /// Go on printing as records are added.
+    #[arg(long)]
+    pub follow: bool,
+    /// First index to print.
+    #[arg(long, default_value_t = 0)]
+    pub from: u64,
+}
+
+/// Flags of `verify`.
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// HOST:PORT of a replica's admin interface; once for each replica.
+    #[arg(long = "replica", required = true, value_delimiter = ',')]
+    pub replicas: Vec<String>,
+    /// How long to wait for all digests.
+    #[arg(long, default_value = "120s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+impl ReplicaArgs {
+    /// The replica's number.
+    ///
+    /// # Errors
+    /// None is given, and the host name ends with none.
+    pub fn id(&self) -> anyhow::Result<u32> {
+        if let Some(id) = self.id {
+            return Ok(id);
+        }
+        let name = match std::env::var("HOSTNAME") {
+            Ok(name) => name,
+            Err(_) => fs::read_to_string("/proc/sys/kernel/hostname").context("reading the host name")?,
+        };
+        ordinal(name.trim()).with_context(|| format!("the host name {name} ends with no number: give --id"))
+    }
+
+    /// The address that drivers find this replica under.
+    ///
+    /// # Errors
+    /// None is given, and it listens on all addresses.
+    pub fn advertised(&self) -> anyhow::Result<IpAddr> {
+        let address = self.advertise.unwrap_or(self.listen.ip());
+        if address.is_unspecified() {
+            bail!("--listen {} names no address that drivers could use: give --advertise", self.listen);
+        }
+        Ok(address)
+    }
+
+    /// The token that the agent asks for.
+    ///
+    /// # Errors
+    /// The file can't be read or is empty.
+    pub fn agent_token(&self) -> anyhow::Result<String> {
+        let file = &self.agent_token_file;
+        let text =
+            fs::read_to_string(file).with_context(|| format!("reading the agent's token from {}", file.display()))?;
+        match text.trim() {
+            "" => bail!("{} is empty", file.display()),
+            token => Ok(token.to_owned()),
+        }
+    }
+}
+
+/// Puts the replica's number in place of `{id}`.
+pub fn with_id(template: &str, id: u32) -> String {
+    template.replace("{id}", &id.to_string())
+}
+
+fn ordinal(host: &str) -> Option<u32> {
+    let (_, number) = host.split('.').next()?.rsplit_once('-')?;
+    number.parse().ok()
+}
+
+fn parse_positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+/// `500ms`, `60s`, `5m`, `1h`; not zero.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no duration, such as 60s"))?;
+    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
+    let duration = match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" | "" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        _ => return Err(format!("{unit:?} is no unit of time: ms, s, m or h")),
+    };
+    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| format!("{text:?} is out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "0s", "x", "1d", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_hosts() {
+        assert_eq!(ordinal("demo-replica-12"), Some(12));
+        assert_eq!(ordinal("demo-replica-0.demo-replica-nodes"), Some(0));
+        assert_eq!(ordinal("laptop"), None);
+        assert_eq!(with_id("http://c-{id}.c:7070", 3), "http://c-3.c:7070");
+    }
+
+    #[test]
+    fn a_replica_as_started_by_scripts() {
+        let cli = Cli::try_parse_from([
+            "replicateddb-server",
+            "replica",
+            "--id",
+            "1",
+            "--engine",
+            "ZnodeLog",
+            "--zookeeper",
+            "a:1,b:2",
+            "--cassandra",
+            "127.0.0.2:9142",
+            "--agent",
+            "http://127.0.0.2:7070",
+            "--agent-token-file",
+            "/t",
+            "--listen",
+            "127.0.0.2:9042",
+            "--restore-point-interval",
+            "5s",
+            "--log-format",
+            "json",
+        ]);
+        let cli = cli.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(cli.log_format, LogFormat::Json);
+        let Command::Replica(args) = cli.command else { panic!("another command") };
+        assert_eq!(args.advertised().ok(), Some([127, 0, 0, 2].into()));
+        assert_eq!(args.restore_point_interval, Duration::from_secs(5));
+    }
+}

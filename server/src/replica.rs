@@ -1,0 +1,200 @@
+//! `replica`: the replica's process, from its flags to its graceful end.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use prometheus_client::registry::Registry;
+use replicateddb_ordering::{
+    OrderedLog,
+    members::{Member, Members},
+    znode_log::{self, OpenError, ZnodeLog},
+};
+use replicateddb_replica::{
+    ReplicaHandle, admin as replica_admin,
+    backend::executor::CassandraConnector,
+    config, frontend,
+    frontend::{Frontend, Identity, Peers},
+    metrics,
+    replica::Serving,
+};
+use replicateddb_store::client::Store;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+use crate::{
+    admin::{AdminPort, starting},
+    args::{ReplicaArgs, with_id},
+    signals,
+};
+
+/// Pause before the ordered log is tried again at start.
+const OPEN_RETRY: Duration = Duration::from_secs(1);
+/// Namespace of the replicas' host ids.
+const HOST_IDS: Uuid = Uuid::from_u128(0x0f4c_3d0e_9a34_4c7e_8f1d_5b7c_21e6_9a40);
+
+/// Runs a replica until SIGTERM or SIGINT, and stops it gracefully: clients first, then the replica, which leaves its
+/// store clean. A replica that ends by itself gives exit code 1.
+///
+/// # Errors
+/// Wrong flags, a port that is taken, or what is in ZooKeeper is not a log that this program can use.
+pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
+    let mut stop_asked = Box::pin(signals::stop_asked()?);
+    let id = args.id()?;
+    let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name())).await?;
+    let address = args.advertised()?;
+    let token = args.agent_token()?;
+    let log = tokio::select! {
+        log = open(&args, id) => log?,
+        signal = &mut stop_asked => {
+            tracing::info!(signal, "stopping before the ordered log was reached");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let store = Store::new(&with_id(&args.agent, id), &token, log.incarnation().0).context("the agent's URL")?;
+    let identity = Identity {
+        id,
+        host_id: host_id(&log, id),
+        address,
+        cql_port: args.listen.port(),
+        data_center: args.data_center.clone(),
+        rack: args.rack.clone(),
+    };
+    let running = Running::start(&args, id, log, store, identity, &admin_port);
+    let finished = running.handle.finished();
+    let reason = tokio::select! {
+        signal = &mut stop_asked => {
+            tracing::info!(signal, "stopping");
+            let reason = running.stop().await;
+            tracing::info!(%reason, "stopped");
+            return Ok(ExitCode::SUCCESS);
+        }
+        reason = finished => reason,
+    };
+    tracing::error!(%reason, "the replica has ended");
+    Ok(ExitCode::from(1))
+}
+
+/// Everything that runs.
+struct Running {
+    handle: ReplicaHandle,
+    members: Arc<Members>,
+    _registering: AbortOnDropHandle<()>,
+    frontend: AbortOnDropHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    fn start(
+        args: &ReplicaArgs,
+        id: u32,
+        log: ZnodeLog,
+        store: Store,
+        identity: Identity,
+        admin_port: &AdminPort,
+    ) -> Self {
+        let mut registry = Registry::default();
+        let core_metrics = metrics::Metrics::default();
+        core_metrics.register(&mut registry);
+        let frontend_metrics = Arc::new(frontend::Metrics::default());
+        frontend_metrics.register(&mut registry);
+
+        let members = Arc::new(Members::watching(&log));
+        let connector = CassandraConnector { address: with_id(&args.cassandra, id) };
+        let handle = ReplicaHandle::start(core_config(args, id), log, store, connector, core_metrics);
+        admin_port.serve(replica_admin::router(handle.clone(), registry));
+
+        let member = Member {
+            id,
+            host_id: identity.host_id,
+            address: identity.address,
+            cql_port: identity.cql_port,
+            admin_port: args.admin_listen.port(),
+            data_center: identity.data_center.clone(),
+            rack: identity.rack.clone(),
+        };
+        let registering = tokio::spawn(keep_registered(members.clone(), member, handle.serving()));
+        let peers = Arc::new(Peers::new(id, members.watch()));
+        let config = frontend::Config { listen: args.listen, max_clients: args.max_clients, identity };
+        let frontend = Frontend::new(handle.clone(), config, peers, frontend_metrics);
+        let stop = CancellationToken::new();
+        let frontend = tokio::spawn(frontend.run(stop.clone()));
+        Self {
+            handle,
+            members,
+            _registering: AbortOnDropHandle::new(registering),
+            frontend: AbortOnDropHandle::new(frontend),
+            stop,
+        }
+    }
+
+    /// Clients first: what they have in flight is finished while the replica still works. Then the replica drains and
+    /// marks its store clean.
+    async fn stop(self) -> String {
+        let Self { handle, members, _registering: registering, frontend, stop } = self;
+        drop(registering);
+        members.leave();
+        stop.cancel();
+        if let Err(error) = frontend.await {
+            tracing::warn!(%error, "the front end has failed");
+        }
+        handle.stop().await
+    }
+}
+
+/// Tells the other replicas and the drivers of this one while, and only while, it serves.
+async fn keep_registered(members: Arc<Members>, member: Member, mut serving: watch::Receiver<Serving>) {
+    loop {
+        match &*serving.borrow_and_update() {
+            Serving::Yes { .. } => members.register(member.clone()),
+            Serving::No { .. } => members.leave(),
+        }
+        if serving.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Opens the log, for as long as ZooKeeper can't be reached.
+async fn open(args: &ReplicaArgs, id: u32) -> anyhow::Result<ZnodeLog> {
+    loop {
+        match ZnodeLog::open(log_config(args, id)).await {
+            Ok((log, incarnation)) => {
+                tracing::info!(id, %incarnation, log = %log.log_id(), "the ordered log is open");
+                return Ok(log);
+            }
+            Err(error @ OpenError::Unavailable { .. }) => tracing::warn!(%error, "trying again"),
+            Err(error) => bail!(error),
+        }
+        tokio::time::sleep(OPEN_RETRY).await;
+    }
+}
+
+fn log_config(args: &ReplicaArgs, id: u32) -> znode_log::Config {
+    znode_log::Config {
+        session_timeout: args.order.session_timeout,
+        batches_in_flight: args.batches_in_flight,
+        ..znode_log::Config::new(args.order.zookeeper.clone(), args.order.root.clone(), id)
+    }
+}
+
+fn core_config(args: &ReplicaArgs, id: u32) -> config::Config {
+    let mut config = config::Config {
+        replica: id,
+        engine: args.engine.name().to_owned(),
+        restore_point_interval: args.restore_point_interval,
+        restore_point_records: args.restore_point_records,
+        ..config::Config::default()
+    };
+    config.limits.max_records = args.batch_max_records;
+    config.limits.max_bytes = args.batch_max_bytes;
+    config.limits.entries_in_flight = args.batches_in_flight;
+    config
+}
+
+/// The same for the life of the log, different for each replica.
+fn host_id(log: &ZnodeLog, id: u32) -> Uuid {
+    let mut name = log.log_id().0.to_be_bytes().to_vec();
+    name.extend(id.to_be_bytes());
+    Uuid::new_v5(&HOST_IDS, &name)
+}

@@ -1,0 +1,146 @@
+//! `verify`: the digests of every table, at one index, on every replica, compared (I1).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use replicateddb_replica::replica::Digest;
+use tokio::time::{Instant, sleep};
+
+use crate::args::VerifyArgs;
+
+/// How long to wait before asking a replica again for a digest that it hasn't computed yet.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Digest prefix shown per cell, in hex digits.
+const SHOWN_HEX_DIGITS: usize = 12;
+
+/// Orders one digest record, collects its result from every replica and prints the comparison. The exit code is 0
+/// when all are equal, 1 when any table differs.
+///
+/// # Errors
+/// A replica can't be reached or doesn't produce the digest within the time limit.
+pub async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let deadline = Instant::now() + args.timeout;
+    let client = reqwest::Client::builder().timeout(args.timeout).build()?;
+    let first = args.replicas.first().context("name at least one replica with --replica HOST:PORT")?;
+    let ordered = order_digest(&client, first).await?;
+    let mut found = vec![(first.clone(), ordered.clone())];
+    for replica in args.replicas.iter().skip(1) {
+        found.push((replica.clone(), collect(&client, replica, ordered.index, deadline).await?));
+    }
+    let comparison = compare(&found);
+    print!("{}", comparison.text);
+    Ok(if comparison.equal { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+async fn order_digest(client: &reqwest::Client, replica: &str) -> anyhow::Result<Digest> {
+    let response = client.post(format!("http://{replica}/digest")).send().await;
+    let response = response.with_context(|| format!("asking {replica} for a digest"))?;
+    let status = response.status();
+    if !status.is_success() {
+        bail!("{replica} answered {status}: {}", response.text().await.unwrap_or_default());
+    }
+    response.json().await.with_context(|| format!("reading the digest of {replica}"))
+}
+
+/// Polls until the replica has applied the digest record. A replica that is away for a moment is asked again.
+async fn collect(client: &reqwest::Client, replica: &str, index: u64, deadline: Instant) -> anyhow::Result<Digest> {
+    loop {
+        let last = match client.get(format!("http://{replica}/digest/{index}")).send().await {
+            Ok(response) if response.status().is_success() => {
+                return response.json().await.with_context(|| format!("reading the digest of {replica}"));
+            }
+            Ok(response) => response.status().to_string(),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= deadline {
+            bail!("{replica} has no digest of index {index} within the time limit (last answer: {last})");
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
+struct Comparison {
+    equal: bool,
+    text: String,
+}
+
+/// One line per table: its rows and digest on every replica, and whether they are all equal.
+fn compare(found: &[(String, Digest)]) -> Comparison {
+    let mut text = String::new();
+    let mut equal = true;
+    let indices: BTreeSet<u64> = found.iter().map(|(_, digest)| digest.index).collect();
+    if indices.len() > 1 {
+        equal = false;
+        let _ = writeln!(text, "DIFFERENT  the same record has different indices: {indices:?}");
+    }
+    let tables: BTreeSet<&String> = found.iter().flat_map(|(_, digest)| digest.tables.keys()).collect();
+    for table in &tables {
+        let cells: BTreeMap<&str, Option<(u64, &str)>> = found
+            .iter()
+            .map(|(replica, digest)| (replica.as_str(), digest.tables.get(*table).map(|t| (t.rows, t.sha256.as_str()))))
+            .collect();
+        let same = cells.values().collect::<BTreeSet<_>>().len() == 1;
+        equal &= same;
+        let _ = write!(text, "{:<10} {table:<40}", if same { "equal" } else { "DIFFERENT" });
+        let shown: Vec<_> = if same { cells.into_iter().take(1).collect() } else { cells.into_iter().collect() };
+        for (replica, cell) in shown {
+            let place = if same { String::new() } else { format!("{replica}: ") };
+            let _ = match cell {
+                Some((rows, sha256)) => {
+                    write!(text, "  {place}{rows} rows {}", sha256.get(..SHOWN_HEX_DIGITS).unwrap_or(sha256))
+                }
+                None => write!(text, "  {place}absent"),
+            };
+        }
+        text.push('\n');
+    }
+    let verdict = if equal { "equal" } else { "DIFFERENT" };
+    let index = indices.first().copied().unwrap_or_default();
+    let _ = writeln!(text, "{verdict}: {} tables on {} replicas at index {index}", tables.len(), found.len());
+    Comparison { equal, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replicateddb_replica::admin::TableDigest;
+
+    fn digest(index: u64, tables: &[(&str, u64, &str)]) -> Digest {
+        let tables = tables
+            .iter()
+            .map(|(name, rows, sha256)| (name.to_string(), TableDigest { rows: *rows, sha256: sha256.to_string() }))
+            .collect();
+        Digest { index, tables }
+    }
+
+    #[test]
+    fn equal_digests_are_equal() {
+        let one = digest(7, &[("a.t", 3, "00ff00ff00ff00ff"), ("a.u", 0, "ee")]);
+        let found = vec![("r0".to_string(), one.clone()), ("r1".to_string(), one)];
+        let comparison = compare(&found);
+        assert!(comparison.equal, "{}", comparison.text);
+        assert!(comparison.text.contains("equal: 2 tables on 2 replicas at index 7"));
+    }
+
+    #[test]
+    fn i1_any_difference_is_seen() {
+        let base = digest(7, &[("a.t", 3, "aa")]);
+        for other in [
+            digest(7, &[("a.t", 3, "ab")]),
+            digest(7, &[("a.t", 4, "aa")]),
+            digest(8, &[("a.t", 3, "aa")]),
+            digest(7, &[]),
+            digest(7, &[("a.t", 3, "aa"), ("a.u", 0, "ee")]),
+        ] {
+            let comparison = compare(&[("r0".to_string(), base.clone()), ("r1".to_string(), other)]);
+            assert!(!comparison.equal, "{}", comparison.text);
+            assert!(comparison.text.contains("DIFFERENT"));
+        }
+    }
+}

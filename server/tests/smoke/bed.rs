@@ -1,0 +1,183 @@
+//! The stack as processes: a ZooKeeper server, a store agent with its Cassandra, a replica.
+
+use std::{
+    fs::File,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use replicateddb_ordering::fixture::ZooKeeper;
+use replicateddb_replica::replica::Status;
+use scylla::{
+    client::{execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
+    statement::Consistency,
+};
+
+/// Longest wait for anything, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Everything of one replica.
+pub struct Bed {
+    dir: tempfile::TempDir,
+    pub zookeeper: ZooKeeper,
+    ports: Ports,
+    agent: Child,
+    replica: Option<Child>,
+}
+
+struct Ports {
+    agent: u16,
+    cassandra: u16,
+    storage: u16,
+    jolokia: u16,
+    cql: u16,
+    admin: u16,
+}
+
+fn cassandra_lib() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache/replicateddb");
+    let cache = std::env::var_os("REPLICATEDDB_CACHE").map_or_else(home, PathBuf::from);
+    let lib = cache.join("artifacts/cassandra-5.0.9/lib");
+    assert!(lib.is_dir(), "{} is missing: run images/artifacts/fetch.sh", lib.display());
+    lib
+}
+
+fn free_ports() -> Ports {
+    let listeners = [(); 6].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [agent, cassandra, storage, jolokia, cql, admin] =
+        listeners.map(|listener| listener.local_addr().unwrap().port());
+    Ports { agent, cassandra, storage, jolokia, cql, admin }
+}
+
+impl Bed {
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("token"), "0123456789abcdef0123456789abcdef").unwrap();
+        let (zookeeper, ports) = (ZooKeeper::start().unwrap(), free_ports());
+        let agent = Self::agent(&dir, &ports).spawn().unwrap();
+        let mut bed = Self { dir, zookeeper, ports, agent, replica: None };
+        bed.start_replica().await;
+        bed
+    }
+
+    fn server(dir: &tempfile::TempDir, log: &str) -> Command {
+        let log = File::options().create(true).append(true).open(dir.path().join(log)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_replicateddb-server"));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command
+    }
+
+    fn agent(dir: &tempfile::TempDir, ports: &Ports) -> Command {
+        let mut command = Self::server(dir, "agent.log");
+        command
+            .args(["agent", "--cql-listen-address", "127.0.0.1", "--heap", "256m", "--profile", "small"])
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
+            .arg("--token-file")
+            .arg(dir.path().join("token"))
+            .arg("--cassandra-lib")
+            .arg(cassandra_lib())
+            .args(["--listen", &format!("127.0.0.1:{}", ports.agent), "--cql-port", &ports.cassandra.to_string()])
+            .args(["--storage-port", &ports.storage.to_string(), "--jolokia-port", &ports.jolokia.to_string()]);
+        command
+    }
+
+    /// Starts the replica and waits until it serves clients.
+    pub async fn start_replica(&mut self) {
+        assert!(self.replica.is_none());
+        let mut command = Self::server(&self.dir, "replica.log");
+        command
+            .args(["replica", "--id", "0", "--zookeeper", &self.zookeeper.connect()])
+            .args(["--cassandra", &format!("127.0.0.1:{}", self.ports.cassandra)])
+            .args(["--agent", &format!("http://127.0.0.1:{}", self.ports.agent)])
+            .arg("--agent-token-file")
+            .arg(self.dir.path().join("token"))
+            .args(["--listen", &self.cql().to_string(), "--admin-listen", &self.admin().to_string()]);
+        self.replica = Some(command.spawn().unwrap());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ready = reqwest::get(format!("http://{}/readyz", self.admin())).await;
+            if ready.is_ok_and(|answer| answer.status().is_success()) {
+                return;
+            }
+            let ended = self.replica.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "the replica is not ready ({ended:?})\n{}",
+                self.logs()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Stops the replica as an orchestrator does; whether it ended well.
+    pub async fn stop_replica(&mut self) -> bool {
+        let mut replica = self.replica.take().expect("it runs");
+        kill(Pid::from_raw(i32::try_from(replica.id()).unwrap()), Signal::SIGTERM).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = replica.try_wait().unwrap() {
+                return status.success();
+            }
+            assert!(Instant::now() < deadline, "the replica does not stop\n{}", self.logs());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub fn cql(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports.cql))
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports.admin))
+    }
+
+    pub async fn status(&self) -> Status {
+        reqwest::get(format!("http://{}/status", self.admin())).await.unwrap().json().await.unwrap()
+    }
+
+    pub async fn session(&self, consistency: Consistency) -> Session {
+        let profile = ExecutionProfile::builder()
+            .consistency(consistency)
+            .serial_consistency(None)
+            .request_timeout(Some(Duration::from_secs(90)))
+            .build();
+        SessionBuilder::new()
+            .known_node_addr(self.cql())
+            .default_execution_profile_handle(profile.into_handle())
+            .build()
+            .await
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
+    }
+
+    /// Runs one of the binary's tools.
+    pub fn tool(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_replicateddb-server")).args(args).output().unwrap()
+    }
+
+    /// The last of what the processes logged.
+    pub fn logs(&self) -> String {
+        let tail = |name: &str| {
+            let text = std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(60)..].join("\n"))
+        };
+        tail("replica.log") + &tail("agent.log")
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        for child in self.replica.iter_mut().chain([&mut self.agent]) {
+            // Both fail only if it has ended. The JVM dies with its agent.
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
