@@ -141,14 +141,16 @@ pub fn write_whole(file: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The last non-empty lines of a log, at most `lines`, for error messages.
+/// The last non-empty lines of a log, at most `lines`, each cut to a bearable length, for error messages.
 #[must_use]
 pub fn last_lines(log: &Path, lines: usize) -> String {
-    const TAIL_BYTES: usize = 16 << 10;
+    const TAIL_BYTES: usize = 64 << 10;
+    const LINE_CHARS: usize = 400;
     let bytes = std::fs::read(log).unwrap_or_default();
     let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]).into_owned();
     let all: Vec<&str> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
+    let cut = all[all.len().saturating_sub(lines)..].iter().map(|line| line.chars().take(LINE_CHARS).collect());
+    cut.collect::<Vec<String>>().join("\n")
 }
 
 #[cfg(test)]
@@ -199,6 +201,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let launch = Launch { program: "/no/such/program".into(), ..sleeper(dir.path()) };
         assert!(launch.spawn().unwrap_err().to_string().contains("/no/such/program"));
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_cut_to_what_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("x.log");
+        std::fs::write(&log, format!("first\n\nsecond\n{}\n", "ä".repeat(100_000))).unwrap();
+        let end = last_lines(&log, 2);
+        assert_eq!(end.chars().count(), 400);
+        std::fs::write(&log, "first\n\nsecond\nthird\n").unwrap();
+        assert_eq!(last_lines(&log, 2), "second\nthird");
+        assert_eq!(last_lines(&dir.path().join("missing"), 2), "");
     }
 
     #[test]
