@@ -284,7 +284,8 @@ pub struct Statement {
     pub operations: Vec<Operation>,
     /// Calls to replace before the write is logged, in order; empty for reads. Of a batch: of all members.
     pub calls: Vec<Call>,
-    /// The bind markers in order. Of a batch: of all members.
+    /// The bind markers in order. Of a batch: of all members. Exact for writes; a `SELECT` of a map whose values are
+    /// columns (`SELECT {1: c} ..`) counts too many.
     pub markers: Vec<Marker>,
     /// The statements of a batch.
     pub members: Vec<Member>,
