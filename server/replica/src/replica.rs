@@ -240,10 +240,18 @@ impl ReplicaHandle {
             commands,
             stop: stop.clone(),
         };
-        let task = tokio::spawn(async move {
+        let living = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
-                reason = supervisor.run(proposing.run()) => tracing::info!(%reason, "the replica has ended"),
-                () = barrier_task => {}
+                reason = supervisor.run(proposing.run()) => reason,
+                () = barrier_task => "nobody holds the replica any more".to_owned(),
+            }
+        }));
+        let watched = shared.clone();
+        let task = tokio::spawn(async move {
+            match living.await {
+                Ok(reason) => tracing::info!(%reason, "the replica has ended"),
+                // A broken invariant: stop serving at once rather than go on wrongly.
+                Err(error) => watched.fail(&format!("a broken invariant: {error}")),
             }
         });
         Self { shared, proposer, barriers, commands: sender, stop, _task: Arc::new(AbortOnDropHandle::new(task)) }

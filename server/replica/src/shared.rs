@@ -113,6 +113,20 @@ impl Shared {
         known.detail = detail;
     }
 
+    /// The core has ended by a failure: whoever waits is told, and nobody is served.
+    pub fn fail(&self, reason: &str) {
+        self.metrics.error("failed");
+        tracing::error!(%reason, "the replica has failed");
+        self.end(Phase::Failed, reason);
+    }
+
+    /// The core has ended.
+    pub fn end(&self, phase: Phase, reason: &str) {
+        self.enter(phase, reason);
+        self.unresolved.fail_all(reason);
+        self.finished.send_replace(Some(reason.to_owned()));
+    }
+
     /// Serves no client from now on.
     pub fn stop_serving(&self, reason: &str) {
         self.metrics.serving.set(0);

@@ -58,10 +58,10 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             },
             never = watching => match never {},
         };
-        let phase = if self.stop.is_cancelled() { Phase::Stopping } else { Phase::Failed };
-        self.shared.enter(phase, reason.clone());
-        self.shared.unresolved.fail_all(&reason);
-        self.shared.finished.send_replace(Some(reason.clone()));
+        match self.stop.is_cancelled() {
+            true => self.shared.end(Phase::Stopping, &reason),
+            false => self.shared.fail(&reason),
+        }
         reason
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Goal: whatever crashes, all replicas end equal (I1), every acknowledged write is there (I2) exactly once (I3), and
 //! what was refused is not. Time is simulated; `SIMULATION_SEED` repeats a run, `SIMULATION_RUNS` makes more.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
 mod model;
 
@@ -234,7 +235,7 @@ async fn check(cluster: &Cluster, seed: u64) {
     for value in &told.refused {
         assert!(!found.contains_key(value.as_str()), "{value} was refused and is there, seed {seed}");
     }
-    assert!(told.acknowledged.len() > 50, "the run has shown something, seed {seed}: {}", told.acknowledged.len());
+    assert!(told.acknowledged.len() > 20, "the run has shown something, seed {seed}: {}", told.acknowledged.len());
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -278,7 +279,7 @@ async fn a_graceful_stop_needs_no_rewind() {
     let handle = serve().await;
     assert_eq!((cluster.stores[0].rewinds(), cluster.stores[0].starts_without_rewind()), (0, 1));
     assert_eq!((*handle.schema().borrow(), cluster.stores[0].data()), (schema, data));
-    assert_eq!(handle.status().replay.unwrap().rewound, false);
+    assert!(!handle.status().replay.unwrap().rewound);
     // The mark is gone: a crash now rewinds.
     cluster.handles[0].lock().unwrap().take();
     drop(handle);

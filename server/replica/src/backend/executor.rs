@@ -8,8 +8,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
-use replicateddb_cql::response::Prepared;
-use replicateddb_cql::statement::{Ident, Kind, Statement, classify};
+use replicateddb_cql::response::{self, ErrorCode, Prepared};
+use replicateddb_cql::statement::{Action, Ident, Kind, Statement, classify};
 use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
 use tokio::sync::watch;
@@ -85,6 +85,14 @@ impl Backend for Cassandra {
             RecordKind::Batch => self.execute_batch(place, record).await,
             RecordKind::Ddl => {
                 let said = classify(&statement.text);
+                if makes_up_its_id(&said) {
+                    let message = "the ordered log gives tables their ids: leave out WITH ID";
+                    return Ok(Reply {
+                        flags: 0,
+                        opcode: Opcode::Error.code(),
+                        body: response::error_text(ErrorCode::Invalid, message),
+                    });
+                }
                 let text = rewrite::with_table_id(&statement.text, &said, place.table_id);
                 let text = match text == statement.text {
                     true => rewrite::with_drop_timestamp(&text, &said, place.timestamp_us),
@@ -136,7 +144,10 @@ impl Cassandra {
             };
             let body = request::execute(&known.prepared.id, &params(statement.values.clone(), place));
             let body = body.map_err(unsendable)?;
-            match judge(self.pool.any().await?.ask(Opcode::Execute, body).await?) {
+            // Cassandra wants an unqualified statement executed in the keyspace it was prepared in.
+            let unqualified = known.said.each().any(|each| each.keyspace.is_none());
+            let connection = self.pool.using(keyspace.filter(|_| unqualified)).await?;
+            match judge(connection.ask(Opcode::Execute, body).await?) {
                 Meaning::Reply(reply) => return Ok(reply),
                 Meaning::Failure(failure) => return Err(failure),
                 Meaning::Unprepared => self.prepared.forget(keyspace, &unlogged(&statement.text)),
@@ -190,6 +201,11 @@ fn params(values: Values, place: Place) -> Params {
     let mut params = Params::new(Consistency::One, values);
     params.timestamp = Some(place.timestamp_us);
     params
+}
+
+/// A table id of the client's own, if given twice, is an error that says nothing (0x0000), on every replica for ever.
+fn makes_up_its_id(said: &Statement) -> bool {
+    matches!(said.kind, Kind::Ddl(Action::Create, _)) && said.has_explicit_identity
 }
 
 /// A record that was proposed can be sent: the front end checks what it takes from clients.

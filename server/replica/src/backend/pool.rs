@@ -19,10 +19,10 @@ use super::outcome::{Failure, Meaning, judge};
 use super::{BackendError, connect};
 use crate::site::Health;
 
-/// Shared connections.
+/// Shared connections, and connections for each keyspace.
 const SHARED: usize = 2;
-/// Keyspaces with a connection of their own; the one used longest ago goes.
-const KEYSPACES: usize = 32;
+/// Connections with a keyspace of their own; the one used longest ago goes.
+const WITH_KEYSPACE: usize = 32;
 /// Pause between attempts to connect.
 const RETRY: Duration = Duration::from_millis(250);
 /// Pause between heartbeats, which find a peer that is gone without a word.
@@ -46,7 +46,7 @@ struct Shared {
     generation: u64,
     slots: [Mutex<Slot>; SHARED],
     next: AtomicUsize,
-    keyspaces: Mutex<HashMap<String, Keyspace>>,
+    keyspaces: Mutex<HashMap<(String, usize), Keyspace>>,
     health: watch::Sender<Health>,
 }
 
@@ -88,8 +88,7 @@ impl Pool {
     /// # Errors
     /// There is none now, or the generation is over.
     pub async fn any(&self) -> Result<Connection, Failure> {
-        let number = self.shared.next.fetch_add(1, Ordering::Relaxed) % SHARED;
-        self.shared.slot(number).await
+        self.shared.slot(self.shared.next_number()).await
     }
 
     /// A connection that uses this keyspace; if there is no such keyspace one that uses none, on which qualified names
@@ -99,9 +98,10 @@ impl Pool {
     /// There is none now, or the generation is over.
     pub async fn using(&self, keyspace: Option<&str>) -> Result<Connection, Failure> {
         let Some(keyspace) = keyspace else { return self.any().await };
+        let key = (keyspace.to_owned(), self.shared.next_number());
         // One at a time: a keyspace's first use is rare.
         let mut keyspaces = self.shared.keyspaces.lock().await;
-        if let Some(known) = keyspaces.get_mut(keyspace).filter(|known| known.connection.is_open()) {
+        if let Some(known) = keyspaces.get_mut(&key).filter(|known| known.connection.is_open()) {
             known.used = Instant::now();
             return Ok(known.connection.clone());
         }
@@ -123,17 +123,22 @@ impl Pool {
                 });
             }
         }
-        if keyspaces.len() >= KEYSPACES
+        if keyspaces.len() >= WITH_KEYSPACE
             && let Some(oldest) = keyspaces.iter().min_by_key(|(_, k)| k.used).map(|(name, _)| name.clone())
         {
             keyspaces.remove(&oldest);
         }
-        keyspaces.insert(keyspace.to_owned(), Keyspace { connection: connection.clone(), used: Instant::now() });
+        keyspaces.insert(key, Keyspace { connection: connection.clone(), used: Instant::now() });
         Ok(connection)
     }
 }
 
 impl Shared {
+    /// Takes turns.
+    fn next_number(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % SHARED
+    }
+
     async fn slot(&self, number: usize) -> Result<Connection, Failure> {
         let mut slot = self.slots[number].lock().await;
         if let Some(connection) = slot.connection.as_ref().filter(|connection| connection.is_open()) {

@@ -23,6 +23,9 @@ const PAGE: i32 = 500;
 const SYSTEM_PREFIX: &str = "system";
 const COLUMNS: &str = "SELECT keyspace_name, table_name, column_name, kind, position, type FROM system_schema.columns";
 
+/// Names, kinds (partition key, regular ...) and types of a table's columns.
+type Columns = Vec<(String, String, String)>;
+
 /// What to read of a table and how to hash it.
 #[derive(Debug, PartialEq, Eq)]
 struct Table {
@@ -69,7 +72,7 @@ fn hash_row(hash: &mut Sha256, row: &Row, presence_only: &[bool]) {
 
 /// The user tables (and views) that rows of `system_schema.columns` define, by `keyspace.table`.
 fn tables(columns: &[Row]) -> BTreeMap<String, Table> {
-    let mut found: BTreeMap<(String, String), Vec<(String, String, String)>> = BTreeMap::new();
+    let mut found: BTreeMap<(String, String), Columns> = BTreeMap::new();
     for row in columns {
         let text = |n: usize| row.get(n).and_then(Option::as_deref).and_then(as_text).unwrap_or_default().to_owned();
         if !text(0).starts_with(SYSTEM_PREFIX) {
@@ -82,7 +85,7 @@ fn tables(columns: &[Row]) -> BTreeMap<String, Table> {
         .collect()
 }
 
-fn plan(keyspace: &str, table: &str, mut columns: Vec<(String, String, String)>) -> Table {
+fn plan(keyspace: &str, table: &str, mut columns: Columns) -> Table {
     columns.sort();
     let mut selected = Vec::new();
     let mut presence_only = Vec::new();

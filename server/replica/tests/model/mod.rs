@@ -2,6 +2,7 @@
 //!
 //! Rows are `(table, value) → timestamp`: the same write twice shows only if its timestamp differs. Lists keep every
 //! append: a second copy shows. Whatever was not in a restore point may be lost or half there after a crash.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

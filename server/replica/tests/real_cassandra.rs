@@ -1,0 +1,233 @@
+//! The core with real Cassandras and their agents, over a log in memory. Needs the jars of `images/artifacts/fetch.sh`.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Parser;
+use replicateddb_cql::response::parse_error;
+use replicateddb_cql::wire::Value;
+use replicateddb_ordering::memory::MemoryStorage;
+use replicateddb_replica::ReplicaHandle;
+use replicateddb_replica::backend::executor::CassandraConnector;
+use replicateddb_replica::config::Config;
+use replicateddb_replica::metrics::Metrics;
+use replicateddb_replica::record::{Values, flags};
+use replicateddb_replica::replica::{Digest, Outcome, Phase, Request, RequestKind, Serving, StatementText};
+use replicateddb_store::agent::{AgentArgs, run};
+use replicateddb_store::api::Jvm;
+use replicateddb_store::client::Store;
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// Longest wait for anything, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: AgentArgs,
+}
+
+/// A store: an agent in a thread of its own, and the Cassandra that it supervises.
+struct Site {
+    _dir: tempfile::TempDir,
+    agent: String,
+    cql: String,
+}
+
+fn cassandra_lib() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache/replicateddb");
+    let lib = std::env::var_os("REPLICATEDDB_CACHE").map_or_else(home, PathBuf::from);
+    let lib = lib.join("artifacts/cassandra-5.0.9/lib");
+    assert!(lib.is_dir(), "{} is missing: run images/artifacts/fetch.sh", lib.display());
+    lib
+}
+
+impl Site {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        std::fs::write(&token, TOKEN).unwrap();
+        let listeners = [(); 4].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [agent, cql, storage, jolokia] = listeners.map(|listener| listener.local_addr().unwrap().port());
+        let mut words: Vec<String> = vec!["agent".into(), "--data-dir".into()];
+        words.push(dir.path().join("data").display().to_string());
+        words.extend(["--token-file".into(), token.display().to_string()]);
+        words.extend(["--cassandra-lib".into(), cassandra_lib().display().to_string()]);
+        words.extend(["--listen".into(), format!("127.0.0.1:{agent}")]);
+        words.extend(["--cql-listen-address".into(), "127.0.0.1".into(), "--cql-port".into(), cql.to_string()]);
+        words.extend(["--storage-port".into(), storage.to_string(), "--jolokia-port".into(), jolokia.to_string()]);
+        words.extend(["--heap", "256m", "--profile", "small"].map(str::to_owned));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            // It ends with the test's process, and the JVM with it.
+            runtime.block_on(run(Cli::parse_from(words).args)).unwrap();
+        });
+        Self { _dir: dir, agent: format!("http://127.0.0.1:{agent}"), cql: format!("127.0.0.1:{cql}") }
+    }
+
+    fn start(&self, log: &MemoryStorage, replica: u32) -> ReplicaHandle {
+        let (log, incarnation) = log.open(replica);
+        let store = Store::new(&self.agent, TOKEN, incarnation.0).unwrap();
+        let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
+        let connector = CassandraConnector { address: self.cql.clone() };
+        ReplicaHandle::start(config, log, store, connector, Metrics::default())
+    }
+
+    async fn kill_jvm(&self) {
+        let status = Store::new(&self.agent, TOKEN, 0).unwrap().status().await.unwrap();
+        assert_eq!(status.jvm, Jvm::Running);
+        let pid = status.jvm_pid.expect("a running JVM has a process").to_string();
+        let killed = std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
+        assert!(killed.success());
+    }
+}
+
+async fn served(handle: &ReplicaHandle) {
+    let mut serving = handle.serving();
+    let wait = serving.wait_for(|serving| matches!(serving, Serving::Yes { .. }));
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "not serving: {:?}", handle.status());
+}
+
+fn request(kind: RequestKind, statements: Vec<(&str, Vec<Value>)>) -> Request {
+    let statement = |(text, values): (&str, Vec<Value>)| StatementText {
+        text: text.to_owned(),
+        values: Values::positional(&values).unwrap(),
+    };
+    let statements = statements.into_iter().map(statement).collect();
+    Request { kind, keyspace: Some("ks".into()), statements, flags: 0 }
+}
+
+fn int(value: i32) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(&value.to_be_bytes()))
+}
+
+fn text(value: &str) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(value.as_bytes()))
+}
+
+/// A request that must succeed.
+async fn done(handle: &ReplicaHandle, request: Request) -> Outcome {
+    let said = format!("{:?}", request.statements);
+    let outcome = handle.propose(request).await.unwrap_or_else(|error| panic!("{said}: {error}"));
+    if outcome.opcode != 8 {
+        panic!("{said}: {:?}", parse_error(&outcome.body));
+    }
+    outcome
+}
+
+async fn ddl(handle: &ReplicaHandle, text: &str) {
+    done(handle, request(RequestKind::Ddl, vec![(text, Vec::new())])).await;
+}
+
+async fn fill(handle: &ReplicaHandle, from: i32) {
+    let insert = "INSERT INTO t (k, c, v) VALUES (?, ?, ?)";
+    let writes = (from..from + 200).map(|n| {
+        let values = vec![int(n % 17), int(n), text(&format!("v{n}"))];
+        done(handle, request(RequestKind::Dml, vec![(insert, values)]))
+    });
+    futures::future::join_all(writes).await;
+    let batch = vec![
+        (insert, vec![int(1000), int(from), text("batch")]),
+        ("DELETE FROM ks.t WHERE k = ? AND c = ?", vec![int(3), int(from + 3)]),
+        ("UPDATE t SET v = 'literal' WHERE k = 1001 AND c = 1", Vec::new()),
+    ];
+    done(handle, request(RequestKind::Batch, batch)).await;
+    let whole = "BEGIN BATCH INSERT INTO t (k, c, v) VALUES (2000, 1, 'a'); DELETE FROM t WHERE k = 5; APPLY BATCH";
+    done(handle, request(RequestKind::Dml, vec![(whole, Vec::new())])).await;
+    for n in 0..5 {
+        let append = vec![("UPDATE lists SET l = l + ? WHERE k = ?", vec![list(from + n), int(1)])];
+        let request = Request { flags: flags::NOT_REPEATABLE, ..request(RequestKind::Dml, append) };
+        done(handle, request).await;
+    }
+}
+
+/// A list of one int.
+fn list(element: i32) -> Value {
+    let parts = [1i32, 4, element].map(i32::to_be_bytes);
+    Value::Bytes(parts.concat().into())
+}
+
+async fn schema(handle: &ReplicaHandle) {
+    ddl(handle, "CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}").await;
+    ddl(handle, "CREATE TABLE t (k int, c int, v text, dropped int, PRIMARY KEY (k, c))").await;
+    ddl(handle, "CREATE TABLE lists (k int PRIMARY KEY, l list<int>)").await;
+    ddl(handle, "CREATE TABLE gone (k int PRIMARY KEY)").await;
+    ddl(handle, "ALTER TABLE t DROP dropped").await;
+    ddl(handle, "CREATE TABLE IF NOT EXISTS gone (k int PRIMARY KEY)").await;
+}
+
+/// The digests of one state taken at different indexes are the same.
+fn same(a: &Digest, b: &Digest) {
+    assert_eq!(a.tables, b.tables);
+    let rows: u64 = a.tables.values().map(|table| table.rows).sum();
+    assert!(rows > 200, "the digest has seen something: {a:?}");
+}
+
+async fn wrong_statements_are_results(handle: &ReplicaHandle) {
+    let wrong = [
+        (RequestKind::Ddl, "CREATE TABLE t (k int PRIMARY KEY)", 0x2400),
+        (RequestKind::Ddl, "CREATE TABLE x (k int PRIMARY KEY) WITH ID = 5a1c395e-b41f-11e5-9f22-ba0be0483c18", 0x2200),
+        (RequestKind::Ddl, "CREATE TABLE", 0x2000),
+        (RequestKind::Dml, "INSERT INTO nowhere (k) VALUES (1)", 0x2200),
+        (RequestKind::Truncate, "TRUNCATE nowhere", 0x2200),
+    ];
+    for (kind, text, code) in wrong {
+        let outcome = handle.propose(request(kind, vec![(text, Vec::new())])).await.unwrap();
+        assert_eq!((outcome.opcode, parse_error(&outcome.body).unwrap().code), (0, code), "{text}");
+    }
+    let unknown_column = vec![("INSERT INTO t (k, nothing) VALUES (?, ?)", vec![int(1), int(1)])];
+    let outcome = handle.propose(request(RequestKind::Dml, unknown_column)).await.unwrap();
+    assert_eq!(parse_error(&outcome.body).unwrap().code, 0x2200);
+}
+
+/// I1, I2, I3, I5, I10: a killed Cassandra is rewound and replayed; a clean stop needs neither; a newcomer replays all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_stops_and_newcomers_end_in_the_same_cells() {
+    let log = MemoryStorage::default();
+    let site = Arc::new(Site::new());
+    let handle = site.start(&log, 0);
+    served(&handle).await;
+    schema(&handle).await;
+    let schema_version = *handle.schema().borrow();
+    wrong_statements_are_results(&handle).await;
+    assert_eq!(*handle.schema().borrow(), schema_version, "what fails changes no schema");
+    fill(&handle, 0).await;
+    let index = handle.restore_point().await.unwrap();
+    fill(&handle, 1000).await;
+    done(&handle, request(RequestKind::Truncate, vec![("TRUNCATE gone", Vec::new())])).await;
+    ddl(&handle, "ALTER TABLE t ADD later int").await;
+    done(&handle, request(RequestKind::Dml, vec![("UPDATE t SET later = ? WHERE k = ? AND c = ?", vec![int(1); 3])]))
+        .await;
+    let schema_version = *handle.schema().borrow();
+    let before = handle.digest().await.unwrap();
+
+    site.kill_jvm().await;
+    let mut serving = handle.serving();
+    serving.wait_for(|serving| matches!(serving, Serving::No { .. })).await.unwrap();
+    served(&handle).await;
+    let replay = handle.status().replay.unwrap();
+    assert_eq!((replay.rewound, replay.restore_point), (true, Some(index)));
+    assert!(replay.records > 200, "{replay:?}");
+    same(&before, &handle.digest().await.unwrap());
+    assert_eq!(*handle.schema().borrow(), schema_version);
+    assert!(handle.status().conditions.is_empty(), "{:?}", handle.status());
+
+    assert!(handle.stop().await.starts_with("stopped cleanly"));
+    let handle = site.start(&log, 0);
+    served(&handle).await;
+    assert!(!handle.status().replay.unwrap().rewound, "a clean stop needs no rewind");
+    same(&before, &handle.digest().await.unwrap());
+
+    let newcomer_site = Site::new();
+    let newcomer = newcomer_site.start(&log, 1);
+    served(&newcomer).await;
+    assert_eq!(newcomer.status().state, Phase::Serving);
+    assert_eq!(*newcomer.schema().borrow(), schema_version);
+    let digest = newcomer.digest().await.unwrap();
+    handle.barrier().await.unwrap();
+    assert_eq!(handle.digest_at(digest.index).as_ref(), Some(&digest), "I1");
+    same(&before, &digest);
+}
