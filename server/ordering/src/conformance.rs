@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::{AppendError, Committed, Incarnation, LogError, OrderedLog, Position, TailError};
 
 /// How long anything may take that must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Attempts to append one entry whose outcome stays unknown or that is not taken.
 const ATTEMPTS: usize = 500;
 

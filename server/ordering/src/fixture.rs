@@ -16,8 +16,10 @@ use tokio_util::task::AbortOnDropHandle;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Attempts to find a port that stays free until the server has it.
 const PORT_ATTEMPTS: usize = 5;
-/// The server's tick; sessions last between 2 and 20 of them.
+/// The server's tick; no session is shorter than two.
 const TICK_MS: u32 = 200;
+/// The longest session the server grants, in milliseconds.
+const MAX_SESSION_MS: u32 = 60_000;
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +154,7 @@ impl ZooKeeper {
         let data = self.folder.path().join("data");
         fs::create_dir_all(&data)?;
         let config = format!(
-            "dataDir={}\ntickTime={TICK_MS}\nclientPortAddress=127.0.0.1\nclientPort={}\nmaxClientCnxns=0\n\
+            "dataDir={}\ntickTime={TICK_MS}\nmaxSessionTimeout={MAX_SESSION_MS}\nclientPortAddress=127.0.0.1\nclientPort={}\nmaxClientCnxns=0\n\
              admin.enableServer=false\n4lw.commands.whitelist=srvr,ruok\n",
             data.display(),
             self.port

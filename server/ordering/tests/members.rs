@@ -25,7 +25,7 @@ fn member(id: u32, cql_port: u16) -> Member {
 
 async fn see(members: &Members, expected: &[Member]) {
     let mut all = members.watch();
-    let seen = tokio::time::timeout(Duration::from_secs(20), all.wait_for(|all| all == expected)).await;
+    let seen = tokio::time::timeout(Duration::from_secs(60), all.wait_for(|all| all == expected)).await;
     assert!(seen.is_ok(), "saw {:?}, not {expected:?}", *members.watch().borrow());
 }
 

@@ -17,11 +17,23 @@ pub fn new_root() -> String {
     format!("/test/log-{}", COUNTER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Settings with short waits.
+/// Settings that bear a machine that is busy with other things: a disk that stalls for seconds is no lost connection.
 pub fn config(connect: &str, root: &str, replica: u32) -> Config {
+    Config {
+        session_timeout: Duration::from_secs(30),
+        append_timeout: Duration::from_secs(60),
+        open_timeout: Duration::from_secs(120),
+        admin_timeout: Duration::from_secs(120),
+        ..Config::new(connect, root, replica)
+    }
+}
+
+/// Settings for tests of lost connections and servers: they are noticed, and given up, soon.
+#[allow(dead_code, reason = "not every test file loses connections")]
+pub fn hasty(connect: &str, root: &str, replica: u32) -> Config {
     Config {
         session_timeout: Duration::from_secs(2),
         append_timeout: Duration::from_secs(5),
-        ..Config::new(connect, root, replica)
+        ..config(connect, root, replica)
     }
 }
