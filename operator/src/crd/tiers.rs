@@ -58,7 +58,7 @@ pub struct Batching {
 
 impl Default for Batching {
     fn default() -> Self {
-        Self { max_records: 1_000, max_bytes: 262_144, in_flight: 4 }
+        Self { max_records: 1_024, max_bytes: 196_608, in_flight: 2 }
     }
 }
 
@@ -76,7 +76,7 @@ pub struct RestorePoints {
 
 impl Default for RestorePoints {
     fn default() -> Self {
-        Self { interval_seconds: 60, records: 1_000_000 }
+        Self { interval_seconds: 60, records: 50_000 }
     }
 }
 

@@ -1,0 +1,240 @@
+//! From a resource to its objects: golden files of whole sets, and properties that hold for any.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p replicateddb-operator --test objects` writes the golden files anew. When a pod template
+//! in them changes, `TEMPLATE_VERSION` must change with it, or an operator upgrade would restart databases.
+
+use std::path::PathBuf;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::ResourceExt;
+use proptest::prelude::*;
+use replicateddb_operator::{
+    build::{Desired, Running, build},
+    compare,
+    crd::{Amount, Images, ReplicatedDB, ReplicatedDBSpec},
+    names::Tier,
+    validate::{TEMPLATE_VERSION, Validated, validate},
+};
+use serde_json::{Value, json};
+
+fn images() -> Images {
+    Images { zookeeper: "zookeeper:1".into(), cassandra: "cassandra:1".into(), replica: "server:1".into() }
+}
+
+fn resource(spec: Value) -> ReplicatedDB {
+    let spec: ReplicatedDBSpec = serde_json::from_value(spec).unwrap();
+    let mut rdb = ReplicatedDB::new("orders", spec);
+    rdb.metadata.namespace = Some("shop".into());
+    rdb.metadata.uid = Some("0f0e0d0c-0000-4000-8000-000000000001".into());
+    rdb.metadata.generation = Some(1);
+    rdb
+}
+
+fn built(spec: Value) -> (Validated, Desired) {
+    let validated = validate(&resource(spec), &images()).unwrap();
+    let desired = build(&validated, &Running::default());
+    (validated, desired)
+}
+
+/// Every object as YAML, in the order of application.
+fn yaml(desired: Desired) -> String {
+    let Desired { service_accounts, config_maps, services, network_policies, disruption_budgets, stateful_sets } =
+        desired;
+    let mut values: Vec<Value> = Vec::new();
+    values.extend(service_accounts.iter().map(|o| json!(o)));
+    values.extend(config_maps.iter().map(|o| json!(o)));
+    values.extend(services.iter().map(|o| json!(o)));
+    values.extend(network_policies.iter().map(|o| json!(o)));
+    values.extend(disruption_budgets.iter().map(|o| json!(o)));
+    values.extend(stateful_sets.iter().map(|o| json!(o)));
+    values.iter().map(|value| format!("---\n{}", serde_saphyr::to_string(value).unwrap())).collect()
+}
+
+fn golden(name: &str, spec: Value) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let path = folder.join(format!("{name}-v{TEMPLATE_VERSION}.yaml"));
+    let now = yaml(built(spec).1);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &now).unwrap();
+    }
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs = before.lines().zip(now.lines()).position(|(a, b)| a != b);
+    assert!(
+        before == now,
+        "{} differs from line {}: if pods would restart, raise TEMPLATE_VERSION; then UPDATE_GOLDEN=1",
+        path.display(),
+        differs.unwrap_or(before.lines().count().min(now.lines().count())) + 1
+    );
+}
+
+#[test]
+fn the_least_manifest() {
+    golden("least", json!({}));
+}
+
+#[test]
+fn a_full_manifest() {
+    golden(
+        "full",
+        json!({
+            "replicas": 5,
+            "ordering": {"batching": {"maxRecords": 500, "maxBytes": 65536, "inFlight": 8}, "restorePoints": {"intervalSeconds": 30, "records": 5000}},
+            "zookeeper": {"size": 5, "image": "mine/zookeeper:2", "config": {"tickTime": "1000"},
+                "storage": {"size": "20Gi", "storageClassName": "fast", "onDelete": "Delete"}},
+            "cassandra": {
+                "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"cpu": 4, "memory": "8Gi"}},
+                "config": {"concurrent_reads": "64", "concurrent_writes": "64"},
+                "pod": {"labels": {"team": "a"}, "annotations": {"scrape": "yes"}, "priorityClassName": "high",
+                    "imagePullSecrets": ["registry"],
+                    "tolerations": [{"key": "db", "operator": "Exists"}],
+                    "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]},
+            },
+            "replica": {"config": {"sessionTimeoutSeconds": 10, "logFormat": "Text"}, "pod": {"affinity": {}}},
+        }),
+    );
+}
+
+#[test]
+fn a_single_replica() {
+    golden("single", json!({"replicas": 1, "zookeeper": {"size": 1}}));
+    let (_, desired) = built(json!({"replicas": 1, "zookeeper": {"size": 1}}));
+    assert!(desired.disruption_budgets.is_empty(), "a budget would block every drain");
+}
+
+/// Three of each, with the memory they ask for, fit in 6 GiB.
+#[test]
+fn the_defaults_fit_a_small_machine() {
+    let (_, desired) = built(json!({}));
+    let milli: u128 = desired
+        .stateful_sets
+        .iter()
+        .map(|set| {
+            let spec = set.spec.as_ref().unwrap();
+            let requests =
+                spec.template.spec.as_ref().unwrap().containers[0].resources.clone().unwrap().requests.unwrap();
+            let memory: Amount = serde_json::from_value(json!(requests["memory"])).unwrap();
+            memory.milli().unwrap() * u128::try_from(spec.replicas.unwrap()).unwrap()
+        })
+        .sum();
+    assert!(milli <= 6 * 1_000 * (1 << 30), "{} MiB", milli / 1_000 / (1 << 20));
+}
+
+/// What an older operator started keeps its template under a newer one, but for what its user changes.
+#[test]
+fn held_templates() {
+    let (validated, desired) = built(json!({}));
+    let mut running = Running::default();
+    for (tier, set) in Tier::ALL.into_iter().zip(desired.stateful_sets.clone()) {
+        let mut set: StatefulSet = set;
+        let template = &mut set.spec.as_mut().unwrap().template;
+        template.spec.as_mut().unwrap().termination_grace_period_seconds = Some(7); // as an older version wrote it
+        running.stateful_sets.insert(tier, set);
+    }
+    let grace = |validated: &Validated| {
+        build(validated, &running)
+            .stateful_sets
+            .iter()
+            .map(|set| {
+                set.spec.as_ref().unwrap().template.spec.as_ref().unwrap().termination_grace_period_seconds.unwrap()
+            })
+            .collect::<Vec<_>>()
+    };
+    let held = Validated { hold_templates: true, ..validated.clone() };
+    assert_eq!(grace(&held), [7, 7, 7]);
+    assert_eq!(grace(&validated), [30, 120, 90]);
+    let mut changed = held.clone();
+    changed.spec.cassandra.config.insert("concurrent_reads".into(), "8".into());
+    assert_eq!(grace(&changed), [7, 120, 7], "only the tier that its user changed");
+}
+
+/// A Cassandra outlives the replica that drains into it.
+#[test]
+fn cassandra_leaves_after_its_replica() {
+    let (validated, _) = built(json!({"replicas": 1}));
+    let running = Running { cassandra_pods_min: 3, ..Default::default() };
+    let sizes: Vec<_> =
+        build(&validated, &running).stateful_sets.iter().map(|set| set.spec.as_ref().unwrap().replicas).collect();
+    assert_eq!(sizes, [Some(3), Some(3), Some(1)]);
+}
+
+/// What a StatefulSet can never change.
+fn immutables(set: &StatefulSet) -> Value {
+    let spec = json!(set.spec);
+    let claims = json!(set.spec.as_ref().unwrap().volume_claim_templates);
+    let storage = claims.pointer("/0/spec/storageClassName").cloned();
+    json!([
+        spec["selector"],
+        spec["serviceName"],
+        spec["podManagementPolicy"],
+        claims.pointer("/0/metadata"),
+        storage,
+        spec["volumeClaimTemplates"][0]["spec"]["accessModes"]
+    ])
+}
+
+fn specs() -> impl Strategy<Value = Value> {
+    let amounts =
+        (1u32..64, 1u32..8).prop_map(|(memory, cpu)| json!({"limits": {"memory": format!("{memory}Gi"), "cpu": cpu}}));
+    let words = prop::collection::btree_map("[a-z]{1,10}", "[a-z0-9]{0,10}", 0..4);
+    (1..=9i32, amounts, words, prop::option::of("[a-z]{1,20}:[0-9]"), 1u32..10_000, any::<bool>()).prop_map(
+        |(replicas, resources, words, image, records, text)| {
+            let mut tier = json!({"resources": resources, "pod": {"labels": words, "annotations": words}});
+            if let Some(image) = image {
+                tier["image"] = json!(image);
+            }
+            let mut replica = tier.clone();
+            replica["config"] = json!({"logFormat": if text { "Text" } else { "Json" }});
+            json!({
+                "replicas": replicas, "zookeeper": tier, "cassandra": tier, "replica": replica,
+                "ordering": {"batching": {"maxRecords": records}},
+            })
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// No change of the spec touches what a StatefulSet can't change; the same spec always gives the same objects, which
+    /// satisfy themselves.
+    #[test]
+    fn immutables_are_stable(spec in specs(), other in specs()) {
+        let (_, a) = built(spec.clone());
+        let (_, b) = built(other);
+        for (a, b) in a.stateful_sets.iter().zip(&b.stateful_sets) {
+            prop_assert_eq!(immutables(a), immutables(b));
+        }
+        let (_, again) = built(spec);
+        prop_assert_eq!(&a, &again);
+        for set in &a.stateful_sets {
+            let mut wanted = json!(set);
+            compare::stamp(&mut wanted);
+            prop_assert!(compare::satisfied(&wanted, &wanted));
+            prop_assert!(!compare::satisfied(&wanted, &json!(set)), "the stamp is looked for");
+        }
+    }
+
+    /// The rules of the restricted Pod Security level, and the operator's own labels, whatever the user adds.
+    #[test]
+    fn pods_are_restricted_and_labelled(spec in specs()) {
+        for (tier, set) in Tier::ALL.into_iter().zip(built(spec).1.stateful_sets) {
+            let template = set.spec.as_ref().unwrap().template.clone();
+            let selector = set.spec.as_ref().unwrap().selector.match_labels.clone().unwrap();
+            let labels = template.metadata.unwrap().labels.unwrap();
+            prop_assert!(selector.iter().all(|(key, value)| labels.get(key) == Some(value)));
+            let pod = template.spec.unwrap();
+            let security = pod.security_context.unwrap();
+            prop_assert_eq!(security.run_as_non_root, Some(true));
+            prop_assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault");
+            prop_assert_eq!(pod.automount_service_account_token, Some(false));
+            for container in &pod.containers {
+                let security = container.security_context.clone().unwrap();
+                prop_assert_eq!(security.allow_privilege_escalation, Some(false));
+                prop_assert_eq!(security.read_only_root_filesystem, Some(true));
+                prop_assert_eq!(security.capabilities.unwrap().drop, Some(vec!["ALL".to_owned()]));
+                prop_assert!(container.env.iter().flatten().all(|variable| variable.value.as_deref() != Some("")));
+            }
+            prop_assert_eq!(set.name_any(), format!("orders-{}", tier.component()));
+        }
+    }
+}
