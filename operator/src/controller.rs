@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     crd::ReplicatedDB,
     reconcile::{Context, reconcile},
-    wake::{instance, owned_query, pod_state, shape, wakes},
+    wake::{instance, owned_query, pod_state, set_state, shape, wakes},
 };
 
 /// Most reconciles at once.
@@ -76,7 +76,7 @@ pub async fn run(context: Context, namespace: Option<&str>, stop: CancellationTo
         .reconcile_on(owned::<Service>(&client, namespace, shape))
         .reconcile_on(owned::<NetworkPolicy>(&client, namespace, shape))
         .reconcile_on(owned::<PodDisruptionBudget>(&client, namespace, shape))
-        .reconcile_on(owned::<StatefulSet>(&client, namespace, shape))
+        .reconcile_on(owned::<StatefulSet>(&client, namespace, set_state))
         .reconcile_on(owned::<Pod>(&client, namespace, pod_state))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(step, on_error, shared)
@@ -134,7 +134,7 @@ async fn step(guarded: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Reco
         return Ok(Action::await_change());
     }
     let begun = Instant::now();
-    let result = reconcile(&shared.context, namespace, name).await;
+    let result = Box::pin(reconcile(&shared.context, namespace, name)).await;
     let outcome = if result.is_ok() { "ok" } else { "error" };
     shared.context.metrics.reconciled(outcome, begun.elapsed().as_secs_f64());
     let next = result?;

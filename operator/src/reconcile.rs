@@ -35,8 +35,10 @@ use crate::{
 
 /// Time to the next look at a resource at rest.
 pub const REST_INTERVAL: Duration = Duration::from_secs(30);
-/// Time to the next look at a resource in motion.
-pub const MOTION_INTERVAL: Duration = Duration::from_secs(2);
+/// Time to the next look at a resource in motion: its pods wake it, this is for what no watch tells.
+pub const MOTION_INTERVAL: Duration = Duration::from_secs(10);
+/// Time to the next look where an admin interface, or an object that is going, is waited for.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Field manager of the status.
 const STATUS_MANAGER: &str = "replicateddb-operator-status";
 /// Random bytes of a token.
@@ -79,7 +81,7 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
     };
     record_release(&api, &rdb, &validated).await?;
     let pass = Pass { context, rdb: &rdb, validated: &validated };
-    let outcome = pass.run().await?;
+    let outcome = Box::pin(pass.run()).await?;
     let now = status(&outcome.facts(&validated, rdb.status.as_ref()));
     if rdb.status.as_ref() != Some(&now) {
         write_status(&api, &rdb, &now).await?;
@@ -90,6 +92,7 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
     context.metrics.resource(namespace, name, holds(crate::status::AVAILABLE), degraded, now.ready_replicas);
     match outcome.error {
         Some(error) => Err(error),
+        None if outcome.polling => Ok(Some(POLL_INTERVAL)),
         None if holds(crate::status::PROGRESSING) => Ok(Some(MOTION_INTERVAL)),
         None => Ok(Some(REST_INTERVAL)),
     }
@@ -133,6 +136,8 @@ struct Found {
     problems: Vec<Problem>,
     waiting: Vec<String>,
     storage: StorageStatus,
+    /// What is waited for must be asked for again.
+    polling: bool,
     error: Option<kube::Error>,
     now: Timestamp,
 }
@@ -187,8 +192,9 @@ impl Pass<'_> {
         if let Some(error) = error.as_ref().filter(|_| problems.is_empty()) {
             problems.push(Problem::new(Reason::ApiError, format!("the API server: {error}; trying again")));
         }
-        let waiting = applied.waiting.into_iter().chain(step.waiting).collect();
-        Ok(Found { tiers, reports, problems, waiting, storage: storage(&observed), error, now })
+        let waiting: Vec<_> = applied.waiting.into_iter().chain(step.waiting).collect();
+        let polling = rolling || !waiting.is_empty();
+        Ok(Found { tiers, reports, problems, waiting, storage: storage(&observed), polling, error, now })
     }
 
     /// StatefulSets again, after they have been deleted to come back: gone, or going.

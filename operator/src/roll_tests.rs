@@ -110,13 +110,14 @@ fn zookeeper_waits_for_the_whole_quorum() {
 fn replicas_must_have_caught_up() {
     for tier in [Tier::Cassandra, Tier::Replica] {
         let tiers = stack(&[tier]);
-        let cases: [(&str, fn(&mut ReplicaReport)); 2] = [
-            ("to serve, it is replaying", |report| report.state = "replaying".into()),
-            ("to catch up", |report| report.lag = Some(CAUGHT_UP_LAG_MAX + 1)),
+        let serving = healthy(0).replicas[&1].clone();
+        let cases = [
+            ("to serve, it is replaying", ReplicaReport { state: "replaying".into(), ..serving.clone() }),
+            ("to catch up", ReplicaReport { lag: Some(CAUGHT_UP_LAG_MAX + 1), ..serving }),
         ];
-        for (waits_for, change) in cases {
+        for (waits_for, report) in cases {
             let mut reports = healthy(0);
-            change(reports.replicas.get_mut(&1).unwrap());
+            reports.replicas.insert(1, report);
             let step = plan(&tiers, &reports);
             assert!(step.delete.is_empty() && step.waiting.as_ref().is_some_and(|w| w.contains(waits_for)), "{step:?}");
         }

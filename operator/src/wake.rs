@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{
     Resource, ResourceExt,
     runtime::{reflector::ObjectRef, watcher},
@@ -28,6 +28,12 @@ pub fn shape<K: Resource>(object: &K) -> u64 {
     let version = if meta.generation.is_some() { None } else { meta.resource_version.as_deref() };
     let owners = meta.owner_references.iter().flatten().map(|owner| &owner.uid).collect::<Vec<_>>();
     hashed((meta.generation, version, &meta.labels, &meta.annotations, owners, meta.deletion_timestamp.is_some()))
+}
+
+/// Fingerprint of a StatefulSet: of its status, only whether its controller has seen the newest template.
+pub fn set_state(set: &StatefulSet) -> u64 {
+    let status = set.status.as_ref().map(|status| (status.observed_generation, status.update_revision.as_ref()));
+    hashed((shape(set), status))
 }
 
 /// Fingerprint of a pod: how it is, not when its probes ran.

@@ -3,6 +3,8 @@
 //! `UPDATE_GOLDEN=1 cargo test -p replicateddb-operator --test objects` writes the golden files anew. When a pod template
 //! in them changes, `TEMPLATE_VERSION` must change with it, or an operator upgrade would restart databases.
 
+#![allow(clippy::unwrap_used)] // a helper that fails fails its test
+
 use std::path::PathBuf;
 
 use k8s_openapi::api::apps::v1::StatefulSet;

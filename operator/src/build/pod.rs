@@ -157,6 +157,8 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
             value("RDB_CLUSTER_NAME", identity.name.clone()),
             value("RDB_DATA_DIR", DATA_DIR.to_owned()),
             value("RDB_EXTRA_CONFIG", format!("{CONFIG_DIR}/{CASSANDRA_FILE}")),
+            // The agent gives up a moment before the kubelet does.
+            value("RDB_STOP_TIMEOUT", format!("{}s", grace_seconds(Tier::Cassandra) - 10)),
             value("RDB_PROFILE", if small(validated) { "small" } else { "default" }.to_owned()),
             value("RDB_TOKEN_FILE", format!("{SECRETS_DIR}/{TOKEN_KEY}")),
         ],
@@ -200,7 +202,7 @@ fn probes(tier: Tier) -> [Probe; 3] {
             ..Default::default()
         },
         // answers CQL, which a running JVM alone does not mean
-        Tier::Cassandra => http("/ready", "agent"),
+        Tier::Cassandra => http("/readyz", "agent"),
         // caught up and serving (I5)
         Tier::Replica => http("/readyz", "admin"),
     };

@@ -25,7 +25,7 @@ use replicateddb_operator::{
 };
 
 /// Longest wait for anything in these tests; a loaded machine is slow.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 /// Ports of the invented admin interfaces.
 pub const PORTS: Ports = Ports { zookeeper: 18_080, replica: 19_470 };
 

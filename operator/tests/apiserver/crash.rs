@@ -6,14 +6,17 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Secret, Service, ServiceAccount},
+        core::v1::{ConfigMap, ResourceQuota, Secret, Service, ServiceAccount},
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
 };
-use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ListParams, PostParams},
+};
 use replicateddb_operator::{crd::ReplicatedDB, reconcile::reconcile};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, context, create},
@@ -75,6 +78,20 @@ fn normalise(value: &mut Value, namespace: &str) {
     }
 }
 
+/// A namespace with the resource, in which no pod or claim can be made: what the operator makes is what counts here, and
+/// hundreds of stacks of pods would only be slow.
+async fn prepare(client: &Client) -> String {
+    let namespace = Cluster::shared().namespace("crash").await;
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
+        "spec": {"hard": {"pods": "0", "persistentvolumeclaims": "0"}},
+    });
+    let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), &namespace);
+    quotas.create(&PostParams::default(), &serde_json::from_value(quota).unwrap()).await.unwrap();
+    create(client, &namespace, "orders", |_| {}).await;
+    namespace
+}
+
 /// Reconciles until nothing is written any more; the writes of the last pass are none.
 async fn converge(namespace: &str) {
     for _ in 0..10 {
@@ -92,19 +109,16 @@ async fn converge(namespace: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_request_ends_in_the_same_objects() {
-    let cluster = Cluster::shared();
-    let client = cluster.client();
+    let client = Cluster::shared().client();
     let expected = {
-        let namespace = cluster.namespace("crash").await;
-        create(&client, &namespace, "orders", |_| {}).await;
+        let namespace = prepare(&client).await;
         converge(&namespace).await;
         objects(&client, &namespace).await
     };
     assert_eq!(expected.len(), 3 + 3 + 4 + 3 + 3 + 3 + 1, "{:?}", expected.keys());
     for death in [Death::Before, Death::After] {
         for requests in 0.. {
-            let namespace = cluster.namespace("crash").await;
-            create(&client, &namespace, "orders", |_| {}).await;
+            let namespace = prepare(&client).await;
             let fuse = Fuse::after(requests, death);
             let result = reconcile(&context(fuse.client()), &namespace, "orders").await;
             if !fuse.blown() {
