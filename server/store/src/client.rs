@@ -78,6 +78,8 @@ impl Store {
     /// If no HTTP client can be made on this system.
     pub fn new(base: &str, token: &str, incarnation: i64) -> Result<Self, StoreError> {
         let http = reqwest::Client::builder()
+            // The token is for the agent alone.
+            .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .build()
             .map_err(|e| StoreError::Unreachable(chain(&e)))?;

@@ -6,7 +6,7 @@ use super::args::{AgentArgs, Profile};
 use super::layout::Layout;
 
 /// Settings on which exact replay, the agent or its addressing rests: an extra configuration must not change them.
-const PROTECTED: [&str; 29] = [
+const PROTECTED: [&str; 31] = [
     "cluster_name",
     "num_tokens",
     "initial_token",
@@ -36,6 +36,8 @@ const PROTECTED: [&str; 29] = [
     "counter_cache_size_in_mb",
     "autocompaction_on_startup_enabled",
     "hinted_handoff_enabled",
+    "disk_failure_policy",
+    "commit_failure_policy",
 ];
 
 /// A top-level setting with the lines that belong to it.
@@ -158,6 +160,10 @@ fn semantics() -> Vec<Setting> {
         // The ordered log is the durable one; unclean stops rewind.
         ("commitlog_sync", "periodic"),
         ("commitlog_sync_period", "10000ms"),
+        // After a failed flush the files lack rows that Cassandra takes for written, and a later flush succeeds without
+        // them: no restore point may be made of such a state. Its JVM ends, and its data are rewound.
+        ("disk_failure_policy", "die"),
+        ("commit_failure_policy", "die"),
         // A cached counter gives other results than an uncached one after deletes.
         ("counter_cache_size", "0MiB"),
         // Compaction purges by wall clock; it runs only while the replica is current.

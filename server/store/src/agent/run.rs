@@ -42,7 +42,8 @@ pub async fn run_with_faults(args: AgentArgs, faults: Faults) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
     let layout = prepare_folders(&args.data_dir)?;
     let setup = prepare(args, layout, faults)?;
-    let _lock = lock(&setup.layout).await?;
+    // Held until the process is gone: work on the directory goes on in threads that outlive a cancelled future.
+    std::mem::forget(lock(&setup.layout).await?);
     let listener =
         TcpListener::bind(setup.args.listen).await.with_context(|| format!("can't listen on {}", setup.args.listen))?;
     let (state, decision) = look(&setup.layout)?;

@@ -324,6 +324,8 @@ impl Agent {
         let (Some(mark), Some(running)) = (state.valid_mark().cloned(), state.running.clone()) else {
             return self.stop_jvm(state).await;
         };
+        // Draining hides a flush that fails; flushing tells.
+        running.jolokia.flush().await?;
         running.jolokia.drain(self.setup.args.stop_timeout).await?;
         // Drained, it has nothing left to say, and its own end takes seconds.
         running.process.kill().await?;
