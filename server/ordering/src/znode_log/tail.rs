@@ -51,9 +51,9 @@ fn bell(watcher: OneshotWatcher) -> Bell {
 struct Tailer {
     inner: Arc<Inner>,
     link: watch::Receiver<Link>,
-    /// What the next item of the stream stands at, or `ready`'s first does.
     /// Where the tail began.
     from: Position,
+    /// What the next item of the stream stands at, or `ready`'s first does.
     next: Position,
     ready: VecDeque<Committed>,
     size: ReadSize,
