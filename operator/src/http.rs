@@ -39,6 +39,46 @@ async fn ready(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
     if metrics.ready.load(Ordering::Relaxed) {
         (StatusCode::OK, "ok")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the API server has not been reached yet, or lacks the resource definition")
+        (StatusCode::SERVICE_UNAVAILABLE, "the API server has not been reached yet")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt;
+
+    async fn get_status(metrics: &Arc<Metrics>, path: &str) -> StatusCode {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        router(Arc::clone(metrics)).oneshot(request).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn alive_from_the_start_and_ready_later() {
+        let metrics = Arc::new(Metrics::default());
+        assert_eq!(get_status(&metrics, "/healthz").await, StatusCode::OK);
+        assert_eq!(get_status(&metrics, "/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+        metrics.ready.store(true, Ordering::Relaxed);
+        assert_eq!(get_status(&metrics, "/readyz").await, StatusCode::OK);
+        assert_eq!(get_status(&metrics, "/metrics").await, StatusCode::OK);
+    }
+
+    #[test]
+    fn metrics_have_their_names() {
+        let metrics = Metrics::default();
+        metrics.reconciled("ok", 0.01);
+        metrics.request(&axum::http::Method::PATCH);
+        metrics.resource("shop", "orders", true, false, 3);
+        let text = metrics.encode().unwrap();
+        for line in [
+            "replicateddb_operator_reconciles_total{outcome=\"ok\"} 1",
+            "replicateddb_operator_api_requests_total{verb=\"patch\"} 1",
+            "replicateddb_operator_resource_ready_replicas{namespace=\"shop\",name=\"orders\"} 3",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        metrics.forget("shop", "orders");
+        assert!(!metrics.encode().unwrap().contains("orders"));
     }
 }

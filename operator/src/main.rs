@@ -25,7 +25,7 @@ enum Command {
     /// Print the custom resource definition as YAML.
     Crd,
     /// Look after the ReplicatedDB resources of a cluster.
-    Run(Run),
+    Run(Box<Run>),
 }
 
 #[derive(Args)]
@@ -73,7 +73,7 @@ fn main() -> anyhow::Result<()> {
             if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
                 anyhow::bail!("a TLS provider was installed already");
             }
-            tokio::runtime::Runtime::new()?.block_on(operate(run))?;
+            tokio::runtime::Runtime::new()?.block_on(operate(*run))?;
         }
     }
     Ok(())
