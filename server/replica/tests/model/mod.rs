@@ -128,8 +128,8 @@ impl ModelAgent {
         act: impl FnOnce(&mut World) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         tokio::time::sleep(Duration::from_millis(u64::from(self.store.dice(steps.max(1))))).await;
-        let lost_before = self.store.dice(100) < self.store.world(|world| world.trouble / 2);
-        let lost_after = self.store.dice(100) < self.store.world(|world| world.trouble / 2);
+        let lost_before = self.store.dice(100) < self.store.world(|world| world.trouble.min(4) / 2);
+        let lost_after = self.store.dice(100) < self.store.world(|world| world.trouble.min(4) / 2);
         if lost_before {
             return Err(StoreError::Unreachable("model".into()));
         }
@@ -392,7 +392,7 @@ impl Backend for ModelBackend {
         let trouble = self.store.world(|world| world.trouble);
         if self.store.dice(200) < trouble {
             let retry = |ambiguous| Err(Failure::Retry { reason: "model".into(), ambiguous });
-            match self.store.dice(4) {
+            match self.store.dice(6) {
                 0 => return retry(false),
                 1 => return retry(true),
                 2 => {
