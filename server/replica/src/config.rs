@@ -41,6 +41,8 @@ pub struct Config {
     pub recovery_retry_last: Duration,
     /// How long a graceful stop waits for requests on their way.
     pub stop_wait: Duration,
+    /// How long it waits, after that, for the records that hold lanes; then it ends without a clean mark.
+    pub drain_wait: Duration,
     /// How long recovery waits for Cassandra's clock to pass the restore point's before it says so.
     pub clock_wait: Duration,
 }
@@ -65,6 +67,7 @@ impl Default for Config {
             recovery_retry_first: Duration::from_millis(500),
             recovery_retry_last: Duration::from_secs(15),
             stop_wait: Duration::from_secs(10),
+            drain_wait: Duration::from_secs(20),
             clock_wait: Duration::from_secs(30),
         }
     }

@@ -26,7 +26,8 @@ pub struct Limits {
     pub max_records: usize,
     /// Bytes of one entry after which no further record is added.
     pub max_bytes: usize,
-    /// Bytes of one record; with its header it must fit the log.
+    /// Bytes of one record. An entry of almost `max_bytes` may take one more of this size and must fit the log, or
+    /// small requests would be refused for a large one's sake.
     pub max_record_bytes: usize,
     /// Entries on their way at once.
     pub entries_in_flight: usize,
@@ -51,7 +52,7 @@ impl Default for Limits {
         Self {
             max_records: 1024,
             max_bytes: 192 << 10,
-            max_record_bytes: (4 << 20) - (64 << 10),
+            max_record_bytes: (4 << 20) - (264 << 10),
             entries_in_flight: 2,
             queue_records: 8192,
             queue_bytes: 64 << 20,

@@ -13,6 +13,7 @@ use crate::propose::{Ended, Proposer};
 use crate::record::{Record, RecordKind};
 use crate::recovery::{Recovered, RecoveryError, recover};
 use crate::replica::{Phase, Serving};
+use crate::restore_point::RestorePoints;
 use crate::shared::{Condition, Shared};
 use crate::site::{Agent, Backend, Connector, Health};
 use crate::state::State;
@@ -67,6 +68,8 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
 
     async fn live(&mut self) -> String {
         let mut trust_clean = true;
+        // How often in a row recovery came to the same index, and which.
+        let (mut setbacks, mut last) = (0u32, None);
         let mut pause = self.shared.config.recovery_retry_first;
         self.shared.recovering();
         loop {
@@ -88,7 +91,9 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             self.shared.condition(Condition::Agent, None);
             trust_clean = false;
             let (generation, before) = (recovered.generation, recovered.state.index());
-            match self.one_generation(recovered).await {
+            setbacks = if last == Some(before) { setbacks.saturating_add(1) } else { 0 };
+            last = Some(before);
+            match self.one_generation(recovered, setbacks).await {
                 Exit::Stopped(state) => return self.mark_clean(generation, &state).await,
                 Exit::Fatal(reason) => return reason,
                 Exit::Rewind(reason) => {
@@ -119,13 +124,15 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
     }
 
     /// From a known state until the generation, or the replica, ends.
-    async fn one_generation(&mut self, recovered: Recovered<C::Backend>) -> Exit {
+    async fn one_generation(&mut self, recovered: Recovered<C::Backend>, setbacks: u32) -> Exit {
         let Recovered { state, generation, backend, restore_point, rewound } = recovered;
         let shared = self.shared.clone();
         shared.recovered(generation, state.index(), restore_point, rewound);
         shared.enter(Phase::Replaying, format!("replaying from index {}", state.index()));
         let tail = self.log.tail(state.next_position());
-        let applier = Applier::new(shared.clone(), backend.clone(), self.agent.clone(), generation, state, tail);
+        let restore_points = RestorePoints::new(shared.clone(), self.agent.clone(), generation, setbacks);
+        let agent = self.agent.clone();
+        let applier = Applier::new(shared.clone(), backend.clone(), agent, restore_points, state, tail);
         let life = Life {
             shared: shared.clone(),
             agent: self.agent.clone(),
@@ -142,7 +149,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             exit = applier.run(&mut self.commands, &drained) => exit,
             reason = life.watch_generation() => Exit::Rewind(reason),
             never = life.serve() => match never {},
-            never = stopping(&shared, &stop, &drained) => match never {},
+            reason = stopping(&shared, &stop, &drained) => Exit::Rewind(reason),
         };
         if !matches!(exit, Exit::Stopped(_)) {
             shared.stop_serving("the store is being recovered");
@@ -181,8 +188,9 @@ async fn watch_log(shared: Arc<Shared>, mut health: watch::Receiver<LogHealth>) 
     }
 }
 
-/// At a graceful stop: no new requests, those on their way get their answers (bounded), then the applier drains.
-async fn stopping(shared: &Shared, stop: &CancellationToken, drained: &CancellationToken) -> std::convert::Infallible {
+/// At a graceful stop: no new requests, those on their way get their answers, then the applier drains; both bounded.
+/// Completes, with the reason, if it does not drain in time: what the store holds is not known then.
+async fn stopping(shared: &Shared, stop: &CancellationToken, drained: &CancellationToken) -> String {
     stop.cancelled().await;
     shared.enter(Phase::Stopping, "stopping: finishing what is on its way");
     let deadline = Instant::now() + shared.config.stop_wait;
@@ -190,7 +198,8 @@ async fn stopping(shared: &Shared, stop: &CancellationToken, drained: &Cancellat
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drained.cancel();
-    std::future::pending().await
+    tokio::time::sleep(shared.config.drain_wait).await;
+    "records on their way were not executed in time; the next start rewinds".to_owned()
 }
 
 /// What goes on beside the applier of one generation.

@@ -156,8 +156,8 @@ fn zookeeper_away(local: &mut Local) -> Result<()> {
             local.stack.start(*member).await?;
         }
         local.wait_ready().await?;
-        session.query_unpaged("DELETE FROM load.zookeeper_away WHERE client = '0-0' AND seq = -1", ()).await?;
         load.wait_for(SOME, WRITES_LIMIT).await?;
+        session.query_unpaged("DELETE FROM load.zookeeper_away WHERE client = '0-0' AND seq = -1", ()).await?;
         load.finish(local).await
     })?;
     local.verify()

@@ -102,10 +102,10 @@ impl Local {
         Ok(self.http.get(format!("http://{}/status", self.stack.admin(i))).send().await?.json().await?)
     }
 
+    /// Waits until ZooKeeper has its quorum again and every replica serves.
     async fn wait_ready(&self) -> Result<()> {
-        let replicas: Vec<_> = (0..REPLICAS).map(Member::Replica).collect();
         let begin = Instant::now();
-        self.stack.wait_ready(&replicas, begin + READY_LIMIT, begin, &mut |_, _| ()).await
+        self.stack.wait_ready(&self.members(), begin + READY_LIMIT, begin, &mut |_, _| ()).await
     }
 
     /// Digests of every table on every replica at one index, by the product's own tool (I1).
