@@ -37,8 +37,13 @@ test-unit test-operator test-chart test-local test-kind: test-%:
 	@tests/run $*
 
 .PHONY: lint
-lint: ## formatting, clippy, shell scripts, dependency policy; writes nothing
+lint: ## formatting, clippy, shell scripts; writes nothing
 	@tests/lint
+
+.PHONY: deny
+deny: ## the dependency policy of deny.toml; installs cargo-deny into the cache the first time
+	@[ -x $(REPLICATEDDB_CACHE)/tools/bin/cargo-deny ] || cargo install --locked --quiet --root $(REPLICATEDDB_CACHE)/tools cargo-deny@0.20.2
+	@$(REPLICATEDDB_CACHE)/tools/bin/cargo-deny --locked --log-level error check bans licenses sources
 
 .PHONY: local
 local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog]
