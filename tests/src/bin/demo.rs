@@ -44,7 +44,9 @@ struct Recovery {
     pod: String,
     deleted_ms: u64,
     ready_ms: u64,
-    /// Polls of each replica while it was not serving: time and its `/status`.
+    /// What each replica said of its last replay before, by its order.
+    before: Vec<Value>,
+    /// Polls of the replicas: time, replica and its `/status`.
     seen: Vec<(u64, String, Value)>,
 }
 
@@ -139,6 +141,8 @@ fn now_ms() -> u64 {
 
 fn delete_and_watch(database: &Database, pod: &str) -> Result<Recovery> {
     let replicas = database.pods("replica")?;
+    let before = replicas.iter().map(|replica| Ok(database.replica_status(replica)?["replay"].clone()));
+    let before = before.collect::<Result<_>>()?;
     let mut seen = Vec::new();
     let deleted_ms = now_ms();
     database.kill_pod(pod, RECOVERY_LIMIT, |database| {
@@ -152,22 +156,14 @@ fn delete_and_watch(database: &Database, pod: &str) -> Result<Recovery> {
     for replica in &replicas {
         seen.push((now_ms(), replica.clone(), database.replica_status(replica)?));
     }
-    Ok(Recovery { pod: pod.to_owned(), deleted_ms, ready_ms: now_ms(), seen })
+    Ok(Recovery { pod: pod.to_owned(), deleted_ms, ready_ms: now_ms(), before, seen })
 }
 
-/// The last replay that a replica told of, if it was in this recovery.
+/// The replicas that recovered since the deletion, with their last `/status`.
 fn replays(recovery: &Recovery) -> Vec<(&str, &Value)> {
-    let mut last: Vec<(&str, &Value)> = Vec::new();
-    for (_, replica, status) in &recovery.seen {
-        let not_serving = status["state"] != "serving";
-        if not_serving && !last.iter().any(|(name, _)| name == replica) {
-            last.push((replica, status));
-        }
-        if let Some(entry) = last.iter_mut().find(|(name, _)| name == replica) {
-            entry.1 = status;
-        }
-    }
-    last
+    let last = recovery.seen.iter().rev().take(recovery.before.len()).rev();
+    let last = last.map(|(_, replica, status)| (replica.as_str(), status)).zip(&recovery.before);
+    last.filter(|((_, status), before)| status["replay"] != **before).map(|(last, _)| last).collect()
 }
 
 fn tell(recovery: &Recovery, progress: &Progress) {
