@@ -111,8 +111,14 @@ where
     T: Stream<Item = Result<Committed, TailError>> + Send + Unpin,
 {
     /// An applier that goes on from `state`, which the backend's store is exactly at. `tail` starts there.
-    pub fn new(shared: Arc<Shared>, backend: B, agent: A, generation: u64, state: State, tail: T) -> Self {
-        let restore_points = RestorePoints::new(shared.clone(), agent.clone(), generation);
+    pub fn new(
+        shared: Arc<Shared>,
+        backend: B,
+        agent: A,
+        restore_points: RestorePoints<A>,
+        state: State,
+        tail: T,
+    ) -> Self {
         let done = Watermark { upto: state.index(), beyond: Default::default() };
         shared.schema.send_replace(state.schema_version());
         Self {
@@ -323,7 +329,7 @@ where
         }
         self.ready.extend(self.scheduler.complete(admitted.index));
         self.excluding &= !self.scheduler.is_empty();
-        self.restore_points.wrote();
+        self.restore_points.wrote(self.state.index());
         self.answer(&admitted, reply);
         self.complete(&admitted);
         Ok(())

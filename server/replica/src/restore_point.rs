@@ -18,6 +18,8 @@ use crate::state::State;
 const BUILD_POLLS: usize = 20;
 /// Pause between two such questions.
 const BUILD_POLL: Duration = Duration::from_millis(500);
+/// Fewest records between two restore points, however often the store had to be rewound.
+const FEWEST_RECORDS: u64 = 16;
 /// People who may wait for a restore point they asked for.
 const ASKERS: usize = 16;
 
@@ -44,6 +46,8 @@ pub struct RestorePoints<A> {
     shared: Arc<Shared>,
     agent: A,
     generation: u64,
+    /// Records between two restore points.
+    records: u64,
     doing: Doing,
     /// Index and time of the last one, or of the start.
     last: (Option<u64>, Instant),
@@ -55,13 +59,17 @@ pub struct RestorePoints<A> {
 }
 
 impl<A: Agent> RestorePoints<A> {
-    /// None is under way.
-    pub fn new(shared: Arc<Shared>, agent: A, generation: u64) -> Self {
+    /// None is under way. `setbacks`: how often in a row the store was rewound to the same index. Each halves the
+    /// distance between restore points, so that a replay that keeps meeting trouble still comes forward.
+    pub fn new(shared: Arc<Shared>, agent: A, generation: u64, setbacks: u32) -> Self {
         let now = Instant::now();
+        let most = shared.config.restore_point_records.max(1);
+        let records = (most.checked_shr(setbacks).unwrap_or(0)).max(FEWEST_RECORDS.min(most));
         Self {
             shared,
             agent,
             generation,
+            records,
             doing: Doing::Nothing,
             last: (None, now),
             not_before: now,
@@ -81,9 +89,12 @@ impl<A: Agent> RestorePoints<A> {
         !matches!(self.doing, Doing::Nothing)
     }
 
-    /// A record with an effect was applied.
-    pub fn wrote(&mut self) {
+    /// A record with an effect was applied; `index` is the last that was admitted.
+    pub fn wrote(&mut self, index: u64) {
         self.writes += 1;
+        if self.writes.is_multiple_of(self.records) {
+            self.look(index);
+        }
     }
 
     /// Somebody wants one now.
@@ -101,9 +112,9 @@ impl<A: Agent> RestorePoints<A> {
         let config = &self.shared.config;
         let (last, since) = self.last;
         let by_time = self.writes > 0 && since.elapsed() >= config.restore_point_interval;
-        let by_count = self.writes >= config.restore_point_records.max(1);
+        let by_count = self.writes >= self.records;
         // Records without an effect pile up, too: a replay has to read them.
-        let by_index = last.is_some_and(|last| index - last >= config.restore_point_records.max(1));
+        let by_index = last.is_some_and(|last| index - last >= self.records);
         let due = by_time || by_count || by_index || !self.askers.is_empty();
         if due && !self.is_busy() && Instant::now() >= self.not_before {
             self.doing = Doing::Flushing(Box::pin(flush(self.agent.clone())));

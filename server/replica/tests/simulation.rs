@@ -36,7 +36,7 @@ struct Told {
     refused: BTreeSet<String>,
     /// Requests of unknown outcome.
     unknown: u32,
-    /// Requests that stand in the log and were not applied for a minute.
+    /// Requests that stand in the log and were not applied in all that time.
     stuck: u32,
 }
 
@@ -64,6 +64,7 @@ impl Cluster {
         config.limits.max_records = 5;
         config.limits.window = 64;
         config.limits.commit_wait = Duration::from_secs(5);
+        config.limits.apply_wait = PATIENCE;
         let store = &self.stores[replica as usize];
         let agent = store.agent(incarnation.0);
         let handle = ReplicaHandle::start(config, log, agent, ModelConnector(store.clone()), Metrics::default());
@@ -133,7 +134,7 @@ async fn client(cluster: Arc<Cluster>, name: u32, seed: u64) {
         let value = format!("{name}-{n}");
         let request = request(&mut random, &value);
         // Some clients give up and go elsewhere.
-        let patience = Duration::from_millis(if random.random_range(0..20u32) == 0 { 5 } else { 120_000 });
+        let patience = Duration::from_millis(if random.random_range(0..20u32) == 0 { 5 } else { 1_000_000 });
         let replica = random.random_range(0..REPLICAS);
         let _ = tokio::time::timeout(patience, cluster.ask(replica, request, &value)).await;
         tokio::time::sleep(Duration::from_millis(random.random_range(0..120))).await;
