@@ -73,10 +73,13 @@ impl TableColumns {
     }
 }
 
+/// The columns of tables by keyspace and name, each with the schema version it was read at.
+type Tables = HashMap<(String, String), (SchemaVersion, Arc<TableColumns>)>;
+
 /// A bounded cache of tables' columns. An entry holds for the schema version it was read under.
 #[derive(Debug, Default)]
 pub struct SchemaCache {
-    tables: Mutex<HashMap<(String, String), (SchemaVersion, Arc<TableColumns>)>>,
+    tables: Mutex<Tables>,
 }
 
 impl SchemaCache {
@@ -114,7 +117,7 @@ impl SchemaCache {
         Ok(Some(columns))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), (SchemaVersion, Arc<TableColumns>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
