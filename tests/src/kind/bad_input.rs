@@ -38,14 +38,17 @@ fn manifests(suite: &mut Suite) -> Result<()> {
         let text = format!("{error:#}").to_lowercase();
         ensure!(words.iter().all(|word| text.contains(&word.to_lowercase())), "{spec}: {text}");
     }
-    // Immutable and shrinking fields, on the live object.
-    for (patch, words) in [(json!({"spec": {"cassandra": {"storage": {"size": "1Mi"}}}}), ["storage", "shrink"])] {
+    let patches = [
+        (json!({"spec": {"cassandra": {"storage": {"size": "1Mi"}}}}), ["storage.size", "shrink"]),
+        (json!({"spec": {"zookeeper": {"size": 5}}}), ["zookeeper.size", "copy the data"]),
+    ];
+    for (patch, words) in patches {
         let patch = patch.to_string();
         let Err(error) = cluster.kubectl(&["patch", "rdb", NAME, "--type=merge", "-p", &patch]) else {
             bail!("accepted: {patch}")
         };
         let text = format!("{error:#}").to_lowercase();
-        ensure!(words.iter().any(|word| text.contains(word)), "{patch}: {text}");
+        ensure!(words.iter().all(|word| text.contains(word)), "{patch}: {text}");
     }
     Ok(())
 }
