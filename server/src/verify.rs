@@ -109,7 +109,7 @@ fn compare(found: &[(String, Digest)]) -> Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use replicateddb_replica::admin::TableDigest;
+    use replicateddb_replica::replica::TableDigest;
 
     fn digest(index: u64, tables: &[(&str, u64, &str)]) -> Digest {
         let tables = tables

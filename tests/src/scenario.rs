@@ -86,9 +86,23 @@ mod tests {
     use super::*;
 
     const SCENARIOS: &[Scenario<Vec<&'static str>>] = &[
-        Scenario { name: "good", proves: "something", run: |seen| Ok(seen.push("good")) },
+        Scenario {
+            name: "good",
+            proves: "something",
+            run: |seen| {
+                seen.push("good");
+                Ok(())
+            },
+        },
         Scenario { name: "bad", proves: "nothing", run: |_| anyhow::bail!("broken") },
-        Scenario { name: "last", proves: "that it goes on", run: |seen| Ok(seen.push("last")) },
+        Scenario {
+            name: "last",
+            proves: "that it goes on",
+            run: |seen| {
+                seen.push("last");
+                Ok(())
+            },
+        },
     ];
 
     #[test]

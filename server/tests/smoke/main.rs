@@ -1,5 +1,7 @@
 //! One replica as real processes, used through a driver as applications use it.
 
+#![allow(clippy::unwrap_used, reason = "in a test a failure is a panic, in its helpers too")]
+
 mod bed;
 
 use bed::Bed;
