@@ -7,7 +7,7 @@ use std::{
 };
 
 use kube::{Client, Config, client::ClientBuilder};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     controller,
@@ -138,11 +138,11 @@ async fn lead(
     }
     metrics.leading(true);
     let work_stop = CancellationToken::new();
-    let mut work = tokio::spawn({
+    // Ends with this future, however that ends: nobody keeps the lease for it afterwards.
+    let mut work = AbortOnDropHandle::new(tokio::spawn({
         let (namespace, stop) = (settings.namespace.clone(), work_stop.clone());
         async move { controller::run(context, namespace.as_deref(), stop).await }
-    });
-    let abort = work.abort_handle();
+    }));
     // Keeps the lease while reconciles under way come to their end, so that they may write.
     let keeping = CancellationToken::new();
     let result = {
@@ -163,7 +163,7 @@ async fn lead(
             }
         }
     };
-    abort.abort();
+    work.abort();
     metrics.leading(false);
     // Shut before anybody else may begin; only then given up.
     election.release().await;
