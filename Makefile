@@ -4,9 +4,7 @@ SHELL := /bin/bash
 
 export REPLICATEDDB_CACHE ?= $(HOME)/.cache/replicateddb
 export CARGO_TARGET_DIR ?= $(REPLICATEDDB_CACHE)/target
-# passed on to the scripts when given: make images REGISTRY=... TAG=...
-export ONLY
-export REGISTRY TAG CLUSTER CLUSTER_NAME WORKERS
+# What is given on the command line, make passes on to the scripts by itself: make images REGISTRY=... TAG=...
 
 .PHONY: help
 help: ## lists the targets

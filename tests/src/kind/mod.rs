@@ -85,11 +85,16 @@ pub fn image(name: &str) -> String {
 }
 
 fn registry() -> String {
-    std::env::var("REGISTRY").unwrap_or_else(|_| "localhost".into())
+    setting("REGISTRY", "localhost")
 }
 
 fn tag() -> String {
-    std::env::var("TAG").unwrap_or_else(|_| "dev".into())
+    setting("TAG", "dev")
+}
+
+/// An environment variable; empty counts as not given, as in the scripts.
+fn setting(name: &str, default: &str) -> String {
+    std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| default.into())
 }
 
 /// Installs or upgrades the chart with the images of this build, and waits until the operator is available.
