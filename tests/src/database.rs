@@ -57,7 +57,7 @@ impl Database {
         Ok(conditions.into_iter().find(|c| c["type"] == kind).and_then(|c| c["status"].as_str().map(str::to_owned)))
     }
 
-    /// Waits until Available is true and Progressing is false for the latest generation, telling `note` each new message
+    /// Waits until Available is true, Progressing and Degraded are false for the latest generation and every pod is Ready, telling `note` each new message
     /// of the status.
     ///
     /// # Errors
@@ -71,9 +71,25 @@ impl Database {
                 last = message;
             }
             let is = |kind, want| Ok::<_, anyhow::Error>(self.condition(kind)?.as_deref() == Some(want));
-            Ok(is("Available", "True")? && is("Progressing", "False")?)
+            // Available means that somebody serves; settled, that everybody does.
+            Ok(is("Available", "True")?
+                && is("Progressing", "False")?
+                && is("Degraded", "False")?
+                && self.all_ready()?)
         })
         .with_context(|| format!("last status: {last}"))
+    }
+
+    /// Whether every pod is Ready: the status lags behind the pods a little.
+    fn all_ready(&self) -> Result<bool> {
+        for tier in TIERS {
+            for pod in self.pods(tier)? {
+                if !self.pod(&pod)?.ready {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Pods of one tier, in the order of their names.
