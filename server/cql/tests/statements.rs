@@ -237,3 +237,20 @@ fn deep_nesting_and_long_texts_are_no_problem() {
     let long = format!("BEGIN BATCH {} APPLY BATCH", "INSERT INTO t (a) VALUES (?);".repeat(20_000));
     assert_eq!(classify(&long).members.len(), 20_000);
 }
+
+#[test]
+fn columns_compared_with_one_value() {
+    for (text, columns) in [
+        ("SELECT * FROM t WHERE k = 1", vec!["k"]),
+        ("SELECT * FROM a.t WHERE k=? AND \"C\" = :c AND d > 3 LIMIT 5", vec!["k", "C"]),
+        ("SELECT * FROM t WHERE a >= 1 AND b <= 2 AND c != 3 ALLOW FILTERING", vec![]),
+        ("SELECT * FROM t WHERE token(k) = 1 AND (a, b) = (1, 2) AND m['x'] = 2", vec![]),
+        ("SELECT * FROM t WHERE k IN (1, 2) AND c = 3", vec!["c"]),
+        ("SELECT k = 1 FROM t", vec![]),
+        ("SELECT * FROM t", vec![]),
+    ] {
+        let statement = classify(text);
+        let found: Vec<_> = statement.equalities.iter().map(|column| column.as_str()).collect();
+        assert_eq!(found, columns, "{text}");
+    }
+}

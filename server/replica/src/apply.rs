@@ -22,8 +22,9 @@ use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::execute::{Executed, Execution};
-use crate::lanes::{Lanes, Scheduler};
+use crate::lanes::{Lanes, Scheduler, Ticket};
 use crate::metrics::KindLabel;
+use crate::reads::{Hold, Reads};
 use crate::record::{Entry, RecordKind};
 use crate::replica::{Outcome, SchemaEvent};
 use crate::restore_point::{RestorePoints, Step};
@@ -53,6 +54,8 @@ pub enum Exit {
 pub enum Command {
     /// Make a restore point now; answers with its index.
     RestorePoint(oneshot::Sender<Result<u64, String>>),
+    /// Let somebody read in these lanes as soon as they are free of the records that are in them now.
+    Read(Lanes, oneshot::Sender<Hold>),
 }
 
 type Planned = (Arc<Admitted>, Result<Plan, Failure>);
@@ -75,8 +78,9 @@ pub struct Applier<B, A, T> {
     /// Holding their lanes and not executing.
     ready: VecDeque<u64>,
     executing: FuturesUnordered<BoxFuture<'static, Executed>>,
-    /// A record that excludes everything is in the scheduler.
-    excluding: bool,
+    /// The record in the scheduler that excludes everything, if there is one.
+    excluding: Option<u64>,
+    reads: Reads,
     /// An attempt of unknown outcome may still land, harmless unless DDL or TRUNCATE comes between (design 4.5).
     stray: bool,
     done: Watermark,
@@ -135,7 +139,8 @@ where
             waiting: HashMap::new(),
             ready: VecDeque::new(),
             executing: FuturesUnordered::new(),
-            excluding: false,
+            excluding: None,
+            reads: Reads::default(),
             stray: false,
             done,
             barriers: BTreeMap::new(),
@@ -183,7 +188,11 @@ where
                         return Exit::Rewind(reason);
                     }
                 }
-                Some(Command::RestorePoint(reply)) = commands.recv() => self.restore_points.ask(reply),
+                Some(command) = commands.recv() => match command {
+                    Command::RestorePoint(reply) => self.restore_points.ask(reply),
+                    Command::Read(lanes, reader) => self.read(lanes, reader),
+                },
+                Some(number) = self.reads.over() => self.free(Ticket::Read(number)),
                 () = stop.cancelled(), if !holding => {}
                 _ = beat.tick() => {
                     self.restore_points.look(self.state.index());
@@ -195,7 +204,7 @@ where
 
     /// Everything admitted is applied, and it is whole entries.
     fn is_drained(&self) -> bool {
-        self.feeding.is_empty() && self.planning.is_none() && self.scheduler.is_empty() && {
+        self.feeding.is_empty() && self.planning.is_none() && self.scheduler.records() == 0 && {
             assert_eq!(self.done.upto, self.state.index(), "I3: drained means applied up to the state's index");
             true
         }
@@ -224,8 +233,8 @@ where
             {
                 self.start(ticket)?;
             }
-            let full = self.scheduler.len() >= self.shared.config.in_lanes.max(1);
-            if self.planning.is_some() || self.excluding || full {
+            let full = self.scheduler.records() >= self.shared.config.in_lanes.max(1);
+            if self.planning.is_some() || self.excluding.is_some() || full {
                 return Ok(());
             }
             match self.feeding.pop_front() {
@@ -293,7 +302,7 @@ where
             }
             Ok(Plan::Lanes(lanes)) => {
                 let index = admitted.index;
-                self.excluding = lanes.is_all();
+                self.excluding = lanes.is_all().then_some(index);
                 self.waiting.insert(index, admitted);
                 if self.scheduler.submit(index, lanes) {
                     self.ready.push_back(index);
@@ -320,6 +329,25 @@ where
         Ok(())
     }
 
+    /// Somebody wants to read: behind every record in the lanes, before those that come.
+    fn read(&mut self, lanes: Lanes, reader: oneshot::Sender<Hold>) {
+        let (number, ready) = self.scheduler.submit_read(lanes);
+        self.reads.wait(number, reader);
+        if ready {
+            self.reads.begin(number);
+        }
+    }
+
+    /// Frees the lanes of a record or a read; whoever waited for them goes on.
+    fn free(&mut self, ticket: Ticket) {
+        for next in self.scheduler.complete(ticket) {
+            match next {
+                Ticket::Record(index) => self.ready.push_back(index),
+                Ticket::Read(number) => self.reads.begin(number),
+            }
+        }
+    }
+
     fn finish(&mut self, executed: Executed) -> Result<(), Exit> {
         let Executed { admitted, result, ambiguous } = executed;
         let reply = result.map_err(Exit::Rewind)?;
@@ -327,8 +355,8 @@ where
         if admitted.record.kind == RecordKind::Ddl {
             self.schema_applied(&admitted, &reply);
         }
-        self.ready.extend(self.scheduler.complete(admitted.index));
-        self.excluding &= !self.scheduler.is_empty();
+        self.excluding.take_if(|index| *index == admitted.index);
+        self.free(Ticket::Record(admitted.index));
         self.restore_points.wrote(self.state.index());
         self.answer(&admitted, reply);
         self.complete(&admitted);
@@ -377,7 +405,7 @@ where
     fn publish(&mut self) {
         self.shared.progress(self.done.upto, self.log_end());
         let metrics = &self.shared.metrics;
-        metrics.in_lanes.set(self.scheduler.len() as u64);
+        metrics.in_lanes.set(self.scheduler.records() as u64);
         metrics.executing.set(self.executing.len() as u64);
         if !matches!(*self.shared.serving.borrow(), crate::replica::Serving::Yes { .. }) {
             let replay = self.shared.replayed(self.done.upto);

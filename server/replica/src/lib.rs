@@ -20,6 +20,7 @@ pub mod frontend;
 pub mod lanes;
 pub mod metrics;
 pub mod propose;
+pub mod reads;
 pub mod record;
 mod recovery;
 pub mod replica;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use replicateddb_ordering::OrderedLog;
@@ -15,8 +15,10 @@ use uuid::Uuid;
 use crate::apply::Command;
 use crate::barrier::Barriers;
 use crate::config::Config;
+use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::propose::{Proposer, proposer};
+use crate::reads::Hold;
 use crate::record::Record;
 use crate::shared::Shared;
 use crate::site::{Agent, Connector};
@@ -200,6 +202,8 @@ pub struct Digest {
 
 /// Requests to the applier that may wait.
 const COMMANDS: usize = 16;
+/// How long a read waits for its lanes.
+const HOLD_WAIT: Duration = Duration::from_secs(10);
 
 /// A running replica. Cheap to clone; the replica runs until [`ReplicaHandle::stop`], a failure that nothing here can
 /// help ([`ReplicaHandle::finished`]), or until the last handle is dropped, which is as good as a crash.
@@ -292,6 +296,31 @@ impl ReplicaHandle {
     pub async fn barrier(&self) -> Result<u64, ProposeError> {
         self.check_serving()?;
         self.barriers.pass().await
+    }
+
+    /// Holds lanes for a read, as soon as the records that are in them now have executed: until the hold is dropped,
+    /// no record changes what is read there. Bounded in time.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn hold(&self, lanes: Lanes) -> Result<Hold, ProposeError> {
+        self.check_serving()?;
+        let (sender, begun) = oneshot::channel();
+        let held = async {
+            self.commands.send(Command::Read(lanes, sender)).await.ok()?;
+            begun.await.ok()
+        };
+        match tokio::time::timeout(HOLD_WAIT, held).await {
+            Ok(Some(hold)) => Ok(hold),
+            Ok(None) => {
+                let reason = "the replica has stopped or is recovering".to_owned();
+                Err(ProposeError::NotServing { reason, maybe_written: false })
+            }
+            Err(_) => {
+                let reason = format!("writes to the table before this read were not executed within {HOLD_WAIT:?}");
+                Err(ProposeError::Unavailable { reason, maybe_written: false })
+            }
+        }
     }
 
     /// The version of the schema applied here.

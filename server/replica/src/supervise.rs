@@ -255,12 +255,8 @@ impl<A: Agent, B: Backend> Life<A, B> {
     async fn serve(&self) -> std::convert::Infallible {
         // The first barrier is behind all that was in the log when the replay began, the second catches up with what
         // came meanwhile.
-        for _ in 0..2 {
-            while let Err(error) = self.proposer.propose_patiently(Record::bare(RecordKind::Barrier)).await {
-                tracing::warn!(%error, "the barrier of recovery");
-                tokio::time::sleep(AGENT_RETRY).await;
-            }
-        }
+        self.catch_up().await;
+        self.catch_up().await;
         self.start_compaction().await;
         let index = self.shared.applied();
         if let Some(replay) = self.shared.replayed(index) {
@@ -270,6 +266,14 @@ impl<A: Agent, B: Backend> Life<A, B> {
         tokio::select! {
             never = self.serve_while_healthy() => never,
             never = ticks => never,
+        }
+    }
+
+    /// Completes when everything acknowledged before is applied here.
+    async fn catch_up(&self) {
+        while let Err(error) = self.proposer.propose_patiently(Record::bare(RecordKind::Barrier)).await {
+            tracing::warn!(%error, "the barrier before clients are served");
+            tokio::time::sleep(AGENT_RETRY).await;
         }
     }
 
@@ -288,17 +292,25 @@ impl<A: Agent, B: Backend> Life<A, B> {
 
     async fn serve_while_healthy(&self) -> std::convert::Infallible {
         let mut health = self.backend.health();
+        let mut caught_up = true;
         loop {
-            if *health.borrow_and_update() == Health::Healthy {
-                let serving = matches!(*self.shared.serving.borrow(), Serving::Yes { .. });
-                if !serving && self.shared.status().state != Phase::Stopping {
-                    self.shared.enter(Phase::Serving, "serving clients");
-                    self.shared.start_serving(self.generation, self.address.clone());
+            let healthy = *health.borrow_and_update() == Health::Healthy;
+            let serving = matches!(*self.shared.serving.borrow(), Serving::Yes { .. });
+            if healthy && !serving && self.shared.status().state != Phase::Stopping {
+                if !caught_up {
+                    // While the backend was lost nothing was applied; a DDL may have left its table without compaction.
+                    self.catch_up().await;
+                    self.start_compaction().await;
+                    caught_up = true;
+                    continue;
                 }
+                self.shared.enter(Phase::Serving, "serving clients");
+                self.shared.start_serving(self.generation, self.address.clone());
             }
             if health.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
+            caught_up = false;
         }
     }
 }

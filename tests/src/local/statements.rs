@@ -14,6 +14,11 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
             proves: "DDL, writes, batches, prepared statements and paging through every replica",
             run: statements,
         },
+        Scenario {
+            name: "snapshots",
+            proves: "a scan at QUORUM or SERIAL never shows a write without those acknowledged before it",
+            run: snapshots,
+        },
         Scenario { name: "values", proves: "now(), uuid() and the like become the same value everywhere", run: values },
         Scenario {
             name: "refusals",
@@ -66,6 +71,44 @@ fn statements(local: &mut Local) -> Result<()> {
         anyhow::Ok(())
     })?;
     local.verify()
+}
+
+/// Pairs of rows that the scenario `snapshots` writes, one row after the other.
+const PAIRS: i32 = 400;
+
+/// One writer writes row 2i, then row 2i + 1, through one replica; readers scan through the others meanwhile.
+fn snapshots(local: &mut Local) -> Result<()> {
+    local.runtime.block_on(async {
+        let writer = local.session(0, Consistency::Quorum).await?;
+        writer.query_unpaged(format!("CREATE KEYSPACE snap {KEYSPACE}"), ()).await?;
+        writer.query_unpaged("CREATE TABLE snap.t (id int PRIMARY KEY)", ()).await?;
+        let insert = writer.prepare("INSERT INTO snap.t (id) VALUES (?)").await?;
+        let written = std::sync::atomic::AtomicBool::new(false);
+        let write = async {
+            for id in 0..2 * PAIRS {
+                writer.execute_unpaged(&insert, (id,)).await?;
+            }
+            written.store(true, std::sync::atomic::Ordering::Release);
+            anyhow::Ok(())
+        };
+        let read = async |replica, level| {
+            let session = local.session(replica, level).await?;
+            let mut scans = 0;
+            while !written.load(std::sync::atomic::Ordering::Acquire) {
+                let rows = session.query_unpaged("SELECT id FROM snap.t", ()).await?.into_rows_result()?;
+                let ids = rows.rows::<(i32,)>()?.map(|row| Ok(row?.0));
+                let ids: std::collections::BTreeSet<i32> = ids.collect::<Result<_>>()?;
+                let torn = ids.iter().find(|id| *id % 2 == 1 && !ids.contains(&(*id - 1)));
+                ensure!(torn.is_none(), "replica-{replica} at {level} shows {torn:?} without the row before it");
+                scans += 1;
+            }
+            anyhow::Ok(scans)
+        };
+        let (_, first, second) = futures::try_join!(write, read(1, Consistency::Quorum), read(2, Consistency::Serial))?;
+        ensure!(first > 5 && second > 5, "only {first} and {second} scans ran beside the writes");
+        println!("    {first} scans at QUORUM, {second} at SERIAL beside {PAIRS} pairs of writes");
+        anyhow::Ok(())
+    })
 }
 
 fn values(local: &mut Local) -> Result<()> {

@@ -1,15 +1,29 @@
 //! `SELECT`, `INSERT`, `UPDATE`, `DELETE`, `TRUNCATE`, `USE`.
 
 use super::cursor::{Cursor, ident};
-use super::{Attribute, AttributeValue, Kind, Marker, Operation, OperationKind, Statement, markers};
+use super::{Attribute, AttributeValue, Ident, Kind, Marker, Operation, OperationKind, Statement, markers};
 use crate::lex::{Token, TokenKind};
 
-/// A `SELECT`: only what it reads from.
+/// A `SELECT`: only what it reads from, and by which columns.
 pub(super) fn select(cursor: Cursor<'_>) -> Statement {
     let mut statement = Statement::new(Kind::Select);
     let mut from = after(cursor, "FROM");
     (statement.keyspace, statement.table) = from.qualified();
+    statement.equalities = equalities(after(from, "WHERE"));
     statement
+}
+
+/// The columns directly before a `=`, at the beginning or behind `AND`.
+fn equalities(cursor: Cursor<'_>) -> Vec<Ident> {
+    let mut found = Vec::new();
+    for (at, _) in cursor.outside().filter(|(_, token)| token.is_symbol(b'=')) {
+        let Some(column) = at.checked_sub(1).and_then(|at| ident(cursor.text, cursor.tokens[at])) else { continue };
+        let leads = at.checked_sub(2).is_none_or(|at| cursor.tokens[at].is_word(cursor.text, "AND"));
+        if leads {
+            found.push(column);
+        }
+    }
+    found
 }
 
 /// `TRUNCATE [TABLE] t`.

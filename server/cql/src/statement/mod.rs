@@ -280,6 +280,9 @@ pub struct Statement {
     pub json: bool,
     /// `WHERE` of a write uses `IN`: the markers of the key may not be single values.
     pub has_in: bool,
+    /// The columns that the `WHERE` of a `SELECT` compares by `=`, each with one value: none of a tuple, an element, or a
+    /// function of it.
+    pub equalities: Vec<Ident>,
     /// Operations that may not be repeatable. Of a batch: none, see the members.
     pub operations: Vec<Operation>,
     /// Calls to replace before the write is logged, in order; empty for reads. Of a batch: of all members.
@@ -310,6 +313,7 @@ impl Statement {
             ttl: None,
             json: false,
             has_in: false,
+            equalities: Vec::new(),
             operations: Vec::new(),
             calls: Vec::new(),
             markers: Vec::new(),

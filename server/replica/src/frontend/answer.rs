@@ -64,6 +64,12 @@ pub fn read_error(error: &ProposeError, consistency: Consistency) -> Bytes {
     response::error(&format!("a linearizable read is not possible now: {error}"), &detail)
 }
 
+/// The body for a read that took longer than its lanes could be held.
+pub fn late_read(consistency: Consistency) -> Bytes {
+    let detail = ErrorDetail::ReadTimeout { consistency, received: 0, required: 1, data_present: false };
+    response::error("the read took too long to be a snapshot: writes to its table had to go on", &detail)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

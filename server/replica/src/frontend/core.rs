@@ -4,6 +4,8 @@ use std::future::Future;
 
 use tokio::sync::{broadcast, watch};
 
+use crate::lanes::Lanes;
+use crate::reads::Hold;
 use crate::replica::{Outcome, ProposeError, ReplicaHandle, Request, SchemaEvent, SchemaVersion, Serving};
 
 /// The replica as sessions see it: [`crate::ReplicaHandle`], or a stand-in that fails on demand in tests.
@@ -14,6 +16,8 @@ pub trait Core: Clone + Send + Sync + 'static {
     fn propose(&self, request: Request) -> impl Future<Output = Result<Outcome, ProposeError>> + Send;
     /// Completes when everything acknowledged anywhere before the call is applied here; gives the index. Bounded.
     fn barrier(&self) -> impl Future<Output = Result<u64, ProposeError>> + Send;
+    /// Holds lanes for a read, as soon as the records in them now have executed. Bounded in time.
+    fn hold(&self, lanes: Lanes) -> impl Future<Output = Result<Hold, ProposeError>> + Send;
     /// The version of the schema applied here.
     fn schema(&self) -> watch::Receiver<SchemaVersion>;
     /// Schema changes as they are applied here.
@@ -31,6 +35,10 @@ impl Core for ReplicaHandle {
 
     async fn barrier(&self) -> Result<u64, ProposeError> {
         ReplicaHandle::barrier(self).await
+    }
+
+    async fn hold(&self, lanes: Lanes) -> Result<Hold, ProposeError> {
+        ReplicaHandle::hold(self, lanes).await
     }
 
     fn schema(&self) -> watch::Receiver<SchemaVersion> {

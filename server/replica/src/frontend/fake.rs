@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -24,6 +24,8 @@ use tokio_util::{codec::Framed, sync::CancellationToken, task::AbortOnDropHandle
 use uuid::Uuid;
 
 use super::{Config, Core, Frontend, Identity, Metrics, Peers};
+use crate::lanes::Lanes;
+use crate::reads::Hold;
 use crate::replica::{Outcome, ProposeError, Request, SchemaEvent, SchemaVersion, Serving};
 
 /// Longest wait for anything that has to happen.
@@ -37,6 +39,9 @@ pub struct FakeCore {
     pub events: broadcast::Sender<SchemaEvent>,
     pub proposed: Arc<Mutex<Vec<Request>>>,
     pub fail: Arc<Mutex<Option<ProposeError>>>,
+    /// Lanes held by reads, ever; and whether they are held too long.
+    pub held: Arc<Mutex<Vec<Lanes>>>,
+    pub expired: Arc<AtomicBool>,
     /// Each proposal takes one; as many as there will ever be, unless a test takes them away.
     pub gate: Arc<Semaphore>,
 }
@@ -49,6 +54,8 @@ impl FakeCore {
             events: broadcast::Sender::new(16),
             proposed: Arc::default(),
             fail: Arc::default(),
+            held: Arc::default(),
+            expired: Arc::default(),
             gate: Arc::new(Semaphore::new(1000)),
         }
     }
@@ -73,6 +80,12 @@ impl Core for FakeCore {
     async fn barrier(&self) -> Result<u64, ProposeError> {
         self.failure()?;
         Ok(1)
+    }
+
+    async fn hold(&self, lanes: Lanes) -> Result<Hold, ProposeError> {
+        self.failure()?;
+        self.held.lock().unwrap().push(lanes);
+        Ok(Hold::new(self.expired.clone()))
     }
 
     fn schema(&self) -> watch::Receiver<SchemaVersion> {
@@ -139,7 +152,10 @@ fn reply(envelope: &Envelope, generation: &Mutex<u64>, levels: &Mutex<Vec<Consis
             let body = if query.text == replicateddb_store::generation::QUERY {
                 text_rows(&["value"], &[&[&generation.lock().unwrap().to_string()]])
             } else if query.text.contains("system_schema.columns") {
-                text_rows(&["column_name", "type"], &[&["k", "int"], &["l", "list<int>"]])
+                let rows: [&[&str]; 2] = [&["k", "int", "partition_key"], &["l", "list<int>", "regular"]];
+                text_rows(&["column_name", "type", "kind"], &rows)
+            } else if query.text.contains("system_schema.views") {
+                text_rows(&["base_table_name"], &[])
             } else if let Some(keyspace) = query.text.strip_prefix("USE ") {
                 response::set_keyspace(keyspace)
             } else {

@@ -15,11 +15,10 @@ use crate::replica::RequestKind;
 /// What to do with a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// It reads: relay it.
-    Relay {
-        /// It reads what belongs to this node alone (the system's keyspaces): no level makes it wait.
-        local: bool,
-    },
+    /// It reads what belongs to this node alone (the system's keyspaces): relay it, whatever its level.
+    Local,
+    /// It reads: relay it, when its level allows it.
+    Read(Box<Statement>),
     /// It reads a topology table: answer it here.
     Topology(Arc<Select>),
     /// It sets the session's keyspace: relay it and take note.
@@ -61,13 +60,6 @@ impl Refusal {
         answer::error(stream, self.code, &self.message)
     }
 
-    /// A read at SERIAL or LOCAL_SERIAL.
-    pub fn serial_read() -> Self {
-        Self::invalid(
-            "ReplicatedDB does not offer reads at SERIAL or LOCAL_SERIAL yet; use QUORUM, which is linearizable here",
-        )
-    }
-
     /// A read at ANY, in Cassandra's words.
     pub fn any_read() -> Self {
         Self::invalid("ANY ConsistencyLevel is only supported for writes")
@@ -84,8 +76,11 @@ pub fn plan(text: &str, keyspace: Option<&str>) -> Plan {
     let statement = classify(text);
     let named = statement.keyspace.as_ref().map(Ident::as_str).or(keyspace);
     let kind = match statement.kind {
-        Kind::Select => return select(text, &statement, named),
-        Kind::Describe | Kind::List => return Plan::Relay { local: true },
+        Kind::Select => {
+            let named = named.map(str::to_owned);
+            return select(text, statement, named.as_deref());
+        }
+        Kind::Describe | Kind::List => return Plan::Local,
         Kind::Use => return Plan::Use,
         Kind::Other => return Plan::Unknown,
         Kind::Insert | Kind::Update | Kind::Delete | Kind::Batch(_) => RequestKind::Dml,
@@ -98,7 +93,7 @@ pub fn plan(text: &str, keyspace: Option<&str>) -> Plan {
     }
 }
 
-fn select(text: &str, statement: &Statement, keyspace: Option<&str>) -> Plan {
+fn select(text: &str, statement: Statement, keyspace: Option<&str>) -> Plan {
     let table = statement.table.as_ref().map(Ident::as_str);
     if let (Some("system"), Some(table)) = (keyspace, table.and_then(Table::of)) {
         return match Select::parse(text, table) {
@@ -106,7 +101,7 @@ fn select(text: &str, statement: &Statement, keyspace: Option<&str>) -> Plan {
             Err(message) => Plan::Refuse(Refusal::invalid(message)),
         };
     }
-    Plan::Relay { local: keyspace.is_some_and(is_system_keyspace) }
+    if keyspace.is_some_and(is_system_keyspace) { Plan::Local } else { Plan::Read(Box::new(statement)) }
 }
 
 /// Whether a DDL statement is about a trigger.
@@ -120,12 +115,13 @@ mod tests {
 
     #[test]
     fn reads_are_relayed_and_only_the_systems_are_local() {
-        assert_eq!(plan("SELECT * FROM a.t", None), Plan::Relay { local: false });
-        assert_eq!(plan("SELECT * FROM system_schema.tables", Some("a")), Plan::Relay { local: true });
-        assert_eq!(plan("SELECT * FROM tables", Some("system_schema")), Plan::Relay { local: true });
-        assert_eq!(plan("SELECT * FROM local", Some("a")), Plan::Relay { local: false });
-        assert_eq!(plan("DESCRIBE KEYSPACES", None), Plan::Relay { local: true });
-        assert_eq!(plan("LIST ROLES", None), Plan::Relay { local: true });
+        for (text, keyspace) in [("SELECT * FROM a.t", None), ("SELECT * FROM local", Some("a"))] {
+            assert!(matches!(plan(text, keyspace), Plan::Read(_)), "{text}");
+        }
+        assert_eq!(plan("SELECT * FROM system_schema.tables", Some("a")), Plan::Local);
+        assert_eq!(plan("SELECT * FROM tables", Some("system_schema")), Plan::Local);
+        assert_eq!(plan("DESCRIBE KEYSPACES", None), Plan::Local);
+        assert_eq!(plan("LIST ROLES", None), Plan::Local);
         assert_eq!(plan("USE a", None), Plan::Use);
     }
 

@@ -81,7 +81,7 @@ mod tests {
     }
 
     fn statement(text: &str) -> Prepared {
-        Prepared { text: text.to_owned(), keyspace: None, plan: Plan::Relay { local: false } }
+        Prepared { text: text.to_owned(), keyspace: None, plan: Plan::Local }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
 
 use futures::StreamExt;
 use replicateddb_cql::{
+    Consistency,
     frame::{Envelope, Opcode},
     response::{self, ErrorCode, ResultBody, ResultKind},
 };
@@ -19,12 +20,15 @@ use super::{
     prepared::{Prepared, PreparedCache},
     socket::Reader,
 };
+use crate::reads::Hold;
 
 /// What the answer to a relayed request means to the session.
 #[derive(Debug)]
 pub enum Expect {
     /// Nothing: it is passed on.
     Answer,
+    /// Rows read at this level while lanes were held.
+    Snapshot(Hold, Consistency),
     /// A statement is prepared, to be remembered under the id that the answer names.
     Prepared(Prepared),
     /// The session uses another keyspace.
@@ -104,6 +108,10 @@ impl Relay {
     fn noted(&self, envelope: Envelope, expect: Expect) -> Envelope {
         match expect {
             Expect::Answer => envelope,
+            Expect::Snapshot(hold, consistency) => match hold.finish() {
+                true => envelope,
+                false => answer::error_body(envelope.stream, answer::late_read(consistency)),
+            },
             Expect::Keyspace => {
                 if let Some(ResultBody::SetKeyspace(name)) = result(&envelope, ResultKind::SetKeyspace) {
                     *lock(&self.keyspace) = Some(name);

@@ -1,5 +1,5 @@
-//! The column types of tables, as far as refusing depends on them: read from the local Cassandra, kept until the schema
-//! changes.
+//! What the front end has to know of tables, to refuse or to choose lanes: read from the local Cassandra, kept until the
+//! schema changes.
 
 use std::{
     collections::HashMap,
@@ -9,6 +9,7 @@ use std::{
 use replicateddb_cql::{
     request::Values,
     response::{Rows, cell},
+    statement::Ident,
     wire::Value,
 };
 
@@ -16,9 +17,11 @@ use super::{
     control::{Control, ControlError},
     limits::SCHEMA_TABLES,
 };
-use crate::replica::SchemaVersion;
+use crate::{lanes::Lanes, replica::SchemaVersion};
 
-const COLUMNS: &str = "SELECT column_name, type FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
+const COLUMNS: &str =
+    "SELECT column_name, type, kind FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
+const BASE: &str = "SELECT base_table_name FROM system_schema.views WHERE keyspace_name = ? AND view_name = ?";
 
 /// What matters of a column's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,12 +52,28 @@ impl ColumnClass {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct TableColumns {
     columns: HashMap<String, ColumnClass>,
+    partition_key: Vec<String>,
+    /// The table under it, if it is a materialized view.
+    base: Option<String>,
 }
 
 impl TableColumns {
     /// From names and classes.
+    #[cfg(test)]
     pub fn new(columns: impl IntoIterator<Item = (String, ColumnClass)>) -> Self {
-        Self { columns: columns.into_iter().collect() }
+        Self { columns: columns.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The lanes of a SELECT from `table` that compares these columns with one value each; none if it reads a single
+    /// partition, which changes by one record at a time anyway.
+    pub fn read_lanes(&self, keyspace: &str, table: &str, equalities: &[Ident]) -> Option<Lanes> {
+        let compared = |column: &String| equalities.iter().any(|equal| equal.as_str() == column);
+        match &self.base {
+            // A view's partition has rows of many of the base table's.
+            Some(base) => Some(Lanes::read_table(keyspace, base)),
+            None if !self.partition_key.is_empty() && self.partition_key.iter().all(compared) => None,
+            None => Some(Lanes::read_table(keyspace, table)),
+        }
     }
 
     /// The class of a column, if there is such a column.
@@ -67,9 +86,16 @@ impl TableColumns {
         self.columns.values().any(|known| *known == class)
     }
 
-    fn from_rows(rows: &Rows) -> Self {
+    fn from_rows(columns: &Rows, views: &Rows) -> Self {
         let text = |cell: Option<&Option<bytes::Bytes>>| Some(cell::as_text(cell?.as_ref()?)?.to_owned());
-        Self::new(rows.rows.iter().filter_map(|row| Some((text(row.first())?, ColumnClass::of(&text(row.get(1))?)))))
+        let rows = columns.rows.iter();
+        let classes = rows.clone().filter_map(|row| Some((text(row.first())?, ColumnClass::of(&text(row.get(1))?))));
+        let key = rows.filter(|row| text(row.get(2)).as_deref() == Some("partition_key"));
+        Self {
+            columns: classes.collect(),
+            partition_key: key.filter_map(|row| text(row.first())).collect(),
+            base: views.rows.first().and_then(|row| text(row.first())),
+        }
     }
 }
 
@@ -105,7 +131,8 @@ impl SchemaCache {
         }
         let names = [keyspace, table].map(|name| Value::Bytes(cell::text(name)));
         let rows = control.query(COLUMNS, Values::positional(&names)?).await?;
-        let columns = Arc::new(TableColumns::from_rows(&rows));
+        let views = control.query(BASE, Values::positional(&names)?).await?;
+        let columns = Arc::new(TableColumns::from_rows(&rows, &views));
         if columns.columns.is_empty() {
             return Ok(None);
         }
@@ -138,5 +165,18 @@ mod tests {
         ] {
             assert_eq!(ColumnClass::of(kind), class, "{kind}");
         }
+    }
+
+    #[test]
+    fn only_a_whole_partition_key_by_equality_reads_without_lanes() {
+        let key = ["a", "b"].map(str::to_owned).to_vec();
+        let table = TableColumns { partition_key: key.clone(), ..TableColumns::default() };
+        let view = TableColumns { partition_key: key, base: Some("t".into()), ..TableColumns::default() };
+        let equal = |names: &[&str]| names.iter().map(|name| Ident::new(*name)).collect::<Vec<_>>();
+        assert_eq!(table.read_lanes("k", "t", &equal(&["b", "c", "a"])), None);
+        assert_eq!(table.read_lanes("k", "t", &equal(&["a", "c"])), Some(Lanes::read_table("k", "t")));
+        assert_eq!(table.read_lanes("k", "t", &[]), Some(Lanes::read_table("k", "t")));
+        assert_eq!(view.read_lanes("k", "v", &equal(&["a", "b"])), Some(Lanes::read_table("k", "t")));
+        assert_eq!(TableColumns::default().read_lanes("k", "t", &[]), Some(Lanes::read_table("k", "t")));
     }
 }

@@ -30,7 +30,8 @@ use super::{
     topology::Topology,
     write::Write,
 };
-use crate::replica::Outcome;
+use crate::reads::Hold;
+use crate::replica::{Outcome, ProposeError};
 
 /// Shared by the sessions on one generation of the backend.
 pub struct Service<C> {
@@ -57,6 +58,34 @@ pub struct Service<C> {
 }
 
 impl<C: Core> Service<C> {
+    /// Gets a read at a linearizable level to its place in the order: behind everything acknowledged before it was asked,
+    /// and, unless it reads a single partition, while no record changes what it reads.
+    ///
+    /// # Errors
+    /// The body of the ERROR that says why it is not possible now.
+    pub async fn place(
+        &self,
+        select: &Statement,
+        keyspace: Option<&str>,
+        consistency: Consistency,
+    ) -> Result<Option<Hold>, Bytes> {
+        let failed = |error: ProposeError| answer::read_error(&error, consistency);
+        self.core.barrier().await.map_err(failed)?;
+        let keyspace = select.keyspace.as_ref().map(Ident::as_str).or(keyspace);
+        let (Some(keyspace), Some(table)) = (keyspace, &select.table) else {
+            // Cassandra will say what is missing.
+            return Ok(None);
+        };
+        let version = *self.core.schema().borrow();
+        let columns = self.schema.columns(&self.control, version, keyspace, table.as_str()).await;
+        let columns = columns.map_err(|error| response::error_text(ErrorCode::Server, &error.to_string()))?;
+        let lanes = columns.and_then(|columns| columns.read_lanes(keyspace, table.as_str(), &select.equalities));
+        match lanes {
+            None => Ok(None),
+            Some(lanes) => self.core.hold(lanes).await.map(Some).map_err(failed),
+        }
+    }
+
     /// Answers a SELECT on a topology table.
     pub async fn topology(&self, stream: i16, select: &Select, values: &Values) -> Envelope {
         let version = *self.core.schema().borrow();

@@ -12,6 +12,7 @@ use replicateddb_cql::{
     frame::{Envelope, FrameError, Opcode},
     request::{self, Values},
     response::{self, ErrorCode},
+    statement::Statement,
 };
 use tokio::{
     io::AsyncReadExt,
@@ -292,7 +293,16 @@ impl<C: Core> Session<C> {
         let stream = envelope.stream;
         match &statement.plan {
             Plan::Refuse(refusal) => self.refuse(stream, refusal, ticket).await,
-            Plan::Relay { local } => self.read(envelope, bound.consistency, *local, ticket).await,
+            Plan::Local if bound.consistency == Consistency::Any => {
+                self.refuse(stream, &Refusal::any_read(), ticket).await
+            }
+            Plan::Local => {
+                let envelope = request::with_consistency(envelope, Consistency::One)?;
+                Ok(self.relay.send(envelope, Expect::Answer, ticket).await?)
+            }
+            Plan::Read(select) => {
+                self.read(envelope, select, statement.keyspace.as_deref(), bound.consistency, ticket).await
+            }
             Plan::Use => {
                 let envelope = request::with_consistency(envelope, Consistency::One)?;
                 Ok(self.relay.send(envelope, Expect::Keyspace, ticket).await?)
@@ -323,35 +333,38 @@ impl<C: Core> Session<C> {
         }
     }
 
-    /// Levels up to THREE are answered from this replica's state at once, the others after a barrier.
+    /// Levels up to THREE are answered from this replica's state at once, the others in their place in the order.
     async fn read(
         &mut self,
         envelope: Envelope,
+        select: &Statement,
+        keyspace: Option<&str>,
         consistency: Consistency,
-        local: bool,
         ticket: Ticket,
     ) -> Result<(), Stop> {
         use Consistency as Level;
-        let envelope = request::with_consistency(envelope, Consistency::One)?;
+        let envelope = request::with_consistency(envelope, Level::One)?;
         match consistency {
-            Level::Serial | Level::LocalSerial => self.refuse(envelope.stream, &Refusal::serial_read(), ticket).await,
-            Level::Any => self.refuse(envelope.stream, &Refusal::any_read(), ticket).await,
-            Level::Quorum | Level::LocalQuorum | Level::EachQuorum | Level::All if !local => {
-                let (core, relay, out) = (self.service.core.clone(), self.relay.clone(), self.out.clone());
-                let ticket = ticket.class(RequestClass::LinearizableRead);
-                self.tasks.spawn(async move {
-                    match core.barrier().await {
-                        Ok(_) => Ok(relay.send(envelope, Expect::Answer, ticket).await?),
-                        Err(error) => {
-                            let body = answer::read_error(&error, consistency);
-                            out.send(answer::error_body(envelope.stream, body)).await.map_err(|_| End::Closed)
-                        }
-                    }
-                });
-                Ok(())
+            Level::Any => return self.refuse(envelope.stream, &Refusal::any_read(), ticket).await,
+            Level::One | Level::Two | Level::Three | Level::LocalOne => {
+                return Ok(self.relay.send(envelope, Expect::Answer, ticket).await?);
             }
-            _ => Ok(self.relay.send(envelope, Expect::Answer, ticket).await?),
+            Level::Quorum | Level::LocalQuorum | Level::EachQuorum | Level::All => {}
+            Level::Serial | Level::LocalSerial => {}
         }
+        let (service, relay, out) = (self.service.clone(), self.relay.clone(), self.out.clone());
+        let (select, keyspace) = (select.clone(), keyspace.map(str::to_owned));
+        let ticket = ticket.class(RequestClass::LinearizableRead);
+        self.tasks.spawn(async move {
+            match service.place(&select, keyspace.as_deref(), consistency).await {
+                Ok(hold) => {
+                    let expect = hold.map_or(Expect::Answer, |hold| Expect::Snapshot(hold, consistency));
+                    Ok(relay.send(envelope, expect, ticket).await?)
+                }
+                Err(body) => out.send(answer::error_body(envelope.stream, body)).await.map_err(|_| End::Closed),
+            }
+        });
+        Ok(())
     }
 
     fn topology(&mut self, stream: i16, select: Arc<Select>, values: Values, ticket: Ticket) {

@@ -1,6 +1,6 @@
 //! Sessions over a replica and a Cassandra that fail on demand.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use replicateddb_cql::{
@@ -17,6 +17,7 @@ use tokio::{
 
 use super::fake::{Bed, PATIENCE, proposed, query};
 use crate::{
+    lanes::Lanes,
     record::flags,
     replica::{ProposeError, SchemaEvent, Serving},
 };
@@ -80,7 +81,7 @@ async fn reads_wait_for_a_barrier_by_level_and_reach_cassandra_at_one() {
     bed.serve(1);
     let mut client = bed.client().await;
     let select = "SELECT * FROM a.t";
-    for level in Consistency::EVERY.into_iter().filter(|level| !level.is_serial() && *level != Consistency::Any) {
+    for level in Consistency::EVERY.into_iter().filter(|level| *level != Consistency::Any) {
         assert_eq!(client.query(select, level).await.opcode, Opcode::Result, "{level}");
     }
     assert!(bed.cassandra.levels.lock().unwrap().iter().all(|level| *level == Consistency::One));
@@ -94,9 +95,29 @@ async fn reads_wait_for_a_barrier_by_level_and_reach_cassandra_at_one() {
         assert_eq!(client.query(select, level).await.opcode, Opcode::Result, "{level}");
     }
     assert_eq!(client.query("SELECT * FROM system_schema.tables", Consistency::Quorum).await.opcode, Opcode::Result);
-    for level in [Consistency::Serial, Consistency::LocalSerial, Consistency::Any] {
-        assert_eq!(client.error(select, level).await.kind(), Some(ErrorCode::Invalid), "{level}");
+    for select in [select, "SELECT * FROM system_schema.tables"] {
+        assert_eq!(client.error(select, Consistency::Any).await.kind(), Some(ErrorCode::Invalid));
     }
+}
+
+#[tokio::test]
+async fn reads_of_more_than_a_partition_hold_their_table() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    client.query("USE a", Consistency::One).await;
+    for level in [Consistency::Quorum, Consistency::Serial] {
+        assert_eq!(client.query("SELECT * FROM t WHERE k = 1", level).await.opcode, Opcode::Result);
+    }
+    client.query("SELECT * FROM t", Consistency::One).await;
+    assert!(bed.core.held.lock().unwrap().is_empty());
+    for text in ["SELECT * FROM t", "SELECT * FROM a.t WHERE k IN (1, 2)", "SELECT * FROM t WHERE l CONTAINS 1"] {
+        assert_eq!(client.query(text, Consistency::Quorum).await.opcode, Opcode::Result);
+        assert_eq!(bed.core.held.lock().unwrap().pop(), Some(Lanes::read_table("a", "t")), "{text}");
+    }
+    bed.core.expired.store(true, Ordering::Relaxed);
+    let error = client.error("SELECT * FROM t", Consistency::Serial).await;
+    assert_eq!(error.kind(), Some(ErrorCode::ReadTimeout), "held too long, it may be no snapshot");
 }
 
 #[tokio::test]
