@@ -14,7 +14,7 @@ mod tiers;
 
 pub use amount::{Amount, AmountError, compare};
 pub use definition::{DefinitionError, definition, yaml};
-pub use settings::{CASSANDRA_KEYS, Settings, ZOOKEEPER_KEYS};
+pub use settings::{CASSANDRA_KEYS, Settings, TIMEOUT_FLOORS, ZOOKEEPER_KEYS};
 pub use status::{Images, MemberStatus, Release, ReplicatedDBStatus, StorageStatus};
 pub use tiers::{
     Batching, CassandraMode, CassandraSpec, ComputeAmounts, Engine, LogFormat, OnDelete, OrderingSpec, PodAdditions,

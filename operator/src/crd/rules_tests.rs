@@ -112,15 +112,42 @@ fn settings_are_those_that_are_allowed() {
     let allowed = create(|rdb| {
         rdb.spec.zookeeper.config = all(ZOOKEEPER_KEYS);
         rdb.spec.cassandra.config = all(CASSANDRA_KEYS);
+        for (key, seconds) in TIMEOUT_FLOORS {
+            rdb.spec.cassandra.config.insert((*key).to_owned(), format!("{seconds}s"));
+        }
     });
     assert_eq!(allowed, "");
-    for key in ["dataDir", "server.1", "standaloneEnabled", "cluster_name", "counter_cache_size", "commitlog_sync"] {
+    for key in [
+        "dataDir",
+        "server.1",
+        "standaloneEnabled",
+        "cluster_name",
+        "counter_cache_size",
+        "commitlog_sync",
+        "batch_size_fail_threshold",
+        "native_transport_max_frame_size",
+    ] {
         let refused = create(|rdb| {
             rdb.spec.zookeeper.config = all(&[key]);
             rdb.spec.cassandra.config = all(&[key]);
         });
         assert!(refused.contains("only these keys of zoo.cfg"), "{key}");
         assert!(refused.contains("only these keys of cassandra.yaml"), "{key}");
+    }
+}
+
+/// A time-out below the agent's own, or one that Cassandra and the rule could read differently.
+#[test]
+fn timeouts_have_a_floor() {
+    let with =
+        |key: &str, value: &str| create(|rdb| drop(rdb.spec.cassandra.config.insert(key.to_owned(), value.to_owned())));
+    for (key, seconds) in TIMEOUT_FLOORS {
+        for fine in [format!("{seconds}s"), format!("{}ms", seconds * 1_000), "2m".to_owned()] {
+            assert_eq!(with(key, &fine), "", "{key}: {fine}");
+        }
+        for bad in [format!("{}s", seconds - 1), "5".to_owned(), "1d".to_owned(), "1ms".to_owned()] {
+            assert!(with(key, &bad).contains(&format!("{key} must be at least {seconds}s")), "{key}: {bad}");
+        }
     }
 }
 
@@ -153,7 +180,7 @@ fn every_rule_has_a_message_with_a_remedy() {
     }
     let mut found = Vec::new();
     rules(&serde_json::to_value(definition().unwrap()).unwrap(), &mut found);
-    assert_eq!(found.len(), 28, "a rule was added or taken away: test it here, then change the number");
+    assert_eq!(found.len(), 33, "a rule was added or taken away: test it here, then change the number");
     let remedies = [
         "choose",
         "set it",
