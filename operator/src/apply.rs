@@ -114,6 +114,11 @@ impl Work<'_> {
             if compare::satisfied(&wanted, &live) {
                 return Ok(Some(found));
             }
+            if let Some(mut patch) = compare::cleared(&wanted, &live) {
+                pin(&mut patch, &found);
+                api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+                self.applied.writes += 1;
+            }
             pin(&mut wanted, &found);
         }
         let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -133,8 +138,11 @@ impl Work<'_> {
 
 /// Names the very object that was looked at: if it has been replaced since, the API server answers with a conflict.
 fn pin<K: Resource<DynamicType = ()>>(wanted: &mut Value, found: &K) {
-    if let (Some(metadata), Some(uid)) = (wanted.pointer_mut("/metadata").and_then(Value::as_object_mut), found.uid()) {
-        metadata.insert("uid".to_owned(), uid.into());
+    if let (Some(object), Some(uid)) = (wanted.as_object_mut(), found.uid()) {
+        let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Default::default()));
+        if let Some(metadata) = metadata.as_object_mut() {
+            metadata.insert("uid".to_owned(), uid.into());
+        }
     }
 }
 
