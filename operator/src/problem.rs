@@ -43,6 +43,8 @@ pub enum Reason {
     ContainerConfig,
     /// A process ends again and again.
     CrashLoop,
+    /// A pod does not stop: its node does not answer.
+    NodeLost,
     /// The API server could not be reached or had an error.
     ApiError,
 }

@@ -25,7 +25,7 @@ use crate::{
     events::Announcer,
     metrics::Metrics,
     names::{FIELD_MANAGER, Identity, TOKEN_KEY, Tier},
-    pods,
+    pods::{self, PodView},
     probe::Prober,
     problem::{Problem, Reason},
     roll::{self, Reports, Step, TierView},
@@ -177,7 +177,8 @@ impl Pass<'_> {
         }
         let desired = build::build(self.validated, &self.running(&observed));
         let applied = apply::apply(client, self.identity(), desired, &observed).await;
-        let tiers = self.tiers(&observed, &applied);
+        let now = Timestamp::now();
+        let tiers = self.tiers(&observed, &applied, now);
         let rolling = roll::needed(&tiers);
         let reports = self.context.prober.ask(&tiers, rolling).await;
         let step = if rolling { roll::plan(&tiers, &reports) } else { Step::default() };
@@ -185,7 +186,6 @@ impl Pass<'_> {
         if let Err(failed) = self.replace(&step).await {
             error.get_or_insert(failed);
         }
-        let now = Timestamp::now();
         problems.extend(applied.problems);
         problems.extend(self.claim_problems(&observed, now).await);
         problems.extend(pod_problems(&tiers));
@@ -255,12 +255,16 @@ impl Pass<'_> {
             .collect();
         // Never more than there are: a replica that is still there says what to keep, not what to add.
         let live = stateful_sets.get(&Tier::Cassandra).and_then(|set| set.spec.as_ref()?.replicas).unwrap_or_default();
-        let last = observed.pods_of(Tier::Replica).filter_map(|pod| crate::names::ordinal(&pod.name_any())).max();
+        let last = observed
+            .pods_of(Tier::Replica, identity)
+            .into_iter()
+            .filter_map(|pod| crate::names::ordinal(&pod.name_any()))
+            .max();
         Running { stateful_sets, cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)) }
     }
 
     /// The tiers as they are after applying; pods beyond the wished number are on their way out and left aside.
-    fn tiers(&self, observed: &Observed, applied: &Applied) -> Vec<TierView> {
+    fn tiers(&self, observed: &Observed, applied: &Applied, now: Timestamp) -> Vec<TierView> {
         Tier::ALL
             .into_iter()
             .map(|tier| {
@@ -271,7 +275,8 @@ impl Pass<'_> {
                     let status = set.status.as_ref()?;
                     (status.observed_generation >= set.metadata.generation).then(|| status.update_revision.clone())?
                 });
-                let mut pods: Vec<_> = observed.pods_of(tier).filter_map(|pod| pods::view(pod, tier)).collect();
+                let members = observed.pods_of(tier, self.identity());
+                let mut pods: Vec<_> = members.into_iter().filter_map(|pod| pods::view(pod, tier, now)).collect();
                 pods.retain(|pod| pod.ordinal < size);
                 pods.sort_by_key(|pod| pod.ordinal);
                 TierView { tier, size, revision, pods }
@@ -323,8 +328,13 @@ fn pod_problems(tiers: &[TierView]) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
     for tier in tiers {
         let mut reasons = Vec::new();
-        for failure in
-            tier.pods.iter().filter(|pod| !pod.ready && !pod.terminating).filter_map(|pod| pod.failure.as_ref())
+        // of one that is going, only that it does not go
+        let told = |pod: &PodView, failure: &Problem| !pod.terminating || failure.reason == Reason::NodeLost;
+        for failure in tier
+            .pods
+            .iter()
+            .filter(|pod| !pod.ready || pod.terminating)
+            .filter_map(|pod| pod.failure.as_ref().filter(|failure| told(pod, failure)))
         {
             if !reasons.contains(&failure.reason) {
                 reasons.push(failure.reason);
