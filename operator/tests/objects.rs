@@ -84,6 +84,7 @@ fn a_full_manifest() {
             "zookeeper": {"size": 5, "image": "mine/zookeeper:2", "config": {"tickTime": "1000"},
                 "storage": {"size": "20Gi", "storageClassName": "fast", "onDelete": "Delete"}},
             "cassandra": {
+                "storage": {"onDelete": "Delete"},
                 "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"cpu": 4, "memory": "8Gi"}},
                 "config": {"concurrent_reads": "64", "concurrent_writes": "64"},
                 "pod": {"labels": {"team": "a"}, "annotations": {"scrape": "yes"}, "priorityClassName": "high",
@@ -147,6 +148,21 @@ fn held_templates() {
     let mut changed = held.clone();
     changed.spec.cassandra.config.insert("concurrent_reads".into(), "8".into());
     assert_eq!(grace(&changed), [7, 120, 7], "only the tier that its user changed");
+}
+
+/// A size that can't be had holds nothing else up: what exists keeps the size that it has.
+#[test]
+fn a_stateful_set_keeps_its_size() {
+    let (_, desired) = built(json!({}));
+    let running =
+        Running { stateful_sets: Tier::ALL.into_iter().zip(desired.stateful_sets).collect(), ..Default::default() };
+    let (validated, _) = built(json!({"cassandra": {"storage": {"size": "20Gi"}, "image": "c:2"}}));
+    let size = |running: &Running| {
+        let set = build(&validated, running).stateful_sets.remove(1);
+        json!(set).pointer("/spec/volumeClaimTemplates/0/spec/resources/requests/storage").cloned()
+    };
+    assert_eq!(size(&running), Some(json!("10Gi")));
+    assert_eq!(size(&Running::default()), Some(json!("20Gi")), "made anew");
 }
 
 /// A Cassandra outlives the replica that drains into it.

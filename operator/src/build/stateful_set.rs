@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::{Running, metadata, pod};
 use crate::{
+    claims,
     names::{ANNOTATION_INPUTS, DATA_VOLUME, Tier, digest},
     validate::Validated,
 };
@@ -49,7 +50,7 @@ pub fn stateful_set(validated: &Validated, running: &Running, tier: Tier, config
             }),
             revision_history_limit: Some(3),
             template: held.unwrap_or_else(|| pod::template(validated, tier, config)),
-            volume_claim_templates: claim_template(validated, tier).map(|claim| vec![claim]),
+            volume_claim_templates: claim_template(validated, tier, live).map(|claim| vec![claim]),
             ..Default::default()
         }),
         ..Default::default()
@@ -76,9 +77,12 @@ fn inputs(validated: &Validated, tier: Tier) -> String {
     digest(value.to_string().as_bytes())
 }
 
-/// The claim template of a tier with volumes. It can never change: it carries nothing that a version could change.
-fn claim_template(validated: &Validated, tier: Tier) -> Option<PersistentVolumeClaim> {
+/// The claim template of a tier with volumes. It can never change: it carries nothing that a version could change, and of a
+/// StatefulSet that exists the size that it has. Another size comes with another StatefulSet, which is made once the claims
+/// have grown ([`crate::claims`]): one that can't be had holds nothing else up.
+fn claim_template(validated: &Validated, tier: Tier, live: Option<&StatefulSet>) -> Option<PersistentVolumeClaim> {
     let storage = validated.storage(tier)?;
+    let size = live.and_then(claims::template_size).cloned().unwrap_or_else(|| storage.size.quantity());
     Some(PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(DATA_VOLUME.to_owned()),
@@ -89,7 +93,7 @@ fn claim_template(validated: &Validated, tier: Tier) -> Option<PersistentVolumeC
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: storage.storage_class_name.clone(),
             resources: Some(VolumeResourceRequirements {
-                requests: Some([("storage".to_owned(), storage.size.quantity())].into()),
+                requests: Some([("storage".to_owned(), size)].into()),
                 ..Default::default()
             }),
             ..Default::default()
