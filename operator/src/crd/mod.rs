@@ -64,6 +64,8 @@ pub const NAME_LENGTH_MAX: usize = 40;
         .field_path(".spec.cassandra.storage.size")
         .reason(Reason::FieldValueForbidden)
 )]
+#[x_kube(validation = Rule::new("self.zookeeper.storage.onDelete != 'Delete' || self.cassandra.storage.onDelete == 'Delete'")
+    .message("zookeeper.storage.onDelete: Delete would delete the log and leave Cassandra volumes that can't be used without it; set it to Retain, or cassandra.storage.onDelete to Delete too"))]
 #[cfg_attr(test, kube(cel))] // evaluated by the unit tests; the interpreter is a dev-dependency and not in the binary
 #[serde(rename_all = "camelCase")]
 pub struct ReplicatedDBSpec {

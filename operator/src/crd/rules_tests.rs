@@ -94,6 +94,22 @@ fn storage_grows_but_does_not_shrink() {
     }
 }
 
+/// Cassandra's volumes are worth nothing without the log that they were made from.
+#[test]
+fn the_log_outlives_what_is_made_from_it() {
+    let deleted = |zookeeper, cassandra| {
+        create(|rdb| {
+            rdb.spec.zookeeper.storage.on_delete = zookeeper;
+            rdb.spec.cassandra.storage.on_delete = cassandra;
+        })
+    };
+    use OnDelete::{Delete, Retain};
+    for (zookeeper, cassandra) in [(Retain, Retain), (Retain, Delete), (Delete, Delete)] {
+        assert_eq!(deleted(zookeeper, cassandra), "");
+    }
+    assert!(deleted(Delete, Retain).contains("set it to Retain"));
+}
+
 #[test]
 fn the_storage_class_is_fixed() {
     let class = |name: Option<&str>| {
@@ -180,7 +196,7 @@ fn every_rule_has_a_message_with_a_remedy() {
     }
     let mut found = Vec::new();
     rules(&serde_json::to_value(definition().unwrap()).unwrap(), &mut found);
-    assert_eq!(found.len(), 33, "a rule was added or taken away: test it here, then change the number");
+    assert_eq!(found.len(), 34, "a rule was added or taken away: test it here, then change the number");
     let remedies = [
         "choose",
         "set it",
