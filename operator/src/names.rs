@@ -38,6 +38,9 @@ pub const ANNOTATION_INPUTS: &str = "replicateddb.dev/inputs";
 /// Annotation of a `ReplicatedDB`, set by the user: a new value takes over this operator's default images and templates.
 pub const ANNOTATION_UPGRADE: &str = "replicateddb.dev/upgrade";
 
+/// Annotation of the Secret: what the volumes that stay with it were made for.
+pub const ANNOTATION_LAYOUT: &str = "replicateddb.dev/layout";
+
 /// Key of the agent's token in the Secret.
 pub const TOKEN_KEY: &str = "agent-token";
 /// Name of the volume and of the claim template.

@@ -20,11 +20,12 @@ use crate::{
     apply::{self, Applied},
     build::{self, Running},
     claims,
-    crd::{Images, ReplicatedDB, ReplicatedDBStatus, StorageStatus, compare},
+    crd::{Images, ReplicatedDB, ReplicatedDBStatus, StorageStatus},
     dereference::{Observed, dereference},
     events::Announcer,
+    kept::{self, SecretStep},
     metrics::Metrics,
-    names::{FIELD_MANAGER, Identity, TOKEN_KEY, Tier},
+    names::{ANNOTATION_LAYOUT, FIELD_MANAGER, Identity, Tier},
     pods::{self, PodView},
     probe::Prober,
     problem::{Problem, Reason},
@@ -43,8 +44,6 @@ pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const STATUS_MANAGER: &str = "replicateddb-operator-status";
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 32;
-/// Least length of a token that is taken for one.
-const TOKEN_LENGTH_MIN: usize = 32;
 
 /// What a reconcile needs besides the resource.
 #[derive(Clone)]
@@ -165,8 +164,12 @@ impl Pass<'_> {
     async fn run(&self) -> Result<Found, kube::Error> {
         let client = &self.context.client;
         let mut observed = dereference(client, self.identity()).await?;
-        let mut problems = Vec::new();
-        problems.extend(self.secret(&observed).await?);
+        let kept = kept::judge(self.validated, &observed);
+        let mut problems = kept.problems;
+        if kept.blocked {
+            return Ok(self.blocked(observed, problems, kept.waiting));
+        }
+        self.secret(kept.secret, &observed).await?;
         let plan = claims::plan(self.validated, &observed);
         let recreated: Vec<_> = plan.recreate.iter().map(|(tier, _)| self.identity().tier(*tier)).collect();
         let volumes = claims::carry_out(client, self.identity(), plan).await;
@@ -188,13 +191,34 @@ impl Pass<'_> {
         }
         problems.extend(applied.problems);
         problems.extend(self.claim_problems(&observed, now).await);
+        let (resizes, growing) = claims::resizes(self.validated, &observed);
+        problems.extend(resizes);
         problems.extend(pod_problems(&tiers));
         if let Some(error) = error.as_ref().filter(|_| problems.is_empty()) {
             problems.push(Problem::new(Reason::ApiError, format!("the API server: {error}; trying again")));
         }
-        let waiting: Vec<_> = applied.waiting.into_iter().chain(step.waiting).collect();
+        let mut waiting: Vec<_> = applied.waiting.into_iter().chain(step.waiting).collect();
         let polling = rolling || !waiting.is_empty();
-        Ok(Found { tiers, reports, problems, waiting, storage: storage(&observed), polling, error, now })
+        // a resize may take hours: it is looked at again, but not every other second
+        waiting.extend(growing);
+        Ok(Found { tiers, reports, problems, waiting, storage: claims::storage(&observed), polling, error, now })
+    }
+
+    /// Nothing may be done: what is there is told as it is.
+    fn blocked(&self, observed: Observed, problems: Vec<Problem>, waiting: Vec<String>) -> Found {
+        let now = Timestamp::now();
+        let sets = Tier::ALL.into_iter().filter_map(|tier| observed.stateful_set(tier, self.identity()).cloned());
+        let applied = Applied { stateful_sets: sets.collect(), ..Default::default() };
+        Found {
+            tiers: self.tiers(&observed, &applied, now),
+            reports: Reports::default(),
+            problems,
+            polling: !waiting.is_empty(),
+            waiting,
+            storage: claims::storage(&observed),
+            error: None,
+            now,
+        }
     }
 
     /// StatefulSets again, after they have been deleted to come back: gone, or going.
@@ -208,43 +232,27 @@ impl Pass<'_> {
     }
 
     /// The Secret is made once, before anything that keeps data, and never again while data exists.
-    async fn secret(&self, observed: &Observed) -> Result<Option<Problem>, kube::Error> {
-        let name = self.identity().secret();
-        if let Some(secret) = &observed.secret {
-            let token = secret.data.as_ref().and_then(|data| data.get(TOKEN_KEY));
-            return Ok(match token {
-                Some(token) if token.0.len() >= TOKEN_LENGTH_MIN => None,
-                _ => Some(Problem::new(
-                    Reason::SecretLost,
-                    format!(
-                        "Secret {name} has no key {TOKEN_KEY} of at least {TOKEN_LENGTH_MIN} characters; {}",
-                        self.secret_remedy()
-                    ),
-                )),
-            });
-        }
-        if !observed.claims.is_empty() {
-            return Ok(Some(Problem::new(
-                Reason::SecretLost,
-                format!("Secret {name} is gone while volumes exist, and is not made anew; {}", self.secret_remedy()),
-            )));
-        }
-        let token: String = rand::random::<[u8; TOKEN_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect();
+    async fn secret(&self, step: SecretStep, observed: &Observed) -> Result<(), kube::Error> {
         let api: Api<Secret> = Api::namespaced(self.context.client.clone(), &self.identity().namespace);
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
-        match api.create(&params, &build::secret(self.validated, &token)).await {
-            Ok(_) => Ok(None),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
-            Err(error) => Err(error),
+        match (step, &observed.secret) {
+            (SecretStep::Create, _) => {
+                let token: String =
+                    rand::random::<[u8; TOKEN_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect();
+                let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+                match api.create(&params, &build::secret(self.validated, &token)).await {
+                    Ok(_) => Ok(()),
+                    Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            (SecretStep::Record, Some(secret)) => {
+                let note = json!({ANNOTATION_LAYOUT: kept::layout(self.validated)});
+                let patch = json!({"metadata": {"uid": secret.uid(), "annotations": note}});
+                let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+                api.patch(&secret.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ())
+            }
+            _ => Ok(()),
         }
-    }
-
-    fn secret_remedy(&self) -> String {
-        let Identity { name, namespace, .. } = self.identity();
-        format!(
-            "restore it from a backup, or make another and restart the pods: kubectl -n {namespace} create secret generic {} --from-literal={TOKEN_KEY}=$(openssl rand -hex 32) && kubectl -n {namespace} delete pod -l app.kubernetes.io/instance={name}",
-            self.identity().secret()
-        )
     }
 
     fn running(&self, observed: &Observed) -> Running {
@@ -343,13 +351,4 @@ fn pod_problems(tiers: &[TierView]) -> Vec<Problem> {
         }
     }
     problems
-}
-
-/// What the largest volume of each tier asks for.
-fn storage(observed: &Observed) -> StorageStatus {
-    let largest = |tier| {
-        let sizes = observed.claims_of(tier).filter_map(claims::requested);
-        sizes.max_by(|a, b| compare(a, b).unwrap_or(std::cmp::Ordering::Equal)).map(|size| size.0.clone())
-    };
-    StorageStatus { zookeeper: largest(Tier::ZooKeeper), cassandra: largest(Tier::Cassandra) }
 }

@@ -125,11 +125,10 @@ impl Validated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{crd::ReplicatedDBStatus, testing};
-
-    fn images(tag: &str) -> Images {
-        Images { zookeeper: format!("z:{tag}"), cassandra: format!("c:{tag}"), replica: format!("r:{tag}") }
-    }
+    use crate::{
+        crd::ReplicatedDBStatus,
+        testing::{self, defaults},
+    };
 
     fn recorded(rdb: &mut ReplicatedDB, release: Release) {
         rdb.status = Some(ReplicatedDBStatus { release: Some(release), ..Default::default() });
@@ -138,30 +137,33 @@ mod tests {
     #[test]
     fn a_new_operator_changes_no_image() {
         let mut rdb = testing::resource("orders");
-        let first = validate(&rdb, &images("1")).unwrap();
-        assert_eq!((first.images.clone(), first.upgrade_available, first.hold_templates), (images("1"), false, false));
+        let first = validate(&rdb, &defaults("1")).unwrap();
+        assert_eq!(
+            (first.images.clone(), first.upgrade_available, first.hold_templates),
+            (defaults("1"), false, false)
+        );
         recorded(&mut rdb, first.release);
-        let second = validate(&rdb, &images("2")).unwrap();
-        assert_eq!((second.images.clone(), second.upgrade_available), (images("1"), true));
+        let second = validate(&rdb, &defaults("2")).unwrap();
+        assert_eq!((second.images.clone(), second.upgrade_available), (defaults("1"), true));
         // the spec changes: still the recorded ones, but for the one that it names
         rdb.spec.replica.image = Some("mine:7".into());
         rdb.spec.replicas = 5;
-        let third = validate(&rdb, &images("2")).unwrap();
-        assert_eq!(third.images, Images { replica: "mine:7".into(), ..images("1") });
+        let third = validate(&rdb, &defaults("2")).unwrap();
+        assert_eq!(third.images, Images { replica: "mine:7".into(), ..defaults("1") });
     }
 
     #[test]
     fn an_upgrade_is_asked_for_by_a_new_value() {
         let mut rdb = testing::resource("orders");
-        recorded(&mut rdb, Release { images: images("1"), template_version: 0, upgrade: None });
-        let held = validate(&rdb, &images("2")).unwrap();
+        recorded(&mut rdb, Release { images: defaults("1"), template_version: 0, upgrade: None });
+        let held = validate(&rdb, &defaults("2")).unwrap();
         assert!(held.hold_templates && held.upgrade_available);
         rdb.annotations_mut().insert(ANNOTATION_UPGRADE.into(), "now".into());
-        let upgraded = validate(&rdb, &images("2")).unwrap();
-        assert_eq!((upgraded.images.clone(), upgraded.hold_templates), (images("2"), false));
+        let upgraded = validate(&rdb, &defaults("2")).unwrap();
+        assert_eq!((upgraded.images.clone(), upgraded.hold_templates), (defaults("2"), false));
         recorded(&mut rdb, upgraded.release);
-        assert_eq!(validate(&rdb, &images("3")).unwrap().images, images("2"), "the same value asks once");
+        assert_eq!(validate(&rdb, &defaults("3")).unwrap().images, defaults("2"), "the same value asks once");
         rdb.annotations_mut().clear();
-        assert_eq!(validate(&rdb, &images("3")).unwrap().images, images("2"), "taking it away asks for nothing");
+        assert_eq!(validate(&rdb, &defaults("3")).unwrap().images, defaults("2"), "taking it away asks for nothing");
     }
 }

@@ -19,7 +19,8 @@ use k8s_openapi::{
 };
 
 use crate::{
-    names::{TOKEN_KEY, Tier},
+    kept,
+    names::{ANNOTATION_LAYOUT, TOKEN_KEY, Tier},
     validate::Validated,
 };
 
@@ -77,6 +78,7 @@ pub fn secret(validated: &Validated, token: &str) -> Secret {
             name: Some(validated.identity.secret()),
             namespace: Some(validated.identity.namespace.clone()),
             labels: Some(validated.identity.labels(Tier::Cassandra)),
+            annotations: Some([(ANNOTATION_LAYOUT.to_owned(), kept::layout(validated))].into()),
             ..Default::default()
         },
         string_data: Some([(TOKEN_KEY.to_owned(), token.to_owned())].into()),
