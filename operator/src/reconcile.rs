@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Pod, Secret},
+    core::v1::{ConfigMap, Pod, Secret},
     storage::v1::StorageClass,
 };
 use kube::{
@@ -18,10 +18,10 @@ use serde_json::json;
 
 use crate::{
     apply::{self, Applied},
-    build::{self, Running},
+    build::{self, Running, Template},
     claims,
-    crd::{Images, ReplicatedDB, ReplicatedDBStatus, StorageStatus},
-    dereference::{Observed, dereference},
+    crd::{ReplicatedDB, ReplicatedDBStatus, StorageStatus},
+    dereference::{Observed, Standing, dereference, standing},
     events::Announcer,
     kept::{self, SecretStep},
     metrics::Metrics,
@@ -31,7 +31,7 @@ use crate::{
     problem::{Problem, Reason},
     roll::{self, Reports, Step, TierView},
     status::{Facts, status},
-    validate::{Validated, validate},
+    validate::{Defaults, Validated, validate},
 };
 
 /// Time to the next look at a resource at rest.
@@ -52,8 +52,8 @@ pub struct Context {
     pub client: Client,
     /// Asks the admin interfaces.
     pub prober: Prober,
-    /// Images for resources that name none and have none recorded.
-    pub images: Images,
+    /// What it adds to what resources say.
+    pub defaults: Defaults,
     /// Tells of transitions.
     pub announcer: Announcer,
     /// Counts.
@@ -70,7 +70,7 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
         context.metrics.forget(namespace, name);
         return Ok(None);
     };
-    let validated = match validate(&rdb, &context.images) {
+    let validated = match validate(&rdb, &context.defaults) {
         Ok(validated) => validated,
         Err(invalid) => {
             let problem = Problem::new(Reason::InvalidSpec, format!("{invalid}; correct the manifest"));
@@ -257,18 +257,27 @@ impl Pass<'_> {
 
     fn running(&self, observed: &Observed) -> Running {
         let identity = self.identity();
+        let known = |map: &&ConfigMap| matches!(standing(&map.metadata, identity), Standing::Ours | Standing::Free);
+        let ours: Vec<_> = observed.config_maps.iter().filter(known).cloned().collect();
         let stateful_sets: std::collections::BTreeMap<_, _> = Tier::ALL
             .into_iter()
             .filter_map(|tier| Some((tier, observed.stateful_set(tier, identity)?.clone())))
             .collect();
         // Never more than there are: a replica that is still there says what to keep, not what to add.
         let live = stateful_sets.get(&Tier::Cassandra).and_then(|set| set.spec.as_ref()?.replicas).unwrap_or_default();
+        let templates = Tier::ALL
+            .into_iter()
+            .filter_map(|tier| {
+                let set = stateful_sets.get(&tier);
+                Some((tier, Template::before(identity, tier, &ours, set)?))
+            })
+            .collect();
         let last = observed
             .pods_of(Tier::Replica, identity)
             .into_iter()
             .filter_map(|pod| crate::names::ordinal(&pod.name_any()))
             .max();
-        Running { stateful_sets, cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)) }
+        Running { stateful_sets, templates, cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)) }
     }
 
     /// The tiers as they are after applying; pods beyond the wished number are on their way out and left aside.

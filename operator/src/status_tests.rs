@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::{
-    crd::Images,
     pods::PodView,
     probe::ReplicaReport,
     problem::Reason,
@@ -11,7 +10,7 @@ use crate::{
 };
 
 fn validated() -> Validated {
-    validate(&testing::resource("orders"), &Images::default()).unwrap()
+    validate(&testing::resource("orders"), &Default::default()).unwrap()
 }
 
 fn tiers(ready: i32) -> Vec<TierView> {

@@ -1,6 +1,9 @@
 //! Helpers of the unit tests.
 
-use crate::crd::{Images, ReplicatedDB, ReplicatedDBSpec};
+use crate::{
+    crd::{Images, ReplicatedDB, ReplicatedDBSpec},
+    validate::Defaults,
+};
 
 /// A resource as the API server would store it: all defaults.
 pub fn resource(name: &str) -> ReplicatedDB {
@@ -11,7 +14,8 @@ pub fn resource(name: &str) -> ReplicatedDB {
     rdb
 }
 
-/// Images of an operator of version `tag`.
-pub fn defaults(tag: &str) -> Images {
-    Images { zookeeper: format!("z:{tag}"), cassandra: format!("c:{tag}"), replica: format!("r:{tag}") }
+/// An operator whose images are of version `tag`.
+pub fn defaults(tag: &str) -> Defaults {
+    let images = Images { zookeeper: format!("z:{tag}"), cassandra: format!("c:{tag}"), replica: format!("r:{tag}") };
+    Defaults { images, namespace: "operators".to_owned(), ..Default::default() }
 }

@@ -11,16 +11,18 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::ResourceExt;
 use proptest::prelude::*;
 use replicateddb_operator::{
-    build::{Desired, Running, build},
+    build::{Desired, Running, Template, build},
     compare,
-    crd::{Amount, Images, ReplicatedDB, ReplicatedDBSpec},
+    crd::{Amount, Images, Pull, PullPolicy, ReplicatedDB, ReplicatedDBSpec},
     names::Tier,
-    validate::{TEMPLATE_VERSION, Validated, validate},
+    validate::{Defaults, TEMPLATE_VERSION, Validated, validate},
 };
 use serde_json::{Value, json};
 
-fn images() -> Images {
-    Images { zookeeper: "zookeeper:1".into(), cassandra: "cassandra:1".into(), replica: "server:1".into() }
+fn defaults() -> Defaults {
+    let images =
+        Images { zookeeper: "zookeeper:1".into(), cassandra: "cassandra:1".into(), replica: "server:1".into() };
+    Defaults { images, namespace: "operators".into(), ..Default::default() }
 }
 
 fn resource(spec: Value) -> ReplicatedDB {
@@ -33,7 +35,7 @@ fn resource(spec: Value) -> ReplicatedDB {
 }
 
 fn built(spec: Value) -> (Validated, Desired) {
-    let validated = validate(&resource(spec), &images()).unwrap();
+    let validated = validate(&resource(spec), &defaults()).unwrap();
     let desired = build(&validated, &Running::default());
     (validated, desired)
 }
@@ -44,7 +46,8 @@ fn yaml(desired: Desired) -> String {
         desired;
     let mut values: Vec<Value> = Vec::new();
     values.extend(service_accounts.iter().map(|o| json!(o)));
-    values.extend(config_maps.iter().map(|o| json!(o)));
+    // but for the records of what the StatefulSets show
+    values.extend(config_maps.iter().filter(|map| !map.name_any().ends_with("-template")).map(|o| json!(o)));
     values.extend(services.iter().map(|o| json!(o)));
     values.extend(network_policies.iter().map(|o| json!(o)));
     values.extend(disruption_budgets.iter().map(|o| json!(o)));
@@ -122,25 +125,34 @@ fn the_defaults_fit_a_small_machine() {
     assert!(milli <= 6 * 1_000 * (1 << 30), "{} MiB", milli / 1_000 / (1 << 20));
 }
 
-/// What an older operator started keeps its template under a newer one, but for what its user changes.
+/// What an older operator started keeps its template and its configuration under a newer one, but for what its user
+/// changes; also when the StatefulSet was deleted.
 #[test]
 fn held_templates() {
     let (validated, desired) = built(json!({}));
     let mut running = Running::default();
-    for (tier, set) in Tier::ALL.into_iter().zip(desired.stateful_sets.clone()) {
-        let mut set: StatefulSet = set;
-        let template = &mut set.spec.as_mut().unwrap().template;
-        template.spec.as_mut().unwrap().termination_grace_period_seconds = Some(7); // as an older version wrote it
-        running.stateful_sets.insert(tier, set);
+    for tier in Tier::ALL {
+        let record = Template::before(&validated.identity, tier, &desired.config_maps, None);
+        let mut template = record.unwrap();
+        template.pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(7); // as an older version wrote it
+        template.config.insert("older".into(), "1".into());
+        running.templates.insert(tier, template);
     }
     let grace = |validated: &Validated| {
-        build(validated, &running)
-            .stateful_sets
-            .iter()
-            .map(|set| {
-                set.spec.as_ref().unwrap().template.spec.as_ref().unwrap().termination_grace_period_seconds.unwrap()
-            })
-            .collect::<Vec<_>>()
+        let desired = build(validated, &running);
+        let grace = |set: &StatefulSet| {
+            set.spec.as_ref().unwrap().template.spec.as_ref().unwrap().termination_grace_period_seconds.unwrap()
+        };
+        let held = |tier: &Tier| {
+            let name = validated.identity.tier(*tier);
+            let map = desired.config_maps.iter().find(|map| map.name_any() == name).unwrap();
+            map.data.as_ref().unwrap().contains_key("older")
+        };
+        let graces: Vec<_> = desired.stateful_sets.iter().map(grace).collect();
+        for (tier, grace) in Tier::ALL.iter().zip(&graces) {
+            assert_eq!(held(tier), *grace == 7, "a template and its configuration are of one version");
+        }
+        graces
     };
     let held = Validated { hold_templates: true, ..validated.clone() };
     assert_eq!(grace(&held), [7, 7, 7]);
@@ -148,6 +160,44 @@ fn held_templates() {
     let mut changed = held.clone();
     changed.spec.cassandra.config.insert("concurrent_reads".into(), "8".into());
     assert_eq!(grace(&changed), [7, 120, 7], "only the tier that its user changed");
+    // a later version digests wishes otherwise: the status tells that they are the same
+    for template in running.templates.values_mut() {
+        template.inputs = "0:otherwise".into();
+    }
+    let grace = |validated: &Validated| build(validated, &running).stateful_sets.remove(1).spec.unwrap().template;
+    let seen = Validated { seen: true, ..held.clone() };
+    assert_eq!(grace(&seen), running.templates[&Tier::Cassandra].pod);
+    assert_ne!(grace(&Validated { seen: false, ..held }), running.templates[&Tier::Cassandra].pod);
+}
+
+/// What exists without a record, as somebody may have deleted it, is held as it is found.
+#[test]
+fn a_lost_record_is_read_from_what_exists() {
+    let (validated, desired) = built(json!({}));
+    let maps: Vec<_> =
+        desired.config_maps.iter().filter(|map| !map.name_any().ends_with("-template")).cloned().collect();
+    for (tier, set) in Tier::ALL.into_iter().zip(&desired.stateful_sets) {
+        let found = Template::before(&validated.identity, tier, &maps, Some(set));
+        assert_eq!(found, Template::before(&validated.identity, tier, &desired.config_maps, None));
+        assert!(found.is_some());
+    }
+}
+
+/// Secrets and policy of the operator's images are theirs alone.
+#[test]
+fn default_images_are_pulled_as_the_operator_says() {
+    let rdb = resource(json!({"replica": {"image": "mine:1", "pod": {"imagePullSecrets": ["own"]}},
+        "cassandra": {"pod": {"imagePullSecrets": ["own", "registry"]}}}));
+    let pull = Pull { policy: PullPolicy::Always, secrets: vec!["registry".into()] };
+    let validated = validate(&rdb, &Defaults { pull, ..defaults() }).unwrap();
+    let pulled = |set: &StatefulSet| {
+        let pod = set.spec.clone().unwrap().template.spec.unwrap();
+        let secrets: Vec<_> = pod.image_pull_secrets.into_iter().flatten().map(|secret| secret.name).collect();
+        (secrets.join(","), pod.containers[0].image_pull_policy.clone().unwrap())
+    };
+    let found: Vec<_> = build(&validated, &Running::default()).stateful_sets.iter().map(pulled).collect();
+    let expected = [("registry", "Always"), ("registry,own", "Always"), ("own", "IfNotPresent")];
+    assert_eq!(found, expected.map(|(secrets, policy)| (secrets.to_owned(), policy.to_owned())));
 }
 
 /// A size that can't be had holds nothing else up: what exists keeps the size that it has.

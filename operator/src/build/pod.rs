@@ -2,7 +2,7 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Affinity, Capabilities, ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, Container, ContainerPort,
+        Affinity, Capabilities, ConfigMapEnvSource, ConfigMapVolumeSource, Container, ContainerPort,
         EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction, LocalObjectReference,
         ObjectFieldSelector, PodAffinity, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
         PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use super::{config::CASSANDRA_FILE, metadata, service};
 use crate::{
-    crd::{ComputeAmounts, PodAdditions, Resources},
+    crd::{ComputeAmounts, PodAdditions, PullPolicy, Resources},
     names::{ANNOTATION_CONFIG, DATA_VOLUME, LABEL_POD_INDEX, PORT_CQL, PORT_ZOOKEEPER, TOKEN_KEY, Tier, digest},
     validate::Validated,
 };
@@ -44,12 +44,12 @@ pub fn service_account(validated: &Validated, tier: Tier) -> ServiceAccount {
 }
 
 /// The pod template of a tier.
-pub fn template(validated: &Validated, tier: Tier, config: &ConfigMap) -> PodTemplateSpec {
+pub fn template(validated: &Validated, tier: Tier, config: &BTreeMap<String, String>) -> PodTemplateSpec {
     let additions = additions(validated, tier);
     let mut labels = additions.labels.clone();
     labels.extend(validated.identity.labels(tier));
     let mut annotations = additions.annotations.clone();
-    annotations.insert(ANNOTATION_CONFIG.to_owned(), digest(json!(config.data).to_string().as_bytes()));
+    annotations.insert(ANNOTATION_CONFIG.to_owned(), digest(json!(config).to_string().as_bytes()));
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..Default::default() }),
         spec: Some(pod(validated, tier, additions)),
@@ -65,7 +65,9 @@ fn additions(validated: &Validated, tier: Tier) -> &PodAdditions {
 }
 
 fn pod(validated: &Validated, tier: Tier, additions: &PodAdditions) -> PodSpec {
-    let secrets = additions.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+    let defaults = validated.pull(tier).map(|pull| pull.secrets.as_slice()).unwrap_or_default();
+    let own = additions.image_pull_secrets.iter().filter(|name| !defaults.contains(name));
+    let secrets = defaults.iter().chain(own).map(|name| LocalObjectReference { name: name.clone() });
     PodSpec {
         affinity: Some(additions.affinity.clone().unwrap_or_else(|| affinity(validated, tier))),
         tolerations: some(additions.tolerations.clone()),
@@ -115,7 +117,7 @@ fn container(validated: &Validated, tier: Tier) -> Container {
     Container {
         name: tier.component().to_owned(),
         image: Some(validated.image(tier).to_owned()),
-        image_pull_policy: Some("IfNotPresent".to_owned()),
+        image_pull_policy: Some(validated.pull(tier).map_or(PullPolicy::IfNotPresent, |pull| pull.policy).to_string()),
         args: (tier == Tier::Replica).then(|| vec!["replica".to_owned()]),
         env: Some(environment(validated, tier)),
         env_from: (tier == Tier::Replica).then(|| {

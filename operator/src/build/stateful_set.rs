@@ -5,30 +5,23 @@ use k8s_openapi::{
         apps::v1::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
-        core::v1::{ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
+        core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
-use kube::ResourceExt;
-use serde_json::json;
 
-use super::{Running, metadata, pod};
+use super::{Running, Template, metadata};
 use crate::{
     claims,
-    names::{ANNOTATION_INPUTS, DATA_VOLUME, Tier, digest},
+    names::{ANNOTATION_INPUTS, DATA_VOLUME, Tier},
     validate::Validated,
 };
 
 /// The StatefulSet of a tier. Pods start together and are replaced only by the operator ([`crate::roll`]).
-pub fn stateful_set(validated: &Validated, running: &Running, tier: Tier, config: &ConfigMap) -> StatefulSet {
-    let inputs = inputs(validated, tier);
+pub fn stateful_set(validated: &Validated, running: &Running, tier: Tier, template: Template) -> StatefulSet {
     let live = running.stateful_sets.get(&tier);
-    let held = live
-        .filter(|live| validated.hold_templates && live.annotations().get(ANNOTATION_INPUTS) == Some(&inputs))
-        .and_then(|live| live.spec.as_ref())
-        .map(|spec| spec.template.clone());
     let mut metadata = metadata(validated, validated.identity.tier(tier), tier);
-    metadata.annotations = Some([(ANNOTATION_INPUTS.to_owned(), inputs)].into());
+    metadata.annotations = Some([(ANNOTATION_INPUTS.to_owned(), template.inputs)].into());
     StatefulSet {
         metadata,
         spec: Some(StatefulSetSpec {
@@ -49,32 +42,12 @@ pub fn stateful_set(validated: &Validated, running: &Running, tier: Tier, config
                 when_scaled: Some("Retain".to_owned()),
             }),
             revision_history_limit: Some(3),
-            template: held.unwrap_or_else(|| pod::template(validated, tier, config)),
+            template: template.pod,
             volume_claim_templates: claim_template(validated, tier, live).map(|claim| vec![claim]),
             ..Default::default()
         }),
         ..Default::default()
     }
-}
-
-/// Digest of what the user asks of a tier's pods. It stays the same when only the operator changes.
-fn inputs(validated: &Validated, tier: Tier) -> String {
-    let (spec, image) = (&validated.spec, validated.image(tier));
-    let value = match tier {
-        Tier::ZooKeeper => {
-            let z = &spec.zookeeper;
-            json!([image, z.size, z.resources, z.pod, z.config])
-        }
-        Tier::Cassandra => {
-            let c = &spec.cassandra;
-            json!([image, c.mode, c.resources, c.pod, c.config])
-        }
-        Tier::Replica => {
-            let r = &spec.replica;
-            json!([image, r.resources, r.pod, r.config, spec.ordering, spec.zookeeper.size])
-        }
-    };
-    digest(value.to_string().as_bytes())
 }
 
 /// The claim template of a tier with volumes. It can never change: it carries nothing that a version could change, and of a

@@ -15,7 +15,7 @@ mod tiers;
 pub use amount::{Amount, AmountError, compare};
 pub use definition::{DefinitionError, definition, yaml};
 pub use settings::{CASSANDRA_KEYS, Settings, TIMEOUT_FLOORS, ZOOKEEPER_KEYS};
-pub use status::{Images, MemberStatus, Release, ReplicatedDBStatus, StorageStatus};
+pub use status::{Images, MemberStatus, Pull, PullPolicy, Release, ReplicatedDBStatus, StorageStatus};
 pub use tiers::{
     Batching, CassandraMode, CassandraSpec, ComputeAmounts, Engine, LogFormat, OnDelete, OrderingSpec, PodAdditions,
     ReplicaConfig, ReplicaSpec, Resources, RestorePoints, Storage, ZooKeeperSpec,

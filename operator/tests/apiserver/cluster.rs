@@ -22,6 +22,7 @@ use replicateddb_operator::{
     probe::{Ports, Prober},
     process::Settings,
     reconcile::Context,
+    validate::Defaults,
 };
 
 /// Longest wait for anything in these tests; a loaded machine is slow.
@@ -213,7 +214,7 @@ pub fn context(client: Client) -> Context {
     Context {
         announcer: Announcer::new(client.clone(), "tests"),
         prober: Prober::new(PORTS).unwrap(),
-        images: images("1"),
+        defaults: Defaults { images: images("1"), ..Default::default() },
         metrics: Arc::new(Metrics::default()),
         client,
     }
@@ -224,6 +225,7 @@ pub fn settings(namespace: &str, pod_name: &str) -> Settings {
     Settings {
         namespace: Some(namespace.to_owned()),
         images: images("1"),
+        pull: Default::default(),
         lease_namespace: namespace.to_owned(),
         lease_name: "operator".to_owned(),
         pod_name: pod_name.to_owned(),

@@ -159,7 +159,7 @@ async fn a_new_operator_restarts_nothing_until_asked() {
     let _kubelet = Kubelet::start(client.clone(), &namespace);
     create(&client, &namespace, "orders", |_| {}).await;
     let (old, mut new) = (context(client.clone()), context(client.clone()));
-    new.images = images("2");
+    new.defaults.images = images("2");
     let settle = |context| {
         let (client, namespace) = (client.clone(), namespace.clone());
         async move {
