@@ -178,6 +178,18 @@ fn foreign<K: Resource<DynamicType = ()>>(name: &str) -> Problem {
     )
 }
 
+/// An answer of the API server to a read, or to the first write, that a user should know of. Neither a conflict, which the
+/// next attempt mends, nor a server that can't be reached, which keeps no status either.
+pub fn rejection(error: &kube::Error) -> Option<Problem> {
+    let kube::Error::Api(status) = error else { return None };
+    let reason = if status.is_forbidden() || status.is_invalid() { Reason::Refused } else { Reason::ApiError };
+    let text = format!(
+        "the API server answers the operator: {}; correct the cluster's quota or policy, or the operator's rights",
+        status.message
+    );
+    (!status.is_conflict()).then(|| Problem::new(reason, text))
+}
+
 /// An answer of the API server that trying again does not mend: the object as wished is not allowed here.
 pub fn refusal(name: &str, error: &kube::Error) -> Option<Problem> {
     let kube::Error::Api(status) = error else { return None };

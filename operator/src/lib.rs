@@ -2,7 +2,7 @@
 //! what belongs to them.
 //!
 //! Deciding is apart from doing. Pure: [`crd`], [`validate`], [`build`], [`compare`], [`kept`], [`pods`], [`roll`], [`status`]
-//! and the plan in [`claims`]. Thin layers that act: [`dereference`], [`apply`], [`probe`], [`events`], and [`reconcile`],
+//! and the plan in [`claims`]. Thin layers that act: [`dereference`], [`apply`], [`probe`], [`events`], [`unreadable`], and [`reconcile`],
 //! which strings them together. Around them: [`controller`], [`lease`] with the write [`gate`], [`metrics`], [`http`].
 
 pub mod apply;
@@ -26,6 +26,7 @@ pub mod process;
 pub mod reconcile;
 pub mod roll;
 pub mod status;
+pub mod unreadable;
 pub mod validate;
 pub mod wake;
 

@@ -140,6 +140,11 @@ impl Metrics {
         self.ready_replicas.remove(&object);
     }
 
+    /// Forgets resources, each a namespace and a name.
+    pub fn departed(&self, gone: &[(String, String)]) {
+        gone.iter().for_each(|(namespace, name)| self.forget(namespace, name));
+    }
+
     /// Everything in the OpenMetrics text format.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();

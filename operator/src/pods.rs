@@ -1,7 +1,10 @@
 //! What a pod's status says, in the few terms that decisions need. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::{
+    core::v1::{ContainerStatus, PersistentVolumeClaim, Pod},
+    events::v1::Event,
+};
 use kube::ResourceExt;
 
 use crate::{
@@ -142,6 +145,26 @@ fn short(text: &str) -> String {
         None if text.is_empty() => "no reason given".to_owned(),
         None => text.to_owned(),
     }
+}
+
+/// Why a StatefulSet's pods, or their claims, can't be made. `events` are its failures to do so; of them only those count
+/// that are younger than every pod that exists: an older one was overcome.
+pub fn creation_problem(set: &str, events: &[Event], members: &[&Pod]) -> Option<Problem> {
+    let at = |event: &Event| {
+        let series = event.series.as_ref().map(|series| series.last_observed_time.0);
+        let last = event.deprecated_last_timestamp.as_ref().map(|time| time.0);
+        series.or(last).or_else(|| event.event_time.as_ref().map(|time| time.0))
+    };
+    let newest = members.iter().filter_map(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0)).max();
+    let (_, event) = events.iter().filter_map(|event| Some((at(event)?, event))).max_by_key(|(time, _)| *time)?;
+    let failed = at(event)?.as_second();
+    newest.is_none_or(|newest| failed >= newest.as_second()).then(|| {
+        let why = event.note.as_deref().map_or_else(|| "no reason given".to_owned(), short);
+        Problem::new(
+            Reason::Refused,
+            format!("the pods of StatefulSet {set} can't be made: {why}; correct the namespace's quota or policy, or the spec"),
+        )
+    })
 }
 
 /// How long a claim without a class may be pending before it is called a problem.

@@ -143,3 +143,27 @@ fn claims_without_a_volume() {
         assert_eq!(told(&fine, Some(true)), "");
     }
 }
+
+/// A failure to make pods is of today if no pod has been made since.
+#[test]
+fn pods_that_can_not_be_made() {
+    let event = |at: &str| -> Event {
+        serde_json::from_value(json!({"metadata": {}, "eventTime": null, "deprecatedLastTimestamp": at,
+            "note": "create Pod orders-cassandra-1 failed error: exceeded quota"}))
+        .unwrap()
+    };
+    let made = |at: &str| {
+        let mut pod = pod(json!({}));
+        pod.metadata.creation_timestamp = serde_json::from_value(json!(at)).unwrap();
+        pod
+    };
+    let told = |events: &[Event], pods: &[Pod]| {
+        let pods: Vec<_> = pods.iter().collect();
+        creation_problem("orders-cassandra", events, &pods).map(|problem| problem.message).unwrap_or_default()
+    };
+    let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z");
+    assert_eq!(told(&[], &[]), "");
+    assert!(told(&[event(early)], &[]).contains("exceeded quota"));
+    assert!(told(&[event(early), event(late)], &[made(early)]).contains("exceeded quota"), "the last one counts");
+    assert_eq!(told(&[event(early)], &[made(late)]), "", "overcome");
+}

@@ -8,11 +8,12 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Pod, Secret},
+    events::v1::Event,
     storage::v1::StorageClass,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
@@ -30,7 +31,7 @@ use crate::{
     probe::Prober,
     problem::{Problem, Reason},
     roll::{self, Reports, Step, TierView},
-    status::{Facts, status},
+    status::{Facts, failed, status},
     validate::{Defaults, Validated, validate},
 };
 
@@ -74,13 +75,23 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
         Ok(validated) => validated,
         Err(invalid) => {
             let problem = Problem::new(Reason::InvalidSpec, format!("{invalid}; correct the manifest"));
-            context.announcer.problem(&rdb, &problem).await;
+            tell_failure(context, &api, &rdb, rdb.status.clone().unwrap_or_default(), &problem).await?;
             return Ok(Some(REST_INTERVAL));
         }
     };
     record_release(&api, &rdb, &validated).await?;
     let pass = Pass { context, rdb: &rdb, validated: &validated };
-    let outcome = Box::pin(pass.run()).await?;
+    let outcome = match Box::pin(pass.run()).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            if let Some(problem) = apply::rejection(&error) {
+                let release = Some(validated.release.clone());
+                let before = ReplicatedDBStatus { release, ..rdb.status.clone().unwrap_or_default() };
+                tell_failure(context, &api, &rdb, before, &problem).await?;
+            }
+            return Err(error);
+        }
+    };
     let now = status(&outcome.facts(&validated, rdb.status.as_ref()));
     if rdb.status.as_ref() != Some(&now) {
         write_status(&api, &rdb, &now).await?;
@@ -104,6 +115,22 @@ async fn record_release(api: &Api<ReplicatedDB>, rdb: &ReplicatedDB, validated: 
     }
     let before = rdb.status.clone().unwrap_or_default();
     write_status(api, rdb, &ReplicatedDBStatus { release: Some(validated.release.clone()), ..before }).await
+}
+
+/// Tells of a pass that could not be made.
+async fn tell_failure(
+    context: &Context,
+    api: &Api<ReplicatedDB>,
+    rdb: &ReplicatedDB,
+    before: ReplicatedDBStatus,
+    problem: &Problem,
+) -> Result<(), kube::Error> {
+    let now = failed(before, rdb.metadata.generation.unwrap_or_default(), problem, Timestamp::now());
+    if rdb.status.as_ref() != Some(&now) {
+        write_status(api, rdb, &now).await?;
+        context.announcer.transitions(rdb, &now).await;
+    }
+    Ok(())
 }
 
 async fn write_status(
@@ -194,6 +221,7 @@ impl Pass<'_> {
         let (resizes, growing) = claims::resizes(self.validated, &observed);
         problems.extend(resizes);
         problems.extend(pod_problems(&tiers));
+        problems.extend(self.creation_problems(&observed, &tiers).await);
         if let Some(error) = error.as_ref().filter(|_| problems.is_empty()) {
             problems.push(Problem::new(Reason::ApiError, format!("the API server: {error}; trying again")));
         }
@@ -312,6 +340,25 @@ impl Pass<'_> {
             self.context.announcer.replaced(self.rdb, replacement).await;
         }
         Ok(())
+    }
+
+    /// Pods that can't be made: the StatefulSet controller tells of it by an Event alone.
+    async fn creation_problems(&self, observed: &Observed, tiers: &[TierView]) -> Vec<Problem> {
+        const EVENTS_MAX: u32 = 20;
+        let api: Api<Event> = Api::namespaced(self.context.client.clone(), &self.identity().namespace);
+        let mut problems = Vec::new();
+        for view in tiers.iter().filter(|view| view.revision.is_some() && view.lacks_pods()) {
+            let set = self.identity().tier(view.tier);
+            let query = ListParams::default()
+                .fields(&format!("regarding.kind=StatefulSet,regarding.name={set},reason=FailedCreate"))
+                .limit(EVENTS_MAX);
+            let members = observed.pods_of(view.tier, self.identity());
+            match api.list(&query).await {
+                Ok(events) => problems.extend(pods::creation_problem(&set, &events.items, &members)),
+                Err(error) => tracing::warn!(set, error = %error, "can't read events"),
+            }
+        }
+        problems
     }
 
     async fn claim_problems(&self, observed: &Observed, now: Timestamp) -> Vec<Problem> {

@@ -46,6 +46,11 @@ impl TierView {
         i32::try_from(ready).unwrap_or(i32::MAX)
     }
 
+    /// Not all pods are there.
+    pub fn lacks_pods(&self) -> bool {
+        i32::try_from(self.pods.len()).is_ok_and(|pods| pods < self.size)
+    }
+
     /// All pods are there, ready and current.
     pub fn settled(&self) -> bool {
         self.revision.is_some() && self.ready() == self.size && self.outdated_pods().next().is_none()
@@ -152,7 +157,7 @@ fn next<'a>(tier: &'a TierView, tiers: &[TierView], reports: &Reports) -> Result
     if let Some(pod) = tier.pods.iter().find(|pod| pod.terminating) {
         return Err(format!("pod {} to stop", pod.name));
     }
-    let missing = i32::try_from(tier.pods.len()).is_ok_and(|pods| pods < tier.size);
+    let missing = tier.lacks_pods();
     let existence = || Err(format!("all {} {} pods to exist", tier.size, tier.tier));
     if missing && tier.tier == Tier::ZooKeeper {
         return existence();
