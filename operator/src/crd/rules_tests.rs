@@ -178,6 +178,17 @@ fn our_own_labels_are_ours() {
     }
 }
 
+#[test]
+fn keys_are_those_that_kubernetes_takes() {
+    let keyed = |key: &str| create(|rdb| drop(rdb.spec.replica.pod.annotations.insert(key.to_owned(), "x".into())));
+    for fine in ["team", "example.com/team", "a-b_c.D", &"a".repeat(63)] {
+        assert_eq!(keyed(fine), "", "{fine}");
+    }
+    for bad in ["", "two words", "-team", "a/b/c", "Example.com/team", "/team", &"a".repeat(64)] {
+        assert!(keyed(bad).contains("for example example.com/team"), "{bad}");
+    }
+}
+
 /// A rule without a test here, or a message that does not tell what to do, is found.
 #[test]
 fn every_rule_has_a_message_with_a_remedy() {
@@ -196,7 +207,7 @@ fn every_rule_has_a_message_with_a_remedy() {
     }
     let mut found = Vec::new();
     rules(&serde_json::to_value(definition().unwrap()).unwrap(), &mut found);
-    assert_eq!(found.len(), 34, "a rule was added or taken away: test it here, then change the number");
+    assert_eq!(found.len(), 40, "a rule was added or taken away: test it here, then change the number");
     let remedies = [
         "choose",
         "set it",

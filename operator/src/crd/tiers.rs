@@ -322,19 +322,25 @@ const RESERVED: &str = "self.all(key, !key.startsWith('app.kubernetes.io/') && !
 const RESERVED_MESSAGE: &str =
     "keys that start with app.kubernetes.io/ or replicateddb.dev/ are the operator's own; use another prefix";
 
+/// What Kubernetes takes as a key of a label or annotation, and as the value of a label: what it refuses, it would refuse of
+/// pods only once they are made.
+const KEYS: &str = "self.all(key, key.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))";
+const KEYS_MESSAGE: &str = "a key is a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS name and '/' before it, for example example.com/team";
+const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+
 fn labels_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    metadata_schema(63)
+    metadata_schema(serde_json::json!({"type": "string", "maxLength": 63, "pattern": LABEL_VALUE}))
 }
 
 fn annotations_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    metadata_schema(4096)
+    metadata_schema(serde_json::json!({"type": "string", "maxLength": 4096}))
 }
 
-fn metadata_schema(value_length_max: usize) -> schemars::Schema {
+fn metadata_schema(value: serde_json::Value) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
         "maxProperties": 32,
-        "additionalProperties": {"type": "string", "maxLength": value_length_max},
-        "x-kubernetes-validations": [{"rule": RESERVED, "message": RESERVED_MESSAGE}],
+        "additionalProperties": value,
+        "x-kubernetes-validations": [rule(RESERVED, RESERVED_MESSAGE), rule(KEYS, KEYS_MESSAGE)],
     })
 }

@@ -127,7 +127,7 @@ async fn crashes_in_the_middle_of_a_roll_repeat_nothing() {
     let (client, namespace) = (cluster.client(), cluster.namespace("crashroll").await);
     let kubelet = Kubelet::start(client.clone(), &namespace);
     create(&client, &namespace, "orders", |_| {}).await;
-    let whole = context(client.clone());
+    let whole = context(cluster.operator());
     eventually("the resource to settle", || async {
         let _ = reconcile(&whole, &namespace, "orders").await;
         holds(&client, &namespace, "orders", "Progressing", "False").await
@@ -158,7 +158,7 @@ async fn a_new_operator_restarts_nothing_until_asked() {
     let (client, namespace) = (cluster.client(), cluster.namespace("upgrade").await);
     let _kubelet = Kubelet::start(client.clone(), &namespace);
     create(&client, &namespace, "orders", |_| {}).await;
-    let (old, mut new) = (context(client.clone()), context(client.clone()));
+    let (old, mut new) = (context(cluster.operator()), context(cluster.operator()));
     new.defaults.images = images("2");
     let settle = |context| {
         let (client, namespace) = (client.clone(), namespace.clone());
