@@ -4,7 +4,7 @@
 //! meant, and to refuse what no rule can see.
 
 use crate::{
-    crd::{Images, Pull, Release, ReplicatedDB, ReplicatedDBSpec},
+    crd::{CassandraMode, Images, Pull, Release, ReplicatedDB, ReplicatedDBSpec},
     names::{ANNOTATION_UPGRADE, Identity, Tier},
 };
 use kube::ResourceExt;
@@ -124,8 +124,14 @@ impl Validated {
     pub fn size(&self, tier: Tier) -> i32 {
         match tier {
             Tier::ZooKeeper => self.spec.zookeeper.size,
+            Tier::Cassandra if self.shared() => 1,
             Tier::Cassandra | Tier::Replica => self.spec.replicas,
         }
+    }
+
+    /// All replicas work with one Cassandra.
+    pub fn shared(&self) -> bool {
+        self.spec.cassandra.mode == CassandraMode::Shared
     }
 
     /// Image of a tier.

@@ -107,6 +107,21 @@ fn a_single_replica() {
     assert!(desired.disruption_budgets.is_empty(), "a budget would block every drain");
 }
 
+/// One Cassandra for all: the smallest installation.
+#[test]
+fn a_shared_cassandra() {
+    golden("shared", json!({"cassandra": {"mode": "Shared"}, "zookeeper": {"size": 1}}));
+    let (validated, desired) = built(json!({"replicas": 5, "cassandra": {"mode": "Shared"}}));
+    let sizes: Vec<_> = desired.stateful_sets.iter().map(|set| set.spec.as_ref().unwrap().replicas).collect();
+    assert_eq!(sizes, [Some(3), Some(1), Some(5)]);
+    let name = validated.identity.tier(Tier::Cassandra);
+    assert!(desired.disruption_budgets.iter().all(|budget| budget.name_any() != name));
+    let replica = &desired.stateful_sets[2].spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+    let environment: Vec<_> = replica.containers[0].env.iter().flatten().map(|variable| &variable.name).collect();
+    assert!(environment.iter().all(|name| !name.starts_with("RDB_AGENT")), "{environment:?}");
+    assert!(!json!(replica).to_string().contains("orders-internal"), "it has no use for the token");
+}
+
 /// Three of each, with the memory they ask for, fit in 6 GiB.
 #[test]
 fn the_defaults_fit_a_small_machine() {

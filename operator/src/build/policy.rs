@@ -34,6 +34,8 @@ pub fn network_policy(validated: &Validated, tier: Tier) -> NetworkPolicy {
             rule(&[PORT_ZOOKEEPER_ADMIN], Some(vec![operator(validated)])),
             rule(&[PORT_ZOOKEEPER_METRICS], Some(vec![operator(validated), tools()])),
         ],
+        // nobody asks the agent of a shared one for anything
+        Tier::Cassandra if validated.shared() => vec![rule(&[PORT_CQL], Some(vec![of(Tier::Replica)]))],
         Tier::Cassandra => vec![rule(&[PORT_CQL, PORT_AGENT], Some(vec![of(Tier::Replica)]))],
         Tier::Replica => {
             vec![

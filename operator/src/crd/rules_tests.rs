@@ -48,6 +48,17 @@ fn zookeeper_size_is_odd_and_fixed() {
 }
 
 #[test]
+fn the_mode_is_fixed() {
+    let mode = |mode| move |rdb: &mut ReplicatedDB| rdb.spec.cassandra.mode = mode;
+    assert_eq!(create(mode(CassandraMode::Shared)), "");
+    for (before, after) in
+        [(CassandraMode::PerReplica, CassandraMode::Shared), (CassandraMode::Shared, CassandraMode::PerReplica)]
+    {
+        assert!(update(mode(before), mode(after)).contains("create another ReplicatedDB with the wanted mode"));
+    }
+}
+
+#[test]
 fn memory_has_a_floor() {
     assert!(create(|rdb| rdb.spec.cassandra.resources = limits("1023Mi")).contains("at least 1Gi"));
     assert_eq!(create(|rdb| rdb.spec.cassandra.resources = limits("1Gi")), "");
@@ -207,7 +218,7 @@ fn every_rule_has_a_message_with_a_remedy() {
     }
     let mut found = Vec::new();
     rules(&serde_json::to_value(definition().unwrap()).unwrap(), &mut found);
-    assert_eq!(found.len(), 40, "a rule was added or taken away: test it here, then change the number");
+    assert_eq!(found.len(), 41, "a rule was added or taken away: test it here, then change the number");
     let remedies = [
         "choose",
         "set it",

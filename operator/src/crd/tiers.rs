@@ -123,7 +123,10 @@ impl Default for ZooKeeperSpec {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [rule("has(self.resources.limits) && has(self.resources.limits.memory) && quantity(string(self.resources.limits.memory)).compareTo(quantity('1Gi')) >= 0", "resources.limits.memory must be set and at least 1Gi: Cassandra's heap is sized from it; raise it")]))]
 pub struct CassandraSpec {
-    /// `PerReplica`: each replica has a Cassandra of its own, which nobody else reaches.
+    /// `PerReplica`: each replica has a Cassandra of its own, which nobody else reaches. `Shared`: one Cassandra for all,
+    /// each replica in a keyspace of its own; the smallest installation, for development: it is one point of failure, and
+    /// replicas build their data anew whenever it restarts.
+    #[schemars(extend("x-kubernetes-validations" = [forbidden("self == oldSelf", "mode can't change: the data lie elsewhere; put it back, or create another ReplicatedDB with the wanted mode and copy the data")]))]
     pub mode: CassandraMode,
     /// Image; without it the operator's default at the time the resource was created.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,6 +163,8 @@ pub enum CassandraMode {
     /// One for each.
     #[default]
     PerReplica,
+    /// One for all.
+    Shared,
 }
 
 /// The replicas. They keep no state of their own, so they have no volume.

@@ -32,6 +32,7 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
     for fine in [
         json!({}),
         json!({"replicas": 1, "zookeeper": {"size": 1}}),
+        json!({"cassandra": {"mode": "Shared"}}),
         json!({"cassandra": {"resources": {"limits": {"cpu": 2, "memory": "2Gi"}}, "config": {"concurrent_reads": "8", "write_request_timeout": "25000ms"}}}),
         json!({"replica": {"pod": {"tolerations": [{"key": "db", "operator": "Exists"}], "labels": {"team": "a"}}}}),
     ] {
@@ -54,7 +55,7 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
             json!({"zookeeper": {"config": {"tickTime": "2000\nserver.1=x"}}}),
             "spec.zookeeper.config.tickTime",
         ),
-        ("orders", json!({"cassandra": {"mode": "Shared"}}), "spec.cassandra.mode"),
+        ("orders", json!({"cassandra": {"mode": "Sometimes"}}), "spec.cassandra.mode"),
         ("orders", json!({"cassandra": {"config": {"cluster_name": "x"}}}), "only these keys of cassandra.yaml"),
         ("orders", json!({"cassandra": {"resources": {"limits": {"memory": "512Mi"}}}}), "at least 1Gi"),
         ("orders", json!({"cassandra": {"resources": {}}}), "at least 1Gi"),
@@ -121,6 +122,7 @@ async fn what_can_not_change_is_kept_and_what_can_changes() {
         (json!({"cassandra": {"storage": {"storageClassName": "fast"}}}), "storageClassName can't change"),
         (json!({"zookeeper": {"storage": {"storageClassName": "fast"}}}), "storageClassName can't change"),
         (json!({"ordering": {"engine": "Chance"}}), "spec.ordering.engine"),
+        (json!({"cassandra": {"mode": "Shared"}}), "create another ReplicatedDB with the wanted mode"),
         (json!({"zookeeper": {"storage": {"size": "1Gi"}}}), "spec.zookeeper.storage.size can't shrink"),
         (json!({"cassandra": {"storage": {"size": "1Gi"}}}), "spec.cassandra.storage.size can't shrink"),
     ] {
