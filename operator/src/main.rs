@@ -24,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Print the custom resource definition as YAML.
     Crd,
+    /// Print the reference of the manifest as Markdown.
+    Reference,
     /// Look after the ReplicatedDB resources of a cluster.
     Run(Box<Run>),
 }
@@ -80,6 +82,7 @@ enum LogFormat {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Crd => std::io::stdout().write_all(crd::yaml()?.as_bytes())?,
+        Command::Reference => std::io::stdout().write_all(crd::reference()?.as_bytes())?,
         Command::Run(run) => {
             // Before any TLS: with two providers in the build none would be the default.
             if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {

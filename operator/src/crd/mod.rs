@@ -8,12 +8,14 @@
 
 mod amount;
 mod definition;
+mod reference;
 mod settings;
 mod status;
 mod tiers;
 
 pub use amount::{Amount, AmountError, compare};
 pub use definition::{DefinitionError, definition, yaml};
+pub use reference::reference;
 pub use settings::{CASSANDRA_KEYS, Settings, TIMEOUT_FLOORS, ZOOKEEPER_KEYS};
 pub use status::{Images, MemberStatus, Pull, PullPolicy, Release, ReplicatedDBStatus, StorageStatus};
 pub use tiers::{
