@@ -25,10 +25,14 @@ async fn told(client: &Client, namespace: &str) -> BTreeSet<(String, String)> {
 }
 
 async fn quota(client: &Client, namespace: &str, hard: Value) {
+    // no controller counts here
+    let used: Value = hard.as_object().unwrap().keys().map(|key| (key.clone(), json!("0"))).collect();
+    let status = Patch::Merge(json!({"status": {"hard": hard, "used": used}}));
     let quota =
         json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": hard}});
     let quotas: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
     quotas.create(&PostParams::default(), &serde_json::from_value(quota).unwrap()).await.unwrap();
+    quotas.patch_status("none", &PatchParams::default(), &status).await.unwrap();
 }
 
 async fn message(client: &Client, namespace: &str) -> String {
