@@ -77,8 +77,8 @@ fn what_goes_is_waited_for() {
 #[test]
 fn volumes_of_another_layout_are_not_used() {
     let mut single = secret();
-    let noted = |value: &str| Some([(ANNOTATION_LAYOUT.to_owned(), value.to_owned())].into());
-    single.metadata.annotations = noted("zookeeper.size=1 cassandra.mode=PerReplica");
+    let note = "zookeeper.size=1 cassandra.mode=PerReplica".to_owned();
+    single.metadata.annotations = Some([(ANNOTATION_LAYOUT.to_owned(), note)].into());
     let kept = judge(&validated(), &observed(Some(single.clone()), vec![claim("zookeeper", 0, None)]));
     let (reason, message) = told(&kept);
     assert!(kept.blocked && reason == Some(Reason::OtherVolumes));
