@@ -17,6 +17,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::{
+    crd::ReplicatedDBStatus,
+    status::{AVAILABLE, DEGRADED},
+};
+
 /// Labels of a counter of reconciles.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -130,6 +135,12 @@ impl Metrics {
         self.available.get_or_create(&object).set(i64::from(available));
         self.degraded.get_or_create(&object).set(i64::from(degraded));
         self.ready_replicas.get_or_create(&object).set(i64::from(ready_replicas));
+    }
+
+    /// Notes what the status of a resource says.
+    pub fn note(&self, namespace: &str, name: &str, status: &ReplicatedDBStatus) {
+        let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
+        self.resource(namespace, name, holds(AVAILABLE), holds(DEGRADED), status.ready_replicas);
     }
 
     /// Forgets a resource that has gone.

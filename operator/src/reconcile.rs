@@ -98,8 +98,7 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
         context.announcer.transitions(&rdb, &now).await;
     }
     let holds = |type_: &str| now.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
-    let degraded = holds(crate::status::DEGRADED);
-    context.metrics.resource(namespace, name, holds(crate::status::AVAILABLE), degraded, now.ready_replicas);
+    context.metrics.note(namespace, name, &now);
     match outcome.error {
         Some(error) => Err(error),
         None if outcome.polling => Ok(Some(POLL_INTERVAL)),
@@ -130,6 +129,7 @@ async fn tell_failure(
         write_status(api, rdb, &now).await?;
         context.announcer.transitions(rdb, &now).await;
     }
+    context.metrics.note(&rdb.namespace().unwrap_or_default(), &rdb.name_any(), &now);
     Ok(())
 }
 
