@@ -20,7 +20,7 @@ RIGHTS = {
     "secrets": "create get patch",
     "pods": "delete get list watch",
     "persistentvolumeclaims": "get list patch",
-    "events": "create patch",
+    "events": "create list patch",
 }
 
 
@@ -55,6 +55,13 @@ def test_rights_in_one_namespace_only():
         assert rights(chart.one("ClusterRole", CLUSTER_NAME)) == {"storageclasses": "get"}
         assert chart.environment()["OPERATOR_NAMESPACE"] == watched
         assert chart.one("Role", f"{NAME}-test", tests=True)["metadata"]["namespace"] == watched
+
+
+def test_volumes_may_be_deleted_only_if_so_wished():
+    wished = RIGHTS | {"persistentvolumeclaims": "delete get list patch", "secrets": "create delete get patch"}
+    chart = Rendered({"rbac": {"ownVolumes": True}})
+    assert rights(chart.one("ClusterRole", CLUSTER_NAME)) == wished | {"storageclasses": "get"}
+    assert rights(Rendered({"scope": "Namespace", "rbac": {"ownVolumes": True}}).one("Role", NAME)) == wished
 
 
 def test_nothing_of_the_cluster_if_so_wished():

@@ -11,7 +11,7 @@ WRONG = {
     "scope": [{"scope": "World"}],
     "watchNamespace": [{"watchNamespace": "shop"}, {"scope": "Namespace", "watchNamespace": "Not_a_name"}],
     "pullPolicy": [{"image": {"pullPolicy": "Sometimes"}}],
-    "registry": [{"image": {"registry": "registry.example.com/"}}, {"images": {"server": {"registry": "-x"}}}],
+    "registry": [{"image": {"registry": ""}}, {"image": {"registry": "registry.example.com/"}}, {"images": {"server": {"registry": "-x"}}}],
     "tag": [{"image": {"tag": ""}}, {"images": {"operator": {"tag": "a b"}}}],
     "digest": [{"images": {"operator": {"digest": "sha256:123"}}}],
     "repository": [{"images": {"cassandra": {"repository": "Upper/Case"}}}, {"images": {"client": {"repository": ""}}}],

@@ -9,8 +9,8 @@ DIGEST = "sha256:" + "a" * 64
 
 def test_images_follow_registry_tag_and_digest():
     plain = Rendered()
-    assert plain.container()["image"] == "replicateddb/operator:dev"
-    assert plain.environment()["OPERATOR_IMAGE_SERVER"] == "replicateddb/server:dev"
+    assert plain.container()["image"] == "localhost/replicateddb/operator:dev"
+    assert plain.environment()["OPERATOR_IMAGE_SERVER"] == "localhost/replicateddb/server:dev"
 
     common = Rendered({"image": {"registry": "registry.example.com/team", "tag": "1.2"}})
     assert common.container()["image"] == "registry.example.com/team/replicateddb/operator:1.2"
@@ -41,6 +41,13 @@ def test_pull_secrets_and_policy_reach_every_pod():
     for pod in chart.pods():
         assert pod["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
         assert pod["containers"][0]["imagePullPolicy"] == "Always"
+
+
+def test_databases_pull_as_they_are_told():
+    plain = Rendered().environment()
+    assert plain["OPERATOR_IMAGE_PULL_POLICY"] == "IfNotPresent" and "OPERATOR_IMAGE_PULL_SECRETS" not in plain
+    told = Rendered({"databases": {"pullPolicy": "Always", "pullSecrets": ["one", "two"]}}).environment()
+    assert told["OPERATOR_IMAGE_PULL_POLICY"] == "Always" and told["OPERATOR_IMAGE_PULL_SECRETS"] == "one,two"
 
 
 def test_every_pod_is_restricted():
@@ -144,7 +151,10 @@ def test_network_policy_lets_out_what_the_operator_needs():
     policy = chart.one("NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["podSelector"]["matchLabels"].items() <= chart.pod()["metadata"]["labels"].items()
-    assert policy["ingress"][0]["from"] == who
+    peers = policy["ingress"][0]["from"]
+    assert peers[:-1] == who
+    labels = chart.one("Pod", tests=True)["metadata"]["labels"]
+    assert peers[-1]["podSelector"]["matchLabels"].items() <= labels.items(), "helm test is let in too"
     ports = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
     assert {53, 16443, 9470, 8080, 7070} == ports
     # Without `to` a rule means everywhere; only name resolution and the API server may.

@@ -114,6 +114,11 @@ impl Work<'_> {
             if compare::satisfied(&wanted, &live) {
                 return Ok(Some(found));
             }
+            if let Some(mut patch) = compare::cleared(&wanted, &live) {
+                pin(&mut patch, &found);
+                api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+                self.applied.writes += 1;
+            }
             pin(&mut wanted, &found);
         }
         let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -133,8 +138,11 @@ impl Work<'_> {
 
 /// Names the very object that was looked at: if it has been replaced since, the API server answers with a conflict.
 fn pin<K: Resource<DynamicType = ()>>(wanted: &mut Value, found: &K) {
-    if let (Some(metadata), Some(uid)) = (wanted.pointer_mut("/metadata").and_then(Value::as_object_mut), found.uid()) {
-        metadata.insert("uid".to_owned(), uid.into());
+    if let (Some(object), Some(uid)) = (wanted.as_object_mut(), found.uid()) {
+        let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Default::default()));
+        if let Some(metadata) = metadata.as_object_mut() {
+            metadata.insert("uid".to_owned(), uid.into());
+        }
     }
 }
 
@@ -168,6 +176,18 @@ fn foreign<K: Resource<DynamicType = ()>>(name: &str) -> Problem {
             "{kind} {name} exists and belongs to somebody else; delete or rename it, or give this ReplicatedDB another name"
         ),
     )
+}
+
+/// An answer of the API server to a read, or to the first write, that a user should know of. Neither a conflict, which the
+/// next attempt mends, nor a server that can't be reached, which keeps no status either.
+pub fn rejection(error: &kube::Error) -> Option<Problem> {
+    let kube::Error::Api(status) = error else { return None };
+    let reason = if status.is_forbidden() || status.is_invalid() { Reason::Refused } else { Reason::ApiError };
+    let text = format!(
+        "the API server answers the operator: {}; correct the cluster's quota or policy, or the operator's rights",
+        status.message
+    );
+    (!status.is_conflict()).then(|| Problem::new(reason, text))
 }
 
 /// An answer of the API server that trying again does not mend: the object as wished is not allowed here.

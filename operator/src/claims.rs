@@ -11,7 +11,7 @@
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{PersistentVolumeClaim, Secret},
+        core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition, Secret},
         storage::v1::StorageClass,
     },
     apimachinery::pkg::api::resource::Quantity,
@@ -21,10 +21,11 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
+use std::cmp::Ordering;
 
 use crate::{
     apply::delete_with,
-    crd::{Amount, OnDelete},
+    crd::{Amount, OnDelete, StorageStatus, compare},
     dereference::{Observed, Standing, standing},
     names::{DATA_VOLUME, FIELD_MANAGER, Identity, Tier, ordinal},
     problem::{Problem, Reason},
@@ -58,6 +59,8 @@ pub struct Growth {
     pub class: Option<String>,
     /// The size to ask for.
     pub size: Amount,
+    /// It asks for more now: a growth is taken back.
+    pub lowers: bool,
 }
 
 /// An owner reference to set or take off.
@@ -94,8 +97,12 @@ pub fn plan(validated: &Validated, observed: &Observed) -> Plan {
             let name = claim.name_any();
             // a volume left behind by scaling down grows when it is used again
             let used = ordinal(&name).is_some_and(|ordinal| ordinal < validated.size(tier));
-            if used && requested(claim).and_then(|has| storage.size.compare(has)).is_some_and(std::cmp::Ordering::is_gt)
-            {
+            let against = |amount: Option<&Quantity>| amount.and_then(|amount| storage.size.compare(amount));
+            let more = against(requested(claim)).is_some_and(Ordering::is_gt);
+            // A growth that did not come about can be taken back, to anything above what the volume has.
+            let less = against(requested(claim)).is_some_and(Ordering::is_lt)
+                && against(capacity(claim)).is_some_and(Ordering::is_gt);
+            if used && (more || less) {
                 let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
                 plan.grow.push(Growth {
                     tier,
@@ -103,6 +110,7 @@ pub fn plan(validated: &Validated, observed: &Observed) -> Plan {
                     uid: uid.clone(),
                     class,
                     size: storage.size.clone(),
+                    lowers: less,
                 });
             }
             let owned = storage.on_delete == OnDelete::Delete;
@@ -112,7 +120,7 @@ pub fn plan(validated: &Validated, observed: &Observed) -> Plan {
         }
         if let Some(set) = observed.stateful_set(tier, identity)
             && standing(&set.metadata, identity) == Standing::Ours
-            && template_size(set).and_then(|has| storage.size.compare(has)).is_some_and(std::cmp::Ordering::is_ne)
+            && template_size(set).and_then(|has| storage.size.compare(has)).is_some_and(Ordering::is_ne)
         {
             plan.recreate.push((tier, Box::new(set.clone())));
         }
@@ -123,6 +131,9 @@ pub fn plan(validated: &Validated, observed: &Observed) -> Plan {
 
 /// The Secret goes with the volumes: only when all of them do.
 fn secret_owner(validated: &Validated, secret: &Secret) -> Option<Ownership> {
+    if standing(&secret.metadata, &validated.identity) != Standing::Free {
+        return None; // somebody else's
+    }
     let owned = [Tier::ZooKeeper, Tier::Cassandra]
         .into_iter()
         .filter_map(|tier| validated.storage(tier))
@@ -142,6 +153,68 @@ fn owned_by(object: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
 /// What a claim asks for.
 pub fn requested(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
     claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")
+}
+
+/// What a claim's volume has.
+pub fn capacity(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
+    claim.status.as_ref()?.capacity.as_ref()?.get("storage")
+}
+
+/// What the largest volume of each tier has; what is asked for of one that is not there yet.
+pub fn storage(observed: &Observed) -> StorageStatus {
+    let largest = |tier| {
+        let sizes = observed.claims_of(tier).filter_map(|claim| capacity(claim).or_else(|| requested(claim)));
+        sizes.max_by(|a, b| compare(a, b).unwrap_or(Ordering::Equal)).map(|size| size.0.clone())
+    };
+    StorageStatus { zookeeper: largest(Tier::ZooKeeper), cassandra: largest(Tier::Cassandra) }
+}
+
+/// Volumes that were asked to grow and have not: those that can't, as problems, and what the others are waited for; one of
+/// each tier.
+pub fn resizes(validated: &Validated, observed: &Observed) -> (Vec<Problem>, Vec<String>) {
+    let (mut problems, mut waiting) = (Vec::new(), Vec::new());
+    for tier in [Tier::ZooKeeper, Tier::Cassandra] {
+        let used = |claim: &&PersistentVolumeClaim| {
+            ordinal(&claim.name_any()).is_some_and(|ordinal| ordinal < validated.size(tier))
+        };
+        let states: Vec<_> = observed.claims_of(tier).filter(used).filter_map(|claim| resize(claim, tier)).collect();
+        problems.extend(states.iter().find_map(|state| state.clone().err()));
+        waiting.extend(states.into_iter().find_map(Result::ok));
+    }
+    (problems, waiting)
+}
+
+/// How the growth of a claim stands: what is waited for, or what is wrong.
+fn resize(claim: &PersistentVolumeClaim, tier: Tier) -> Option<Result<String, Problem>> {
+    let (asked, has) = (requested(claim)?, capacity(claim)?);
+    if compare(asked, has)? != Ordering::Greater {
+        return None;
+    }
+    let (name, status) = (claim.name_any(), claim.status.as_ref()?);
+    let state = status.allocated_resource_statuses.as_ref().and_then(|all| all.get("storage"));
+    let infeasible = state.is_some_and(|state| state.ends_with("Infeasible"));
+    let condition = |failed: bool| {
+        status.conditions.iter().flatten().find(|c| c.status == "True" && c.type_.ends_with("Error") == failed)
+    };
+    let said = |condition: Option<&PersistentVolumeClaimCondition>| {
+        condition.map(|c| c.message.clone().unwrap_or_else(|| c.type_.clone())).unwrap_or_default()
+    };
+    if infeasible || condition(true).is_some() {
+        let why = Some(said(condition(true))).filter(|text| !text.is_empty()).or_else(|| state.cloned());
+        let part = tier.component();
+        return Some(Err(Problem::new(
+            Reason::ResizeFailed,
+            format!(
+                "claim {name} can't grow from {} to {}: {}; make room for it, or set spec.{part}.storage.size to what can be had, anything above {}",
+                has.0,
+                asked.0,
+                why.unwrap_or_default(),
+                has.0
+            ),
+        )));
+    }
+    let how = condition(false).map(|c| c.type_.clone()).or_else(|| state.cloned());
+    Some(Ok(format!("claim {name} to grow from {} to {} ({})", has.0, asked.0, how.as_deref().unwrap_or("asked for"))))
 }
 
 /// What the claim template of a StatefulSet asks for.
@@ -172,10 +245,10 @@ pub async fn carry_out(client: &Client, identity: &Identity, plan: Plan) -> Outc
     }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &identity.namespace);
     for owner in &plan.owners {
-        record(&mut outcome, own(&claims, identity, owner).await);
+        owned(&mut outcome, owner, own(&claims, identity, owner).await);
     }
     if let Some(owner) = &plan.secret_owner {
-        record(&mut outcome, own(&secrets, identity, owner).await);
+        owned(&mut outcome, owner, own(&secrets, identity, owner).await);
     }
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &identity.namespace);
     for (_, set) in plan.recreate.iter().filter(|(tier, _)| !stuck.contains(tier)) {
@@ -193,6 +266,31 @@ fn record(outcome: &mut Outcome, result: Result<(), kube::Error>) {
     }
 }
 
+/// Some clusters let nobody change the owners of what they may not delete, and the operator may delete no volume unless its
+/// installer said so.
+fn owned(outcome: &mut Outcome, change: &Ownership, result: Result<(), kube::Error>) {
+    match result {
+        Err(kube::Error::Api(status)) if status.is_forbidden() => {
+            if outcome.problems.iter().any(|problem| problem.reason == Reason::OwnerRefused) {
+                return; // the others are refused for the same reason
+            }
+            let remedy = if change.owned {
+                "set storage.onDelete to Retain, and delete the volumes yourself"
+            } else {
+                "take its owner reference off yourself, or it goes with this ReplicatedDB"
+            };
+            outcome.problems.push(Problem::new(
+                Reason::OwnerRefused,
+                format!(
+                    "what storage.onDelete says of {} can't be arranged: {}; install the operator's chart with rbac.ownVolumes=true, or {remedy}",
+                    change.name, status.message
+                ),
+            ));
+        }
+        result => record(outcome, result),
+    }
+}
+
 /// Resizes a claim; a problem where its class can't.
 async fn grow(
     client: &Client,
@@ -200,7 +298,7 @@ async fn grow(
     growth: &Growth,
 ) -> Result<Option<Problem>, kube::Error> {
     let class = growth.class.as_deref().unwrap_or_default();
-    if !expandable(client, class).await {
+    if !growth.lowers && !expandable(client, class).await {
         return Ok(Some(not_expandable(growth, &format!("storage class {class:?} can't expand volumes"))));
     }
     let patch = json!({"metadata": {"uid": growth.uid}, "spec": {"resources": {"requests": {"storage": growth.size}}}});
@@ -209,9 +307,11 @@ async fn grow(
         .await
     {
         Ok(_) => Ok(None),
-        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => {
-            Ok(Some(not_expandable(growth, &status.message)))
-        }
+        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => Ok(Some(if growth.lowers {
+            not_lowered(growth, &status.message)
+        } else {
+            not_expandable(growth, &status.message)
+        })),
         Err(error) => Err(error),
     }
 }
@@ -223,6 +323,16 @@ fn not_expandable(growth: &Growth, why: &str) -> Problem {
         format!(
             "the {tier} volumes can't grow to {size}: {why}; set spec.{}.storage.size back to what status.storage shows, or let the class expand volumes (allowVolumeExpansion: true)",
             tier.component()
+        ),
+    )
+}
+
+fn not_lowered(growth: &Growth, why: &str) -> Problem {
+    let (name, size, part) = (&growth.name, &growth.size, growth.tier.component());
+    Problem::new(
+        Reason::ResizeFailed,
+        format!(
+            "claim {name} asks for more than {size}, and the API server does not let it ask for less: {why}; set spec.{part}.storage.size back to what the claim asks for, or upgrade Kubernetes to 1.34, which does"
         ),
     )
 }
@@ -261,3 +371,7 @@ where
 fn manager() -> Option<String> {
     Some(FIELD_MANAGER.to_owned())
 }
+
+#[cfg(test)]
+#[path = "claims_tests.rs"]
+mod tests;

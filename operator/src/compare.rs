@@ -1,6 +1,7 @@
 //! Does a live object already have what we want of it? Pure.
 //!
-//! Only the fields that we would apply are looked at; what the API server or others add is theirs. A field that we no
+//! Only the fields that we would apply are looked at; what the API server or others add is theirs, but for selectors and
+//! the data of ConfigMaps, where an addition changes what ours mean. A field that we no
 //! longer want is noticed by the digest that every applied object carries ([`ANNOTATION_APPLIED`]). This is what keeps a
 //! reconcile at rest from writing anything (I9).
 
@@ -39,7 +40,8 @@ fn same(desired: &Value, live: Option<&Value>, amounts: bool) -> bool {
         (_, None) => false,
         (Value::Object(wanted), Some(Value::Object(found))) => wanted.iter().all(|(key, value)| {
             let amounts = matches!(key.as_str(), "requests" | "limits") || (amounts && value.is_string());
-            same(value, found.get(key), amounts)
+            let exact = EXACT.contains(&key.as_str());
+            same(value, found.get(key), amounts) && !(exact && additions(value, found.get(key)))
         }),
         (Value::Array(wanted), Some(Value::Array(found))) => same_list(wanted, found),
         (Value::String(wanted), Some(Value::String(found))) if amounts => {
@@ -49,6 +51,27 @@ fn same(desired: &Value, live: Option<&Value>, amounts: bool) -> bool {
         }
         (wanted, Some(found)) => wanted == found,
     }
+}
+
+/// Maps that have to be exactly ours: one more label in a selector selects other pods, one more key of data is one more
+/// setting.
+const EXACT: [&str; 6] = ["selector", "matchLabels", "podSelector", "namespaceSelector", "labelSelector", "data"];
+
+/// Whether a map has keys that are not wanted.
+fn additions(wanted: &Value, found: Option<&Value>) -> bool {
+    match (wanted, found) {
+        (Value::Object(wanted), Some(Value::Object(found))) => found.keys().any(|key| !wanted.contains_key(key)),
+        _ => false,
+    }
+}
+
+/// The patch that takes keys out of the `data` of `live` that are not wanted. Server-side apply does not: they are owned by
+/// whoever put them there. (Selectors are replaced as a whole.)
+pub fn cleared(desired: &Value, live: &Value) -> Option<Value> {
+    let (wanted, found) = (desired.get("data")?.as_object()?, live.get("data")?.as_object()?);
+    let unwanted: Map<_, _> =
+        found.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), Value::Null)).collect();
+    (!unwanted.is_empty()).then(|| serde_json::json!({"data": unwanted}))
 }
 
 /// Lists whose elements have a key are merged by the API server, so that others may have added to them; the rest are
@@ -97,6 +120,32 @@ mod tests {
         ] {
             assert!(!satisfied(&desired, &live), "{live}");
         }
+    }
+
+    /// Where an addition changes the meaning of what is ours, it is drift.
+    #[test]
+    fn selectors_and_data_are_exact() {
+        for (desired, live) in [
+            (json!({"spec": {"selector": {"a": "1"}}}), json!({"spec": {"selector": {"a": "1", "b": "2"}}})),
+            (
+                json!({"spec": {"selector": {"matchLabels": {"a": "1"}}}}),
+                json!({"spec": {"selector": {"matchLabels": {"a": "1", "b": "2"}}}}),
+            ),
+            (
+                json!({"spec": {"podSelector": {"matchLabels": {"a": "1"}}}}),
+                json!({"spec": {"podSelector": {"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "b"}]}}}),
+            ),
+            (
+                json!({"spec": {"ingress": [{"from": [{"namespaceSelector": {}}]}]}}),
+                json!({"spec": {"ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"a": "1"}}}]}]}}),
+            ),
+            (json!({"data": {"A": "1"}}), json!({"data": {"A": "1", "B": "2"}})),
+        ] {
+            assert!(satisfied(&desired, &desired) && !satisfied(&desired, &live), "{live}");
+        }
+        let patch = cleared(&json!({"data": {"A": "1"}}), &json!({"data": {"A": "0", "B": "2"}}));
+        assert_eq!(patch, Some(json!({"data": {"B": null}})));
+        assert_eq!(cleared(&json!({"data": {"A": "1"}}), &json!({"data": {"A": "0"}})), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     crd::ReplicatedDB,
     reconcile::{Context, reconcile},
-    wake::{instance, owned_query, pod_state, set_state, shape, wakes},
+    unreadable,
+    wake::{Presence, instance, owned_query, pod_state, set_state, shape, wakes},
 };
 
 /// Most reconciles at once.
@@ -64,7 +65,12 @@ pub async fn run(context: Context, namespace: Option<&str>, stop: CancellationTo
     let shared = Arc::new(Shared { context, failures: Mutex::default() });
     let (reader, writer) = reflector::store::<Guarded>();
     let resources = watcher(api::<Guarded>(&client, namespace), watcher::Config::default()).default_backoff();
-    let resources = reflector::reflector(writer, resources);
+    let metrics = Arc::clone(&shared.context.metrics);
+    let mut presence = Presence::default();
+    // A resource that has gone is reconciled no more, so this is where it is forgotten.
+    let resources = reflector::reflector(writer, resources).inspect_ok(move |event| {
+        metrics.departed(&presence.departures(event));
+    });
     // Our own status writes change neither generation nor annotations.
     let triggers = wakes::<Guarded, Guarded>(resources, shape, |object| Some(ObjectRef::from_obj(object)));
     let config = controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
@@ -131,6 +137,7 @@ async fn step(guarded: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Reco
     if let Err(invalid) = &guarded.0 {
         tracing::error!(namespace, name, error = %invalid, "the resource can't be read; it is left alone until it changes");
         shared.context.metrics.undecodable();
+        unreadable::tell(&shared.context, namespace, name, &invalid.error).await?;
         return Ok(Action::await_change());
     }
     let begun = Instant::now();

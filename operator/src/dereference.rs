@@ -13,7 +13,7 @@ use kube::{Api, Client, api::ListParams};
 
 use crate::{
     crd::ReplicatedDB,
-    names::{Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGED_BY, Tier},
+    names::{Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGED_BY, Tier, ordinal},
 };
 use kube::Resource;
 
@@ -105,10 +105,26 @@ pub fn tier_of(object: &ObjectMeta) -> Option<Tier> {
     Tier::from_component(object.labels.as_ref()?.get(LABEL_COMPONENT)?)
 }
 
+/// Whether a pod is one of a StatefulSet's, and not merely one with its labels: it has the name of one, and is controlled
+/// by it, or by nobody, as between the two lives of a StatefulSet that is made again. What is no member is never deleted.
+pub fn member(pod: &ObjectMeta, set: &str, uid: Option<&str>) -> bool {
+    let name = pod.name.as_deref().unwrap_or_default();
+    let named = ordinal(name).is_some_and(|ordinal| name == format!("{set}-{ordinal}"));
+    let owner = pod.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    named
+        && owner.is_none_or(|owner| {
+            owner.kind == "StatefulSet" && owner.name == set && uid.is_none_or(|uid| uid == owner.uid)
+        })
+}
+
 impl Observed {
-    /// Pods of a tier.
-    pub fn pods_of(&self, tier: Tier) -> impl Iterator<Item = &Pod> {
-        self.pods.iter().filter(move |pod| tier_of(&pod.metadata) == Some(tier))
+    /// Pods of a tier's StatefulSet.
+    pub fn pods_of(&self, tier: Tier, identity: &Identity) -> Vec<&Pod> {
+        let name = identity.tier(tier);
+        let set = self.stateful_sets.iter().find(|set| set.metadata.name.as_deref() == Some(&name));
+        let uid = set.and_then(|set| set.metadata.uid.as_deref());
+        let ours = |pod: &&Pod| tier_of(&pod.metadata) == Some(tier) && member(&pod.metadata, &name, uid);
+        self.pods.iter().filter(ours).collect()
     }
 
     /// Claims of a tier.
@@ -125,3 +141,7 @@ impl Observed {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "dereference_tests.rs"]
+mod tests;

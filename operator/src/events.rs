@@ -1,5 +1,6 @@
 //! Events: what a user sees in `kubectl describe`, on transitions only.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
@@ -43,22 +44,22 @@ impl Announcer {
             }
             let bad = if type_ == DEGRADED { holds } else { type_ == AVAILABLE && !holds };
             let reason = if holds { type_.to_owned() } else { format!("Not{type_}") };
-            self.publish(rdb, bad, &reason, "Reconcile", &condition.message).await;
+            self.publish(&rdb.object_ref(&()), bad, &reason, "Reconcile", &condition.message).await;
         }
     }
 
     /// Tells of a pod that is replaced.
     pub async fn replaced(&self, rdb: &ReplicatedDB, replacement: &Replacement) {
         let note = format!("replacing {} pod {}: {}", replacement.tier, replacement.name, replacement.why);
-        self.publish(rdb, false, "ReplacingPod", "ReplacePod", &note).await;
+        self.publish(&rdb.object_ref(&()), false, "ReplacingPod", "ReplacePod", &note).await;
     }
 
-    /// Tells of a problem that no status can be computed for.
-    pub async fn problem(&self, rdb: &ReplicatedDB, problem: &Problem) {
-        self.publish(rdb, true, &problem.reason.to_string(), "Validate", &problem.message).await;
+    /// Tells of a problem of a resource that can't be read.
+    pub async fn problem(&self, resource: &ObjectReference, problem: &Problem) {
+        self.publish(resource, true, &problem.reason.to_string(), "Validate", &problem.message).await;
     }
 
-    async fn publish(&self, rdb: &ReplicatedDB, bad: bool, reason: &str, action: &str, note: &str) {
+    async fn publish(&self, resource: &ObjectReference, bad: bool, reason: &str, action: &str, note: &str) {
         let event = Event {
             type_: if bad { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
@@ -66,7 +67,7 @@ impl Announcer {
             action: action.to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &rdb.object_ref(&())).await {
+        if let Err(error) = self.recorder.publish(&event, resource).await {
             tracing::warn!(reason, error = %error, "can't publish an event");
         }
     }

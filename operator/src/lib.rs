@@ -1,8 +1,8 @@
 //! The operator of ReplicatedDB: one `ReplicatedDB` resource becomes ZooKeeper, Cassandra and replica StatefulSets and
 //! what belongs to them.
 //!
-//! Deciding is apart from doing. Pure: [`crd`], [`validate`], [`build`], [`compare`], [`pods`], [`roll`], [`status`] and
-//! the plan in [`claims`]. Thin layers that act: [`dereference`], [`apply`], [`probe`], [`events`], and [`reconcile`],
+//! Deciding is apart from doing. Pure: [`crd`], [`validate`], [`build`], [`compare`], [`kept`], [`pods`], [`roll`], [`status`]
+//! and the plan in [`claims`]. Thin layers that act: [`dereference`], [`apply`], [`probe`], [`events`], [`unreadable`], and [`reconcile`],
 //! which strings them together. Around them: [`controller`], [`lease`] with the write [`gate`], [`metrics`], [`http`].
 
 pub mod apply;
@@ -15,6 +15,7 @@ pub mod dereference;
 pub mod events;
 pub mod gate;
 pub mod http;
+pub mod kept;
 pub mod lease;
 pub mod metrics;
 pub mod names;
@@ -25,6 +26,7 @@ pub mod process;
 pub mod reconcile;
 pub mod roll;
 pub mod status;
+pub mod unreadable;
 pub mod validate;
 pub mod wake;
 

@@ -5,7 +5,7 @@ use std::{io::Write, net::SocketAddr, sync::Arc};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use replicateddb_operator::{
-    crd::{self, Images},
+    crd::{self, Images, Pull, PullPolicy},
     metrics::Metrics,
     process::{self, Settings},
 };
@@ -24,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Print the custom resource definition as YAML.
     Crd,
+    /// Print the reference of the manifest as Markdown.
+    Reference,
     /// Look after the ReplicatedDB resources of a cluster.
     Run(Box<Run>),
 }
@@ -34,14 +36,20 @@ struct Run {
     #[arg(long, env = "OPERATOR_NAMESPACE")]
     namespace: Option<String>,
     /// Image of ZooKeeper pods whose resource names none.
-    #[arg(long, env = "OPERATOR_IMAGE_ZOOKEEPER", default_value = "replicateddb/zookeeper:dev")]
+    #[arg(long, env = "OPERATOR_IMAGE_ZOOKEEPER", default_value = "localhost/replicateddb/zookeeper:dev")]
     image_zookeeper: String,
     /// Image of Cassandra pods whose resource names none.
-    #[arg(long, env = "OPERATOR_IMAGE_CASSANDRA", default_value = "replicateddb/cassandra:dev")]
+    #[arg(long, env = "OPERATOR_IMAGE_CASSANDRA", default_value = "localhost/replicateddb/cassandra:dev")]
     image_cassandra: String,
     /// Image of replica pods whose resource names none.
-    #[arg(long, env = "OPERATOR_IMAGE_SERVER", default_value = "replicateddb/server:dev")]
+    #[arg(long, env = "OPERATOR_IMAGE_SERVER", default_value = "localhost/replicateddb/server:dev")]
     image_server: String,
+    /// When these images are pulled: Always, IfNotPresent or Never.
+    #[arg(long, env = "OPERATOR_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = pull_policy)]
+    image_pull_policy: PullPolicy,
+    /// Names of Secrets with registry credentials for these images, in the namespaces of the databases.
+    #[arg(long, env = "OPERATOR_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    image_pull_secrets: Vec<String>,
     /// Name of the Lease by which copies of the operator agree on one.
     #[arg(long, env = "OPERATOR_LEASE_NAME", default_value = "replicateddb-operator")]
     lease_name: String,
@@ -59,6 +67,12 @@ struct Run {
     log_format: LogFormat,
 }
 
+fn pull_policy(text: &str) -> Result<PullPolicy, String> {
+    let known = [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never];
+    let found = known.into_iter().find(|policy| policy.to_string() == text);
+    found.ok_or_else(|| "it is Always, IfNotPresent or Never".to_owned())
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
@@ -68,6 +82,7 @@ enum LogFormat {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Crd => std::io::stdout().write_all(crd::yaml()?.as_bytes())?,
+        Command::Reference => std::io::stdout().write_all(crd::reference()?.as_bytes())?,
         Command::Run(run) => {
             // Before any TLS: with two providers in the build none would be the default.
             if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
@@ -94,6 +109,7 @@ async fn operate(run: Run) -> anyhow::Result<()> {
     let settings = Settings {
         namespace: run.namespace,
         images: Images { zookeeper: run.image_zookeeper, cassandra: run.image_cassandra, replica: run.image_server },
+        pull: Pull { policy: run.image_pull_policy, secrets: run.image_pull_secrets },
         lease_namespace: run.lease_namespace.unwrap_or_else(|| config.default_namespace.clone()),
         lease_name: run.lease_name,
         pod_name,

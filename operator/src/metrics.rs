@@ -17,6 +17,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::{
+    crd::ReplicatedDBStatus,
+    status::{AVAILABLE, DEGRADED},
+};
+
 /// Labels of a counter of reconciles.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -132,12 +137,23 @@ impl Metrics {
         self.ready_replicas.get_or_create(&object).set(i64::from(ready_replicas));
     }
 
+    /// Notes what the status of a resource says.
+    pub fn note(&self, namespace: &str, name: &str, status: &ReplicatedDBStatus) {
+        let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
+        self.resource(namespace, name, holds(AVAILABLE), holds(DEGRADED), status.ready_replicas);
+    }
+
     /// Forgets a resource that has gone.
     pub fn forget(&self, namespace: &str, name: &str) {
         let object = Object { namespace: namespace.to_owned(), name: name.to_owned() };
         self.available.remove(&object);
         self.degraded.remove(&object);
         self.ready_replicas.remove(&object);
+    }
+
+    /// Forgets resources, each a namespace and a name.
+    pub fn departed(&self, gone: &[(String, String)]) {
+        gone.iter().for_each(|(namespace, name)| self.forget(namespace, name));
     }
 
     /// Everything in the OpenMetrics text format.

@@ -26,17 +26,23 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const LABEL_REVISION: &str = "controller-revision-hash";
 /// Label that the StatefulSet controller puts on pods: their ordinal.
 pub const LABEL_POD_INDEX: &str = "apps.kubernetes.io/pod-index";
-/// Label that lets a pod of any namespace reach the replicas' admin port, for metrics and tools.
+/// Label that lets a pod of the same namespace reach the replicas' admin port, for metrics and tools.
 pub const LABEL_ADMIN_ACCESS: &str = "replicateddb.dev/admin-access";
+
+/// Label that the API server puts on every namespace: its name.
+pub const LABEL_NAMESPACE: &str = "kubernetes.io/metadata.name";
 
 /// Annotation: digest of what was applied; it differs when a field was taken out.
 pub const ANNOTATION_APPLIED: &str = "replicateddb.dev/applied";
 /// Annotation of a pod template: digest of the rendered configuration.
 pub const ANNOTATION_CONFIG: &str = "replicateddb.dev/config";
-/// Annotation of a StatefulSet: digest of what its pods were asked to be, whatever the version of the operator.
+/// Annotation of a StatefulSet: version and digest of what its pods were asked to be, whatever the version of the operator.
 pub const ANNOTATION_INPUTS: &str = "replicateddb.dev/inputs";
 /// Annotation of a `ReplicatedDB`, set by the user: a new value takes over this operator's default images and templates.
 pub const ANNOTATION_UPGRADE: &str = "replicateddb.dev/upgrade";
+
+/// Annotation of the Secret: what the volumes that stay with it were made for.
+pub const ANNOTATION_LAYOUT: &str = "replicateddb.dev/layout";
 
 /// Key of the agent's token in the Secret.
 pub const TOKEN_KEY: &str = "agent-token";
@@ -129,6 +135,11 @@ impl Identity {
     /// Name of a tier's StatefulSet, ConfigMap, ServiceAccount, PodDisruptionBudget and NetworkPolicy.
     pub fn tier(&self, tier: Tier) -> String {
         format!("{}-{}", self.name, tier.component())
+    }
+
+    /// Name of the ConfigMap that records what a tier's pods are made from.
+    pub fn template(&self, tier: Tier) -> String {
+        format!("{}-template", self.tier(tier))
     }
 
     /// Name of a tier's headless Service.

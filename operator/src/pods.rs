@@ -1,7 +1,10 @@
 //! What a pod's status says, in the few terms that decisions need. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::{
+    core::v1::{ContainerStatus, PersistentVolumeClaim, Pod},
+    events::v1::Event,
+};
 use kube::ResourceExt;
 
 use crate::{
@@ -30,8 +33,11 @@ pub struct PodView {
     pub failure: Option<Problem>,
 }
 
-/// Reads a pod of a tier; `None` for what is no pod of a StatefulSet.
-pub fn view(pod: &Pod, tier: Tier) -> Option<PodView> {
+/// How long after the end of its grace a pod may still be there before somebody is told.
+pub const STOP_PATIENCE_SECONDS: i64 = 60;
+
+/// Reads a pod of a tier at the time `now`; `None` for what is no pod of a StatefulSet.
+pub fn view(pod: &Pod, tier: Tier, now: Timestamp) -> Option<PodView> {
     let status = pod.status.as_ref();
     let condition = |name: &str| {
         status.and_then(|status| status.conditions.iter().flatten().find(|condition| condition.type_ == name))
@@ -44,8 +50,25 @@ pub fn view(pod: &Pod, tier: Tier) -> Option<PodView> {
         ip: status.and_then(|status| status.pod_ip.clone()),
         ready: condition("Ready").is_some_and(|ready| ready.status == "True"),
         terminating: pod.metadata.deletion_timestamp.is_some(),
-        failure: failure(pod, tier, &name),
+        failure: stuck(pod, &name, now).or_else(|| failure(pod, tier, &name)),
         name,
+    })
+}
+
+/// A pod that should have stopped long ago: its node is gone or does not answer. Nobody but the user knows which, and a
+/// second pod of the same name must not run beside it.
+fn stuck(pod: &Pod, name: &str, now: Timestamp) -> Option<Problem> {
+    // the time at which its grace ends
+    let due = pod.metadata.deletion_timestamp.as_ref()?.0;
+    let late = now.as_second() - due.as_second();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("NODE");
+    (late > STOP_PATIENCE_SECONDS).then(|| {
+        Problem::new(
+            Reason::NodeLost,
+            format!(
+                "pod {name} should have stopped and node {node} does not tell that it has; bring the node back, or, if it is off for good: kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+            ),
+        )
     })
 }
 
@@ -75,12 +98,16 @@ fn container_failure(container: &ContainerStatus, tier: Tier, name: &str) -> Opt
     let now = container.state.as_ref().and_then(|state| state.terminated.as_ref());
     let said = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
     let part = tier.component();
-    if !container.ready && [last, now].into_iter().flatten().any(|end| end.reason.as_deref() == Some("OOMKilled")) {
+    // How it ended, while it is down: what once killed a container that runs again is no failure of today.
+    let end = now.or_else(|| last.filter(|_| waiting.is_some()));
+    let killed = end.is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"));
+    // Its JVM ends with this code when the heap is used up; the heap is sized from the limit.
+    let heap = tier == Tier::ZooKeeper && end.is_some_and(|end| end.exit_code == HEAP_EXIT_CODE);
+    if !container.ready && (killed || heap) {
+        let what = if killed { "needed more memory than its limit and was killed" } else { "ran out of Java heap" };
         return Some(Problem::new(
             Reason::OutOfMemory,
-            format!(
-                "pod {name} needed more memory than its limit and was killed; raise spec.{part}.resources.limits.memory"
-            ),
+            format!("pod {name} {what}; raise spec.{part}.resources.limits.memory"),
         ));
     }
     match waiting.and_then(|waiting| waiting.reason.as_deref())? {
@@ -107,6 +134,9 @@ fn container_failure(container: &ContainerStatus, tier: Tier, name: &str) -> Opt
     }
 }
 
+/// Exit code of a JVM with `-XX:+ExitOnOutOfMemoryError`.
+const HEAP_EXIT_CODE: i32 = 3;
+
 /// A message of the kubelet, cut to a length that fits a status.
 fn short(text: &str) -> String {
     const LENGTH_MAX: usize = 200;
@@ -115,6 +145,26 @@ fn short(text: &str) -> String {
         None if text.is_empty() => "no reason given".to_owned(),
         None => text.to_owned(),
     }
+}
+
+/// Why a StatefulSet's pods, or their claims, can't be made. `events` are its failures to do so; of them only those count
+/// that are younger than every pod that exists: an older one was overcome.
+pub fn creation_problem(set: &str, events: &[Event], members: &[&Pod]) -> Option<Problem> {
+    let at = |event: &Event| {
+        let series = event.series.as_ref().map(|series| series.last_observed_time.0);
+        let last = event.deprecated_last_timestamp.as_ref().map(|time| time.0);
+        series.or(last).or_else(|| event.event_time.as_ref().map(|time| time.0))
+    };
+    let newest = members.iter().filter_map(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0)).max();
+    let (_, event) = events.iter().filter_map(|event| Some((at(event)?, event))).max_by_key(|(time, _)| *time)?;
+    let failed = at(event)?.as_second();
+    newest.is_none_or(|newest| failed >= newest.as_second()).then(|| {
+        let why = event.note.as_deref().map_or_else(|| "no reason given".to_owned(), short);
+        Problem::new(
+            Reason::Refused,
+            format!("the pods of StatefulSet {set} can't be made: {why}; correct the namespace's quota or policy, or the spec"),
+        )
+    })
 }
 
 /// How long a claim without a class may be pending before it is called a problem.

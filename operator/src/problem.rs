@@ -31,6 +31,10 @@ pub enum Reason {
     Refused,
     /// A volume can't grow.
     StorageNotExpandable,
+    /// A volume does not grow as it was asked to.
+    ResizeFailed,
+    /// The volumes that an earlier resource left are of another kind than this one asks for.
+    OtherVolumes,
     /// A volume can't be had.
     VolumeMissing,
     /// An image can't be pulled.
@@ -43,6 +47,10 @@ pub enum Reason {
     ContainerConfig,
     /// A process ends again and again.
     CrashLoop,
+    /// A pod does not stop: its node does not answer.
+    NodeLost,
+    /// The API server does not let the owner of a volume be changed.
+    OwnerRefused,
     /// The API server could not be reached or had an error.
     ApiError,
 }

@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     controller,
-    crd::Images,
+    crd::{Images, Pull},
     events::Announcer,
     gate::{Gate, GateLayer},
     http,
@@ -19,6 +19,7 @@ use crate::{
     metrics::Metrics,
     probe::{Ports, Prober},
     reconcile::Context,
+    validate::Defaults,
 };
 
 /// Longest wait for reconciles under way when the process ends.
@@ -34,7 +35,9 @@ pub struct Settings {
     pub namespace: Option<String>,
     /// Default images.
     pub images: Images,
-    /// Namespace of the Lease.
+    /// How they are pulled.
+    pub pull: Pull,
+    /// Namespace of the Lease: the one that the operator runs in.
     pub lease_namespace: String,
     /// Name of the Lease.
     pub lease_name: String,
@@ -94,7 +97,11 @@ pub async fn run(
     let context = Context {
         client: inside.clone(),
         prober: Prober::new(settings.admin_ports).map_err(ProcessError::Prober)?,
-        images: settings.images.clone(),
+        defaults: Defaults {
+            images: settings.images.clone(),
+            pull: settings.pull.clone(),
+            namespace: settings.lease_namespace.clone(),
+        },
         announcer: Announcer::new(inside, &settings.pod_name),
         metrics: Arc::clone(&metrics),
     };

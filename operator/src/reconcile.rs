@@ -7,30 +7,32 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Pod, Secret},
+    core::v1::{ConfigMap, Pod, Secret},
+    events::v1::Event,
     storage::v1::StorageClass,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
 use crate::{
     apply::{self, Applied},
-    build::{self, Running},
+    build::{self, Running, Template},
     claims,
-    crd::{Images, ReplicatedDB, ReplicatedDBStatus, StorageStatus, compare},
-    dereference::{Observed, dereference},
+    crd::{ReplicatedDB, ReplicatedDBStatus, StorageStatus},
+    dereference::{Observed, Standing, dereference, standing},
     events::Announcer,
+    kept::{self, SecretStep},
     metrics::Metrics,
-    names::{FIELD_MANAGER, Identity, TOKEN_KEY, Tier},
-    pods,
+    names::{ANNOTATION_LAYOUT, FIELD_MANAGER, Identity, Tier},
+    pods::{self, PodView},
     probe::Prober,
     problem::{Problem, Reason},
     roll::{self, Reports, Step, TierView},
-    status::{Facts, status},
-    validate::{Validated, validate},
+    status::{Facts, failed, status},
+    validate::{Defaults, Validated, validate},
 };
 
 /// Time to the next look at a resource at rest.
@@ -43,8 +45,6 @@ pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const STATUS_MANAGER: &str = "replicateddb-operator-status";
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 32;
-/// Least length of a token that is taken for one.
-const TOKEN_LENGTH_MIN: usize = 32;
 
 /// What a reconcile needs besides the resource.
 #[derive(Clone)]
@@ -53,8 +53,8 @@ pub struct Context {
     pub client: Client,
     /// Asks the admin interfaces.
     pub prober: Prober,
-    /// Images for resources that name none and have none recorded.
-    pub images: Images,
+    /// What it adds to what resources say.
+    pub defaults: Defaults,
     /// Tells of transitions.
     pub announcer: Announcer,
     /// Counts.
@@ -71,25 +71,34 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
         context.metrics.forget(namespace, name);
         return Ok(None);
     };
-    let validated = match validate(&rdb, &context.images) {
+    let validated = match validate(&rdb, &context.defaults) {
         Ok(validated) => validated,
         Err(invalid) => {
             let problem = Problem::new(Reason::InvalidSpec, format!("{invalid}; correct the manifest"));
-            context.announcer.problem(&rdb, &problem).await;
+            tell_failure(context, &api, &rdb, rdb.status.clone().unwrap_or_default(), &problem).await?;
             return Ok(Some(REST_INTERVAL));
         }
     };
     record_release(&api, &rdb, &validated).await?;
     let pass = Pass { context, rdb: &rdb, validated: &validated };
-    let outcome = Box::pin(pass.run()).await?;
+    let outcome = match Box::pin(pass.run()).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            if let Some(problem) = apply::rejection(&error) {
+                let release = Some(validated.release.clone());
+                let before = ReplicatedDBStatus { release, ..rdb.status.clone().unwrap_or_default() };
+                tell_failure(context, &api, &rdb, before, &problem).await?;
+            }
+            return Err(error);
+        }
+    };
     let now = status(&outcome.facts(&validated, rdb.status.as_ref()));
     if rdb.status.as_ref() != Some(&now) {
         write_status(&api, &rdb, &now).await?;
         context.announcer.transitions(&rdb, &now).await;
     }
     let holds = |type_: &str| now.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
-    let degraded = holds(crate::status::DEGRADED);
-    context.metrics.resource(namespace, name, holds(crate::status::AVAILABLE), degraded, now.ready_replicas);
+    context.metrics.note(namespace, name, &now);
     match outcome.error {
         Some(error) => Err(error),
         None if outcome.polling => Ok(Some(POLL_INTERVAL)),
@@ -105,6 +114,23 @@ async fn record_release(api: &Api<ReplicatedDB>, rdb: &ReplicatedDB, validated: 
     }
     let before = rdb.status.clone().unwrap_or_default();
     write_status(api, rdb, &ReplicatedDBStatus { release: Some(validated.release.clone()), ..before }).await
+}
+
+/// Tells of a pass that could not be made.
+async fn tell_failure(
+    context: &Context,
+    api: &Api<ReplicatedDB>,
+    rdb: &ReplicatedDB,
+    before: ReplicatedDBStatus,
+    problem: &Problem,
+) -> Result<(), kube::Error> {
+    let now = failed(before, rdb.metadata.generation.unwrap_or_default(), problem, Timestamp::now());
+    if rdb.status.as_ref() != Some(&now) {
+        write_status(api, rdb, &now).await?;
+        context.announcer.transitions(rdb, &now).await;
+    }
+    context.metrics.note(&rdb.namespace().unwrap_or_default(), &rdb.name_any(), &now);
+    Ok(())
 }
 
 async fn write_status(
@@ -165,8 +191,12 @@ impl Pass<'_> {
     async fn run(&self) -> Result<Found, kube::Error> {
         let client = &self.context.client;
         let mut observed = dereference(client, self.identity()).await?;
-        let mut problems = Vec::new();
-        problems.extend(self.secret(&observed).await?);
+        let kept = kept::judge(self.validated, &observed);
+        let mut problems = kept.problems;
+        if kept.blocked {
+            return Ok(self.blocked(observed, problems, kept.waiting));
+        }
+        self.secret(kept.secret, &observed).await?;
         let plan = claims::plan(self.validated, &observed);
         let recreated: Vec<_> = plan.recreate.iter().map(|(tier, _)| self.identity().tier(*tier)).collect();
         let volumes = claims::carry_out(client, self.identity(), plan).await;
@@ -177,7 +207,8 @@ impl Pass<'_> {
         }
         let desired = build::build(self.validated, &self.running(&observed));
         let applied = apply::apply(client, self.identity(), desired, &observed).await;
-        let tiers = self.tiers(&observed, &applied);
+        let now = Timestamp::now();
+        let tiers = self.tiers(&observed, &applied, now);
         let rolling = roll::needed(&tiers);
         let reports = self.context.prober.ask(&tiers, rolling).await;
         let step = if rolling { roll::plan(&tiers, &reports) } else { Step::default() };
@@ -185,16 +216,37 @@ impl Pass<'_> {
         if let Err(failed) = self.replace(&step).await {
             error.get_or_insert(failed);
         }
-        let now = Timestamp::now();
         problems.extend(applied.problems);
         problems.extend(self.claim_problems(&observed, now).await);
+        let (resizes, growing) = claims::resizes(self.validated, &observed);
+        problems.extend(resizes);
         problems.extend(pod_problems(&tiers));
+        problems.extend(self.creation_problems(&observed, &tiers).await);
         if let Some(error) = error.as_ref().filter(|_| problems.is_empty()) {
             problems.push(Problem::new(Reason::ApiError, format!("the API server: {error}; trying again")));
         }
-        let waiting: Vec<_> = applied.waiting.into_iter().chain(step.waiting).collect();
+        let mut waiting: Vec<_> = applied.waiting.into_iter().chain(step.waiting).collect();
         let polling = rolling || !waiting.is_empty();
-        Ok(Found { tiers, reports, problems, waiting, storage: storage(&observed), polling, error, now })
+        // a resize may take hours: it is looked at again, but not every other second
+        waiting.extend(growing);
+        Ok(Found { tiers, reports, problems, waiting, storage: claims::storage(&observed), polling, error, now })
+    }
+
+    /// Nothing may be done: what is there is told as it is.
+    fn blocked(&self, observed: Observed, problems: Vec<Problem>, waiting: Vec<String>) -> Found {
+        let now = Timestamp::now();
+        let sets = Tier::ALL.into_iter().filter_map(|tier| observed.stateful_set(tier, self.identity()).cloned());
+        let applied = Applied { stateful_sets: sets.collect(), ..Default::default() };
+        Found {
+            tiers: self.tiers(&observed, &applied, now),
+            reports: Reports::default(),
+            problems,
+            polling: !waiting.is_empty(),
+            waiting,
+            storage: claims::storage(&observed),
+            error: None,
+            now,
+        }
     }
 
     /// StatefulSets again, after they have been deleted to come back: gone, or going.
@@ -208,59 +260,56 @@ impl Pass<'_> {
     }
 
     /// The Secret is made once, before anything that keeps data, and never again while data exists.
-    async fn secret(&self, observed: &Observed) -> Result<Option<Problem>, kube::Error> {
-        let name = self.identity().secret();
-        if let Some(secret) = &observed.secret {
-            let token = secret.data.as_ref().and_then(|data| data.get(TOKEN_KEY));
-            return Ok(match token {
-                Some(token) if token.0.len() >= TOKEN_LENGTH_MIN => None,
-                _ => Some(Problem::new(
-                    Reason::SecretLost,
-                    format!(
-                        "Secret {name} has no key {TOKEN_KEY} of at least {TOKEN_LENGTH_MIN} characters; {}",
-                        self.secret_remedy()
-                    ),
-                )),
-            });
-        }
-        if !observed.claims.is_empty() {
-            return Ok(Some(Problem::new(
-                Reason::SecretLost,
-                format!("Secret {name} is gone while volumes exist, and is not made anew; {}", self.secret_remedy()),
-            )));
-        }
-        let token: String = rand::random::<[u8; TOKEN_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect();
+    async fn secret(&self, step: SecretStep, observed: &Observed) -> Result<(), kube::Error> {
         let api: Api<Secret> = Api::namespaced(self.context.client.clone(), &self.identity().namespace);
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
-        match api.create(&params, &build::secret(self.validated, &token)).await {
-            Ok(_) => Ok(None),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
-            Err(error) => Err(error),
+        match (step, &observed.secret) {
+            (SecretStep::Create, _) => {
+                let token: String =
+                    rand::random::<[u8; TOKEN_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect();
+                let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+                match api.create(&params, &build::secret(self.validated, &token)).await {
+                    Ok(_) => Ok(()),
+                    Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            (SecretStep::Record, Some(secret)) => {
+                let note = json!({ANNOTATION_LAYOUT: kept::layout(self.validated)});
+                let patch = json!({"metadata": {"uid": secret.uid(), "annotations": note}});
+                let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+                api.patch(&secret.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ())
+            }
+            _ => Ok(()),
         }
-    }
-
-    fn secret_remedy(&self) -> String {
-        let Identity { name, namespace, .. } = self.identity();
-        format!(
-            "restore it from a backup, or make another and restart the pods: kubectl -n {namespace} create secret generic {} --from-literal={TOKEN_KEY}=$(openssl rand -hex 32) && kubectl -n {namespace} delete pod -l app.kubernetes.io/instance={name}",
-            self.identity().secret()
-        )
     }
 
     fn running(&self, observed: &Observed) -> Running {
         let identity = self.identity();
+        let known = |map: &&ConfigMap| matches!(standing(&map.metadata, identity), Standing::Ours | Standing::Free);
+        let ours: Vec<_> = observed.config_maps.iter().filter(known).cloned().collect();
         let stateful_sets: std::collections::BTreeMap<_, _> = Tier::ALL
             .into_iter()
             .filter_map(|tier| Some((tier, observed.stateful_set(tier, identity)?.clone())))
             .collect();
         // Never more than there are: a replica that is still there says what to keep, not what to add.
         let live = stateful_sets.get(&Tier::Cassandra).and_then(|set| set.spec.as_ref()?.replicas).unwrap_or_default();
-        let last = observed.pods_of(Tier::Replica).filter_map(|pod| crate::names::ordinal(&pod.name_any())).max();
-        Running { stateful_sets, cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)) }
+        let templates = Tier::ALL
+            .into_iter()
+            .filter_map(|tier| {
+                let set = stateful_sets.get(&tier);
+                Some((tier, Template::before(identity, tier, &ours, set)?))
+            })
+            .collect();
+        let last = observed
+            .pods_of(Tier::Replica, identity)
+            .into_iter()
+            .filter_map(|pod| crate::names::ordinal(&pod.name_any()))
+            .max();
+        Running { stateful_sets, templates, cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)) }
     }
 
     /// The tiers as they are after applying; pods beyond the wished number are on their way out and left aside.
-    fn tiers(&self, observed: &Observed, applied: &Applied) -> Vec<TierView> {
+    fn tiers(&self, observed: &Observed, applied: &Applied, now: Timestamp) -> Vec<TierView> {
         Tier::ALL
             .into_iter()
             .map(|tier| {
@@ -271,7 +320,8 @@ impl Pass<'_> {
                     let status = set.status.as_ref()?;
                     (status.observed_generation >= set.metadata.generation).then(|| status.update_revision.clone())?
                 });
-                let mut pods: Vec<_> = observed.pods_of(tier).filter_map(|pod| pods::view(pod, tier)).collect();
+                let members = observed.pods_of(tier, self.identity());
+                let mut pods: Vec<_> = members.into_iter().filter_map(|pod| pods::view(pod, tier, now)).collect();
                 pods.retain(|pod| pod.ordinal < size);
                 pods.sort_by_key(|pod| pod.ordinal);
                 TierView { tier, size, revision, pods }
@@ -290,6 +340,25 @@ impl Pass<'_> {
             self.context.announcer.replaced(self.rdb, replacement).await;
         }
         Ok(())
+    }
+
+    /// Pods that can't be made: the StatefulSet controller tells of it by an Event alone.
+    async fn creation_problems(&self, observed: &Observed, tiers: &[TierView]) -> Vec<Problem> {
+        const EVENTS_MAX: u32 = 20;
+        let api: Api<Event> = Api::namespaced(self.context.client.clone(), &self.identity().namespace);
+        let mut problems = Vec::new();
+        for view in tiers.iter().filter(|view| view.revision.is_some() && view.lacks_pods()) {
+            let set = self.identity().tier(view.tier);
+            let query = ListParams::default()
+                .fields(&format!("regarding.kind=StatefulSet,regarding.name={set},reason=FailedCreate"))
+                .limit(EVENTS_MAX);
+            let members = observed.pods_of(view.tier, self.identity());
+            match api.list(&query).await {
+                Ok(events) => problems.extend(pods::creation_problem(&set, &events.items, &members)),
+                Err(error) => tracing::warn!(set, error = %error, "can't read events"),
+            }
+        }
+        problems
     }
 
     async fn claim_problems(&self, observed: &Observed, now: Timestamp) -> Vec<Problem> {
@@ -323,8 +392,13 @@ fn pod_problems(tiers: &[TierView]) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
     for tier in tiers {
         let mut reasons = Vec::new();
-        for failure in
-            tier.pods.iter().filter(|pod| !pod.ready && !pod.terminating).filter_map(|pod| pod.failure.as_ref())
+        // of one that is going, only that it does not go
+        let told = |pod: &PodView, failure: &Problem| !pod.terminating || failure.reason == Reason::NodeLost;
+        for failure in tier
+            .pods
+            .iter()
+            .filter(|pod| !pod.ready || pod.terminating)
+            .filter_map(|pod| pod.failure.as_ref().filter(|failure| told(pod, failure)))
         {
             if !reasons.contains(&failure.reason) {
                 reasons.push(failure.reason);
@@ -333,13 +407,4 @@ fn pod_problems(tiers: &[TierView]) -> Vec<Problem> {
         }
     }
     problems
-}
-
-/// What the largest volume of each tier asks for.
-fn storage(observed: &Observed) -> StorageStatus {
-    let largest = |tier| {
-        let sizes = observed.claims_of(tier).filter_map(claims::requested);
-        sizes.max_by(|a, b| compare(a, b).unwrap_or(std::cmp::Ordering::Equal)).map(|size| size.0.clone())
-    };
-    StorageStatus { zookeeper: largest(Tier::ZooKeeper), cassandra: largest(Tier::Cassandra) }
 }

@@ -3,7 +3,8 @@
 //! StatefulSets never replace pods themselves (`OnDelete`). Pods are deleted one by one, with a UID precondition, tier
 //! after tier: ZooKeeper (followers first, the leader last, each only while the others make a quorum), Cassandra, then the
 //! replicas, each only when every replica has caught up. A pod that does not work and is outdated has nothing to lose:
-//! it is replaced at once, whatever else is going on, so that a corrected spec heals a bad roll.
+//! it is replaced before anything is waited for, so that a corrected spec heals a bad roll: one that failed at once, one
+//! that is merely not ready when it is what its own tier, or the Cassandras, wait for.
 
 use std::collections::BTreeMap;
 
@@ -43,6 +44,11 @@ impl TierView {
     pub fn ready(&self) -> i32 {
         let ready = self.pods.iter().filter(|pod| pod.ready && !pod.terminating).count();
         i32::try_from(ready).unwrap_or(i32::MAX)
+    }
+
+    /// Not all pods are there.
+    pub fn lacks_pods(&self) -> bool {
+        i32::try_from(self.pods.len()).is_ok_and(|pods| pods < self.size)
     }
 
     /// All pods are there, ready and current.
@@ -101,21 +107,41 @@ pub fn plan(tiers: &[TierView], reports: &Reports) -> Step {
         return step;
     }
     for tier in tiers {
-        if tier.outdated_pods().next().is_none() {
-            // A later tier goes on only over earlier ones that are whole.
-            if needed(tiers) && !tier.settled() && later_outdated(tiers, tier.tier) {
-                step.waiting = Some(format!("the {} pods to be ready before others are replaced", tier.tier));
-                return step;
+        let waiting = if tier.outdated_pods().next().is_some() {
+            match next(tier, tiers, reports) {
+                Ok(pod) => {
+                    step.delete.push(replacement(tier, pod, "its template has changed"));
+                    return step;
+                }
+                Err(waiting) => waiting,
             }
+        } else if !tier.settled() && later_outdated(tiers, tier.tier) {
+            // A later tier goes on only over earlier ones that are whole.
+            format!("the {} pods to be ready before others are replaced", tier.tier)
+        } else {
             continue;
-        }
-        match next(tier, tiers, reports) {
-            Ok(pod) => step.delete.push(replacement(tier, pod, "its template has changed")),
-            Err(waiting) => step.waiting = Some(waiting),
+        };
+        let replicas = tiers.iter().find(|replicas| replicas.tier == Tier::Replica && tier.tier == Tier::Cassandra);
+        match replicas.and_then(|replicas| Some((replicas, idle(replicas, reports)?))) {
+            Some((replicas, pod)) => {
+                let why = "it is outdated and not ready, and the Cassandra pods wait for the replicas";
+                step.delete.push(replacement(replicas, pod, why));
+            }
+            None => step.waiting = Some(waiting),
         }
         return step;
     }
     step
+}
+
+/// An outdated replica that serves nobody. Cassandras wait for replicas to be ready, and are themselves ready only once
+/// their replica has put them in order: such a one could hold its own correction up for ever.
+fn idle<'a>(replicas: &'a TierView, reports: &Reports) -> Option<&'a PodView> {
+    if replicas.pods.iter().any(|pod| pod.terminating) {
+        return None;
+    }
+    let serves = |pod: &PodView| reports.replicas.get(&pod.ordinal).is_some_and(|report| report.state == "serving");
+    replicas.outdated_pods().find(|pod| !pod.ready && !serves(pod))
 }
 
 fn later_outdated(tiers: &[TierView], than: Tier) -> bool {
@@ -131,15 +157,21 @@ fn next<'a>(tier: &'a TierView, tiers: &[TierView], reports: &Reports) -> Result
     if let Some(pod) = tier.pods.iter().find(|pod| pod.terminating) {
         return Err(format!("pod {} to stop", pod.name));
     }
-    if let Some(pod) = tier.pods.iter().find(|pod| !pod.ready && !tier.outdated(pod)) {
-        return Err(format!("the replaced pod {} to become ready", pod.name));
+    let missing = tier.lacks_pods();
+    let existence = || Err(format!("all {} {} pods to exist", tier.size, tier.tier));
+    if missing && tier.tier == Tier::ZooKeeper {
+        return existence();
     }
-    // Outdated and not ready: it is missing already, so it is next.
-    if let Some(pod) = tier.pods.iter().find(|pod| !pod.ready) {
+    // Outdated and not ready: it is missing already, so it is next, before a replaced one that may need it to be ready.
+    if let Some(pod) = tier.outdated_pods().find(|pod| !pod.ready && dispensable(tier, pod, reports)) {
         return Ok(pod);
     }
-    if i32::try_from(tier.pods.len()).is_ok_and(|pods| pods < tier.size) {
-        return Err(format!("all {} {} pods to exist", tier.size, tier.tier));
+    if let Some(pod) = tier.pods.iter().find(|pod| !pod.ready) {
+        let replaced = if tier.outdated(pod) { "" } else { "replaced " };
+        return Err(format!("the {replaced}pod {} to become ready", pod.name));
+    }
+    if missing {
+        return existence();
     }
     let highest = || {
         let pod = tier.outdated_pods().max_by_key(|pod| pod.ordinal);
@@ -158,6 +190,20 @@ fn next<'a>(tier: &'a TierView, tiers: &[TierView], reports: &Reports) -> Result
             highest()
         }
     }
+}
+
+/// Whether a pod that is not ready can go. A ZooKeeper server may be part of the quorum though its probe says otherwise:
+/// then the others must make one without it.
+fn dispensable(tier: &TierView, victim: &PodView, reports: &Reports) -> bool {
+    let takes_part = |pod: &PodView| {
+        let report = reports.zookeeper.get(&pod.ordinal);
+        report.is_some_and(|report| matches!(report.role, Role::Leader | Role::Follower))
+    };
+    if tier.tier != Tier::ZooKeeper || tier.size == 1 || !takes_part(victim) {
+        return true;
+    }
+    let others = tier.pods.iter().filter(|pod| pod.uid != victim.uid && pod.ready && !pod.terminating).count();
+    i32::try_from(others).is_ok_and(|others| others > tier.size / 2)
 }
 
 /// Ordinal of the leader of a whole ensemble: one leader, everybody else following it in step.

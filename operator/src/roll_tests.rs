@@ -155,6 +155,59 @@ fn an_outdated_pod_that_is_not_ready_is_next() {
     assert_eq!(names(&plan(&tiers, &Reports::default())), ["orders-cassandra-0"]);
 }
 
+/// A bad spec reached every pod, none of which is ready or says why. Replaced ones can't be ready before the others are
+/// there, so the others come first.
+#[test]
+fn a_corrected_spec_heals_a_whole_tier() {
+    let mut tiers = stack(&[Tier::ZooKeeper]);
+    for pod in &mut tiers[0].pods {
+        pod.ready = false;
+    }
+    tiers[0].pods[0] = pod(Tier::ZooKeeper, 0, "new", false);
+    assert_eq!(names(&plan(&tiers, &Reports::default())), ["orders-zookeeper-1"]);
+}
+
+/// Replicas made from a bad template don't get ready; the corrected one changes their Cassandras too, which wait for the
+/// replicas, or for what only the replica does.
+#[test]
+fn cassandras_do_not_wait_for_replicas_that_wait_to_be_replaced() {
+    let mut tiers = stack(&[Tier::Cassandra, Tier::Replica]);
+    tiers[2].pods[1].ready = false;
+    let mut reports = healthy(0);
+    reports.replicas.insert(1, ReplicaReport { state: "recovering".into(), ..Default::default() });
+    assert_eq!(names(&plan(&tiers, &reports)), ["orders-replica-1"]);
+    // a replaced Cassandra that only its replica can make ready
+    tiers[1].pods[1] = pod(Tier::Cassandra, 1, "new", false);
+    assert_eq!(names(&plan(&tiers, &reports)), ["orders-replica-1"]);
+    // and all Cassandras replaced
+    let mut tiers = stack(&[Tier::Replica]);
+    (tiers[1].pods[1].ready, tiers[2].pods[1].ready) = (false, false);
+    assert_eq!(names(&plan(&tiers, &reports)), ["orders-replica-1"]);
+    // one at a time, and none that serves
+    tiers[2].pods[0].terminating = true;
+    assert!(plan(&tiers, &reports).delete.is_empty());
+    tiers[2].pods[0].terminating = false;
+    assert!(plan(&tiers, &healthy(0)).delete.is_empty(), "its probe is late");
+}
+
+/// A probe that is late takes no server out of the quorum; deleting it would.
+#[test]
+fn a_zookeeper_of_the_quorum_goes_only_while_the_others_make_one() {
+    let mut tiers = stack(&[Tier::ZooKeeper]);
+    tiers[0].pods[0].ready = false;
+    assert_eq!(names(&plan(&tiers, &healthy(1))), ["orders-zookeeper-0"], "two are ready");
+    tiers[0].pods[1].ready = false;
+    let step = plan(&tiers, &healthy(1));
+    assert!(step.delete.is_empty() && step.waiting.is_some(), "{step:?}");
+    let mut reports = healthy(1);
+    reports.zookeeper.insert(0, ZooKeeperReport { role: Role::Other, synced_followers: 0 });
+    assert_eq!(names(&plan(&tiers, &reports)), ["orders-zookeeper-0"], "it is in no quorum");
+    // one is missing: it is made anew before any other goes
+    tiers[0].pods.remove(2);
+    let step = plan(&tiers, &reports);
+    assert!(step.delete.is_empty() && step.waiting.is_some_and(|w| w.contains("to exist")));
+}
+
 #[test]
 fn a_failure_of_the_current_template_stops_the_roll() {
     let mut tiers = stack(&[Tier::ZooKeeper, Tier::Replica]);
@@ -182,10 +235,16 @@ fn a_later_tier_waits_for_an_earlier_one_to_be_whole() {
 }
 
 proptest! {
-    /// Whatever is observed: of pods that work, at most one goes, and only when all others of its tier are ready; and
-    /// only outdated pods go.
+    /// Whatever is observed, pods that are missing included: of pods that work, at most one goes, and only when all others
+    /// of its tier are there and ready; only outdated pods go; and a ZooKeeper server that takes part in the quorum without
+    /// having failed goes only while the others are there, a majority of them ready.
     #[test]
-    fn never_two_working_pods(states in prop::collection::vec((0..3u8, any::<bool>(), any::<bool>(), any::<bool>()), 9), leader in 0..3i32) {
+    fn never_two_working_pods(
+        states in prop::collection::vec((0..3u8, any::<bool>(), any::<bool>(), any::<bool>()), 9),
+        missing in prop::collection::vec(prop::bool::weighted(0.15), 9),
+        silent in prop::collection::vec(any::<bool>(), 3),
+        leader in 0..3i32,
+    ) {
         let mut tiers = stack(&[]);
         for (index, (revision, ready, terminating, failed)) in states.into_iter().enumerate() {
             let pod = &mut tiers[index / 3].pods[index % 3];
@@ -193,7 +252,12 @@ proptest! {
             (pod.ready, pod.terminating) = (ready, terminating);
             pod.failure = (failed && !ready).then(|| Problem::new(Reason::CrashLoop, "x"));
         }
-        let step = plan(&tiers, &healthy(leader));
+        for (index, tier) in tiers.iter_mut().enumerate() {
+            tier.pods.retain(|pod| !missing[index * 3 + usize::try_from(pod.ordinal).unwrap()]);
+        }
+        let mut reports = healthy(leader);
+        reports.zookeeper.retain(|ordinal, _| !silent[usize::try_from(*ordinal).unwrap()]);
+        let step = plan(&tiers, &reports);
         let gone: Vec<_> = tiers
             .iter()
             .flat_map(|tier| tier.pods.iter().map(move |pod| (tier, pod)))
@@ -205,6 +269,11 @@ proptest! {
         prop_assert!(working.len() <= 1);
         for (tier, _) in working {
             prop_assert_eq!(tier.ready(), tier.size);
+        }
+        for (tier, pod) in gone.iter().filter(|(tier, pod)| tier.tier == Tier::ZooKeeper && pod.failure.is_none()) {
+            prop_assert_eq!(tier.pods.len(), 3);
+            let others = tier.pods.iter().filter(|other| other.uid != pod.uid && other.ready && !other.terminating).count();
+            prop_assert!(others >= 2 || !reports.zookeeper.contains_key(&pod.ordinal));
         }
     }
 }

@@ -70,6 +70,27 @@ pub fn status(facts: &Facts<'_>) -> ReplicatedDBStatus {
     }
 }
 
+/// The status after a pass that could not be made: that of before, with what is wrong. It speaks of no other generation
+/// than before: nothing of a newer one was done.
+pub fn failed(before: ReplicatedDBStatus, generation: i64, problem: &Problem, now: Timestamp) -> ReplicatedDBStatus {
+    let holds = |c: &&Condition| c.type_ == DEGRADED && c.status == "True";
+    let since = before.conditions.iter().find(holds).map(|c| c.last_transition_time.clone());
+    let degraded = Condition {
+        type_: DEGRADED.to_owned(),
+        status: "True".to_owned(),
+        reason: problem.reason.to_string(),
+        message: cut(problem.message.clone()),
+        observed_generation: Some(generation),
+        last_transition_time: since.unwrap_or_else(|| seconds(now)),
+    };
+    let others = before.conditions.into_iter().filter(|condition| condition.type_ != DEGRADED);
+    ReplicatedDBStatus {
+        message: Some(cut(problem.message.clone())),
+        conditions: others.chain([degraded]).collect(),
+        ..before
+    }
+}
+
 fn ready_replicas(facts: &Facts<'_>) -> i32 {
     facts.tiers.iter().find(|view| view.tier == Tier::Replica).map_or(0, TierView::ready)
 }

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::{
-    crd::Images,
     pods::PodView,
     probe::ReplicaReport,
     problem::Reason,
@@ -11,7 +10,7 @@ use crate::{
 };
 
 fn validated() -> Validated {
-    validate(&testing::resource("orders"), &Images::default()).unwrap()
+    validate(&testing::resource("orders"), &Default::default()).unwrap()
 }
 
 fn tiers(ready: i32) -> Vec<TierView> {
@@ -193,4 +192,18 @@ fn the_time_of_a_transition_is_that_of_the_change() {
     case.tiers = tiers(0);
     let status = case.status();
     assert_eq!((since(&status, AVAILABLE), since(&status, UPGRADE_AVAILABLE)), (1_500, 1_000));
+}
+
+/// A pass that could not be made changes what is wrong and nothing else; told again, it is the same.
+#[test]
+fn a_pass_that_failed_is_told() {
+    let well = ReplicatedDBStatus { observed_generation: Some(3), ready_replicas: 2, ..Default::default() };
+    let problem = Problem::new(Reason::Refused, "exceeded quota");
+    let later = |seconds| Timestamp::from_second(seconds).unwrap();
+    let told = failed(well.clone(), 4, &problem, later(100));
+    assert_eq!((told.observed_generation, told.ready_replicas), (Some(3), 2));
+    assert_eq!(told.message.as_deref(), Some("exceeded quota"));
+    let condition = told.conditions.iter().find(|condition| condition.type_ == DEGRADED).unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("True", "Refused"));
+    assert_eq!(failed(told.clone(), 4, &problem, later(200)), told, "nothing to write");
 }

@@ -4,7 +4,7 @@
 //! meant, and to refuse what no rule can see.
 
 use crate::{
-    crd::{Images, Release, ReplicatedDB, ReplicatedDBSpec},
+    crd::{CassandraMode, Images, Pull, Release, ReplicatedDB, ReplicatedDBSpec},
     names::{ANNOTATION_UPGRADE, Identity, Tier},
 };
 use kube::ResourceExt;
@@ -15,6 +15,17 @@ pub const TEMPLATE_VERSION: i32 = 1;
 
 /// Longest value of the upgrade annotation that is looked at.
 const UPGRADE_LENGTH_MAX: usize = 128;
+
+/// What an operator adds to what a resource says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Defaults {
+    /// Images for resources that name none and have none recorded.
+    pub images: Images,
+    /// How these are pulled.
+    pub pull: Pull,
+    /// The namespace that the operator runs in.
+    pub namespace: String,
+}
 
 /// A resource that can be built.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +40,10 @@ pub struct Validated {
     pub images: Images,
     /// What to record as in use once it has been applied.
     pub release: Release,
+    /// The namespace that the operator runs in.
+    pub operator_namespace: String,
+    /// The spec is the one that the status of before speaks of.
+    pub seen: bool,
     /// Pods keep the templates of an earlier operator until asked, or until their spec changes.
     pub hold_templates: bool,
     /// This operator has other images or templates than those in use.
@@ -51,8 +66,8 @@ pub enum Invalid {
     },
 }
 
-/// Validates `rdb`; `defaults` are the images of this operator.
-pub fn validate(rdb: &ReplicatedDB, defaults: &Images) -> Result<Validated, Invalid> {
+/// Validates `rdb`; `defaults` are those of this operator.
+pub fn validate(rdb: &ReplicatedDB, defaults: &Defaults) -> Result<Validated, Invalid> {
     let identity = Identity::of(rdb).ok_or(Invalid::NotStored)?;
     for (field, size) in [
         ("spec.zookeeper.storage.size", &rdb.spec.zookeeper.storage.size),
@@ -65,14 +80,22 @@ pub fn validate(rdb: &ReplicatedDB, defaults: &Images) -> Result<Validated, Inva
         .get(ANNOTATION_UPGRADE)
         .map(|value| value.chars().take(UPGRADE_LENGTH_MAX).collect::<String>());
     let recorded = rdb.status.as_ref().and_then(|status| status.release.as_ref());
-    let current = Release { images: defaults.clone(), template_version: TEMPLATE_VERSION, upgrade: asked.clone() };
+    let current = Release {
+        images: defaults.images.clone(),
+        pull: defaults.pull.clone(),
+        template_version: TEMPLATE_VERSION,
+        upgrade: asked.clone(),
+    };
     let release = match recorded {
         // an upgrade is asked for by a new value, not by taking the annotation away
         Some(old) if asked.is_none() || old.upgrade == asked => old.clone(),
         _ => current.clone(),
     };
     let images = named(&rdb.spec, &release.images);
-    let upgrade_available = release.template_version != TEMPLATE_VERSION || images != named(&rdb.spec, defaults);
+    let upgrade_available = release.template_version != TEMPLATE_VERSION
+        || images != named(&rdb.spec, &defaults.images)
+        || release.pull != defaults.pull;
+    let observed = rdb.status.as_ref().and_then(|status| status.observed_generation);
     Ok(Validated {
         identity,
         generation: rdb.metadata.generation.unwrap_or_default(),
@@ -81,6 +104,8 @@ pub fn validate(rdb: &ReplicatedDB, defaults: &Images) -> Result<Validated, Inva
         hold_templates: release.template_version != TEMPLATE_VERSION,
         upgrade_available,
         release,
+        operator_namespace: defaults.namespace.clone(),
+        seen: observed.is_some() && observed == rdb.metadata.generation,
     })
 }
 
@@ -99,8 +124,14 @@ impl Validated {
     pub fn size(&self, tier: Tier) -> i32 {
         match tier {
             Tier::ZooKeeper => self.spec.zookeeper.size,
+            Tier::Cassandra if self.shared() => 1,
             Tier::Cassandra | Tier::Replica => self.spec.replicas,
         }
+    }
+
+    /// All replicas work with one Cassandra.
+    pub fn shared(&self) -> bool {
+        self.spec.cassandra.mode == CassandraMode::Shared
     }
 
     /// Image of a tier.
@@ -110,6 +141,16 @@ impl Validated {
             Tier::Cassandra => &self.images.cassandra,
             Tier::Replica => &self.images.replica,
         }
+    }
+
+    /// How a tier's image is pulled, where it is the operator's.
+    pub fn pull(&self, tier: Tier) -> Option<&Pull> {
+        let named = match tier {
+            Tier::ZooKeeper => &self.spec.zookeeper.image,
+            Tier::Cassandra => &self.spec.cassandra.image,
+            Tier::Replica => &self.spec.replica.image,
+        };
+        named.is_none().then_some(&self.release.pull)
     }
 
     /// Volumes of a tier, where it has any.
@@ -125,11 +166,10 @@ impl Validated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{crd::ReplicatedDBStatus, testing};
-
-    fn images(tag: &str) -> Images {
-        Images { zookeeper: format!("z:{tag}"), cassandra: format!("c:{tag}"), replica: format!("r:{tag}") }
-    }
+    use crate::{
+        crd::{PullPolicy, ReplicatedDBStatus},
+        testing::{self, defaults},
+    };
 
     fn recorded(rdb: &mut ReplicatedDB, release: Release) {
         rdb.status = Some(ReplicatedDBStatus { release: Some(release), ..Default::default() });
@@ -138,30 +178,53 @@ mod tests {
     #[test]
     fn a_new_operator_changes_no_image() {
         let mut rdb = testing::resource("orders");
-        let first = validate(&rdb, &images("1")).unwrap();
-        assert_eq!((first.images.clone(), first.upgrade_available, first.hold_templates), (images("1"), false, false));
+        let first = validate(&rdb, &defaults("1")).unwrap();
+        assert_eq!(
+            (first.images.clone(), first.upgrade_available, first.hold_templates),
+            (defaults("1").images, false, false)
+        );
         recorded(&mut rdb, first.release);
-        let second = validate(&rdb, &images("2")).unwrap();
-        assert_eq!((second.images.clone(), second.upgrade_available), (images("1"), true));
+        let second = validate(&rdb, &defaults("2")).unwrap();
+        assert_eq!((second.images.clone(), second.upgrade_available), (defaults("1").images, true));
         // the spec changes: still the recorded ones, but for the one that it names
         rdb.spec.replica.image = Some("mine:7".into());
         rdb.spec.replicas = 5;
-        let third = validate(&rdb, &images("2")).unwrap();
-        assert_eq!(third.images, Images { replica: "mine:7".into(), ..images("1") });
+        let third = validate(&rdb, &defaults("2")).unwrap();
+        assert_eq!(third.images, Images { replica: "mine:7".into(), ..defaults("1").images });
     }
 
     #[test]
     fn an_upgrade_is_asked_for_by_a_new_value() {
         let mut rdb = testing::resource("orders");
-        recorded(&mut rdb, Release { images: images("1"), template_version: 0, upgrade: None });
-        let held = validate(&rdb, &images("2")).unwrap();
+        recorded(&mut rdb, Release { images: defaults("1").images, ..Default::default() });
+        let held = validate(&rdb, &defaults("2")).unwrap();
         assert!(held.hold_templates && held.upgrade_available);
         rdb.annotations_mut().insert(ANNOTATION_UPGRADE.into(), "now".into());
-        let upgraded = validate(&rdb, &images("2")).unwrap();
-        assert_eq!((upgraded.images.clone(), upgraded.hold_templates), (images("2"), false));
+        let upgraded = validate(&rdb, &defaults("2")).unwrap();
+        assert_eq!((upgraded.images.clone(), upgraded.hold_templates), (defaults("2").images, false));
         recorded(&mut rdb, upgraded.release);
-        assert_eq!(validate(&rdb, &images("3")).unwrap().images, images("2"), "the same value asks once");
+        assert_eq!(validate(&rdb, &defaults("3")).unwrap().images, defaults("2").images, "the same value asks once");
         rdb.annotations_mut().clear();
-        assert_eq!(validate(&rdb, &images("3")).unwrap().images, images("2"), "taking it away asks for nothing");
+        assert_eq!(
+            validate(&rdb, &defaults("3")).unwrap().images,
+            defaults("2").images,
+            "taking it away asks for nothing"
+        );
+    }
+
+    /// How images are pulled is part of what was recorded, and is of the operator's images alone.
+    #[test]
+    fn pulling_is_recorded_with_the_images() {
+        let mut rdb = testing::resource("orders");
+        rdb.spec.replica.image = Some("mine:7".into());
+        let first = validate(&rdb, &defaults("1")).unwrap();
+        recorded(&mut rdb, first.release.clone());
+        let pull = Pull { policy: PullPolicy::Always, secrets: vec!["registry".into()] };
+        let newer = Defaults { pull: pull.clone(), ..defaults("1") };
+        let held = validate(&rdb, &newer).unwrap();
+        assert_eq!((held.pull(Tier::Cassandra), held.upgrade_available), (Some(&first.release.pull), true));
+        rdb.annotations_mut().insert(ANNOTATION_UPGRADE.into(), "now".into());
+        let upgraded = validate(&rdb, &newer).unwrap();
+        assert_eq!((upgraded.pull(Tier::Cassandra), upgraded.pull(Tier::Replica)), (Some(&pull), None));
     }
 }

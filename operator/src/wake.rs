@@ -4,7 +4,7 @@
 //! kind has a fingerprint of what matters; an event passes when the fingerprint is new, and a deletion always does.
 
 use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
+    collections::{BTreeSet, HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
 };
 
@@ -111,6 +111,37 @@ where
     })
 }
 
+/// Which objects of a watch have gone: each has a namespace and a name.
+#[derive(Debug, Default)]
+pub struct Presence {
+    present: BTreeSet<(String, String)>,
+    listing: BTreeSet<(String, String)>,
+}
+
+impl Presence {
+    /// Those that have gone with an event, or while the watch was down.
+    pub fn departures<K: Resource>(&mut self, event: &watcher::Event<K>) -> Vec<(String, String)> {
+        let key = |object: &K| {
+            let meta = object.meta();
+            (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+        };
+        match event {
+            watcher::Event::Init => self.listing.clear(),
+            watcher::Event::InitApply(object) => drop(self.listing.insert(key(object))),
+            watcher::Event::InitDone => {
+                let before = std::mem::replace(&mut self.present, std::mem::take(&mut self.listing));
+                return before.difference(&self.present).cloned().collect();
+            }
+            watcher::Event::Apply(object) => drop(self.present.insert(key(object))),
+            watcher::Event::Delete(object) => {
+                self.present.remove(&key(object));
+                return vec![key(object)];
+            }
+        }
+        Vec::new()
+    }
+}
+
 /// The resource that an object belongs to, by its label.
 pub fn instance<K, R>(object: &K) -> Option<ObjectRef<R>>
 where
@@ -158,6 +189,31 @@ mod tests {
         let woken: Vec<_> = wakes::<_, ReplicatedDB>(stream, shape, instance).collect().await;
         assert_eq!(woken.len(), 3, "first sight, a change, and the deletion");
         assert_eq!(*woken[0].as_ref().unwrap(), ObjectRef::new("orders").within("shop"));
+    }
+
+    #[test]
+    fn what_has_gone_is_noticed() {
+        let named = |name: &str| {
+            let mut map = map("1");
+            map.metadata.name = Some(name.to_owned());
+            map
+        };
+        let gone =
+            |names: &[&str]| names.iter().map(|name| ("shop".to_owned(), (*name).to_owned())).collect::<Vec<_>>();
+        let mut presence = Presence::default();
+        for (event, expected) in [
+            (Event::Init, gone(&[])),
+            (Event::InitApply(named("a")), gone(&[])),
+            (Event::InitApply(named("b")), gone(&[])),
+            (Event::InitDone, gone(&[])),
+            (Event::Apply(named("c")), gone(&[])),
+            (Event::Delete(named("a")), gone(&["a"])),
+            (Event::Init, gone(&[])),
+            (Event::InitApply(named("c")), gone(&[])),
+            (Event::InitDone, gone(&["b"])), // while the watch was down
+        ] {
+            assert_eq!(presence.departures(&event), expected, "{event:?}");
+        }
     }
 
     #[test]

@@ -11,16 +11,18 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::ResourceExt;
 use proptest::prelude::*;
 use replicateddb_operator::{
-    build::{Desired, Running, build},
+    build::{Desired, Running, Template, build},
     compare,
-    crd::{Amount, Images, ReplicatedDB, ReplicatedDBSpec},
+    crd::{Amount, Images, Pull, PullPolicy, ReplicatedDB, ReplicatedDBSpec},
     names::Tier,
-    validate::{TEMPLATE_VERSION, Validated, validate},
+    validate::{Defaults, TEMPLATE_VERSION, Validated, validate},
 };
 use serde_json::{Value, json};
 
-fn images() -> Images {
-    Images { zookeeper: "zookeeper:1".into(), cassandra: "cassandra:1".into(), replica: "server:1".into() }
+fn defaults() -> Defaults {
+    let images =
+        Images { zookeeper: "zookeeper:1".into(), cassandra: "cassandra:1".into(), replica: "server:1".into() };
+    Defaults { images, namespace: "operators".into(), ..Default::default() }
 }
 
 fn resource(spec: Value) -> ReplicatedDB {
@@ -33,7 +35,7 @@ fn resource(spec: Value) -> ReplicatedDB {
 }
 
 fn built(spec: Value) -> (Validated, Desired) {
-    let validated = validate(&resource(spec), &images()).unwrap();
+    let validated = validate(&resource(spec), &defaults()).unwrap();
     let desired = build(&validated, &Running::default());
     (validated, desired)
 }
@@ -44,7 +46,8 @@ fn yaml(desired: Desired) -> String {
         desired;
     let mut values: Vec<Value> = Vec::new();
     values.extend(service_accounts.iter().map(|o| json!(o)));
-    values.extend(config_maps.iter().map(|o| json!(o)));
+    // but for the records of what the StatefulSets show
+    values.extend(config_maps.iter().filter(|map| !map.name_any().ends_with("-template")).map(|o| json!(o)));
     values.extend(services.iter().map(|o| json!(o)));
     values.extend(network_policies.iter().map(|o| json!(o)));
     values.extend(disruption_budgets.iter().map(|o| json!(o)));
@@ -84,6 +87,7 @@ fn a_full_manifest() {
             "zookeeper": {"size": 5, "image": "mine/zookeeper:2", "config": {"tickTime": "1000"},
                 "storage": {"size": "20Gi", "storageClassName": "fast", "onDelete": "Delete"}},
             "cassandra": {
+                "storage": {"onDelete": "Delete"},
                 "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"cpu": 4, "memory": "8Gi"}},
                 "config": {"concurrent_reads": "64", "concurrent_writes": "64"},
                 "pod": {"labels": {"team": "a"}, "annotations": {"scrape": "yes"}, "priorityClassName": "high",
@@ -101,6 +105,21 @@ fn a_single_replica() {
     golden("single", json!({"replicas": 1, "zookeeper": {"size": 1}}));
     let (_, desired) = built(json!({"replicas": 1, "zookeeper": {"size": 1}}));
     assert!(desired.disruption_budgets.is_empty(), "a budget would block every drain");
+}
+
+/// One Cassandra for all: the smallest installation.
+#[test]
+fn a_shared_cassandra() {
+    golden("shared", json!({"cassandra": {"mode": "Shared"}, "zookeeper": {"size": 1}}));
+    let (validated, desired) = built(json!({"replicas": 5, "cassandra": {"mode": "Shared"}}));
+    let sizes: Vec<_> = desired.stateful_sets.iter().map(|set| set.spec.as_ref().unwrap().replicas).collect();
+    assert_eq!(sizes, [Some(3), Some(1), Some(5)]);
+    let name = validated.identity.tier(Tier::Cassandra);
+    assert!(desired.disruption_budgets.iter().all(|budget| budget.name_any() != name));
+    let replica = &desired.stateful_sets[2].spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+    let environment: Vec<_> = replica.containers[0].env.iter().flatten().map(|variable| &variable.name).collect();
+    assert!(environment.iter().all(|name| !name.starts_with("RDB_AGENT")), "{environment:?}");
+    assert!(!json!(replica).to_string().contains("orders-internal"), "it has no use for the token");
 }
 
 /// Three of each, with the memory they ask for, fit in 6 GiB.
@@ -121,25 +140,34 @@ fn the_defaults_fit_a_small_machine() {
     assert!(milli <= 6 * 1_000 * (1 << 30), "{} MiB", milli / 1_000 / (1 << 20));
 }
 
-/// What an older operator started keeps its template under a newer one, but for what its user changes.
+/// What an older operator started keeps its template and its configuration under a newer one, but for what its user
+/// changes; also when the StatefulSet was deleted.
 #[test]
 fn held_templates() {
     let (validated, desired) = built(json!({}));
     let mut running = Running::default();
-    for (tier, set) in Tier::ALL.into_iter().zip(desired.stateful_sets.clone()) {
-        let mut set: StatefulSet = set;
-        let template = &mut set.spec.as_mut().unwrap().template;
-        template.spec.as_mut().unwrap().termination_grace_period_seconds = Some(7); // as an older version wrote it
-        running.stateful_sets.insert(tier, set);
+    for tier in Tier::ALL {
+        let record = Template::before(&validated.identity, tier, &desired.config_maps, None);
+        let mut template = record.unwrap();
+        template.pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(7); // as an older version wrote it
+        template.config.insert("older".into(), "1".into());
+        running.templates.insert(tier, template);
     }
     let grace = |validated: &Validated| {
-        build(validated, &running)
-            .stateful_sets
-            .iter()
-            .map(|set| {
-                set.spec.as_ref().unwrap().template.spec.as_ref().unwrap().termination_grace_period_seconds.unwrap()
-            })
-            .collect::<Vec<_>>()
+        let desired = build(validated, &running);
+        let grace = |set: &StatefulSet| {
+            set.spec.as_ref().unwrap().template.spec.as_ref().unwrap().termination_grace_period_seconds.unwrap()
+        };
+        let held = |tier: &Tier| {
+            let name = validated.identity.tier(*tier);
+            let map = desired.config_maps.iter().find(|map| map.name_any() == name).unwrap();
+            map.data.as_ref().unwrap().contains_key("older")
+        };
+        let graces: Vec<_> = desired.stateful_sets.iter().map(grace).collect();
+        for (tier, grace) in Tier::ALL.iter().zip(&graces) {
+            assert_eq!(held(tier), *grace == 7, "a template and its configuration are of one version");
+        }
+        graces
     };
     let held = Validated { hold_templates: true, ..validated.clone() };
     assert_eq!(grace(&held), [7, 7, 7]);
@@ -147,6 +175,59 @@ fn held_templates() {
     let mut changed = held.clone();
     changed.spec.cassandra.config.insert("concurrent_reads".into(), "8".into());
     assert_eq!(grace(&changed), [7, 120, 7], "only the tier that its user changed");
+    // a later version digests wishes otherwise: the status tells that they are the same
+    for template in running.templates.values_mut() {
+        template.inputs = "0:otherwise".into();
+    }
+    let grace = |validated: &Validated| build(validated, &running).stateful_sets.remove(1).spec.unwrap().template;
+    let seen = Validated { seen: true, ..held.clone() };
+    assert_eq!(grace(&seen), running.templates[&Tier::Cassandra].pod);
+    assert_ne!(grace(&Validated { seen: false, ..held }), running.templates[&Tier::Cassandra].pod);
+}
+
+/// What exists without a record, as somebody may have deleted it, is held as it is found.
+#[test]
+fn a_lost_record_is_read_from_what_exists() {
+    let (validated, desired) = built(json!({}));
+    let maps: Vec<_> =
+        desired.config_maps.iter().filter(|map| !map.name_any().ends_with("-template")).cloned().collect();
+    for (tier, set) in Tier::ALL.into_iter().zip(&desired.stateful_sets) {
+        let found = Template::before(&validated.identity, tier, &maps, Some(set));
+        assert_eq!(found, Template::before(&validated.identity, tier, &desired.config_maps, None));
+        assert!(found.is_some());
+    }
+}
+
+/// Secrets and policy of the operator's images are theirs alone.
+#[test]
+fn default_images_are_pulled_as_the_operator_says() {
+    let rdb = resource(json!({"replica": {"image": "mine:1", "pod": {"imagePullSecrets": ["own"]}},
+        "cassandra": {"pod": {"imagePullSecrets": ["own", "registry"]}}}));
+    let pull = Pull { policy: PullPolicy::Always, secrets: vec!["registry".into()] };
+    let validated = validate(&rdb, &Defaults { pull, ..defaults() }).unwrap();
+    let pulled = |set: &StatefulSet| {
+        let pod = set.spec.clone().unwrap().template.spec.unwrap();
+        let secrets: Vec<_> = pod.image_pull_secrets.into_iter().flatten().map(|secret| secret.name).collect();
+        (secrets.join(","), pod.containers[0].image_pull_policy.clone().unwrap())
+    };
+    let found: Vec<_> = build(&validated, &Running::default()).stateful_sets.iter().map(pulled).collect();
+    let expected = [("registry", "Always"), ("registry,own", "Always"), ("own", "IfNotPresent")];
+    assert_eq!(found, expected.map(|(secrets, policy)| (secrets.to_owned(), policy.to_owned())));
+}
+
+/// A size that can't be had holds nothing else up: what exists keeps the size that it has.
+#[test]
+fn a_stateful_set_keeps_its_size() {
+    let (_, desired) = built(json!({}));
+    let running =
+        Running { stateful_sets: Tier::ALL.into_iter().zip(desired.stateful_sets).collect(), ..Default::default() };
+    let (validated, _) = built(json!({"cassandra": {"storage": {"size": "20Gi"}, "image": "c:2"}}));
+    let size = |running: &Running| {
+        let set = build(&validated, running).stateful_sets.remove(1);
+        json!(set).pointer("/spec/volumeClaimTemplates/0/spec/resources/requests/storage").cloned()
+    };
+    assert_eq!(size(&running), Some(json!("10Gi")));
+    assert_eq!(size(&Running::default()), Some(json!("20Gi")), "made anew");
 }
 
 /// A Cassandra outlives the replica that drains into it.

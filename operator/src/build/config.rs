@@ -17,17 +17,21 @@ pub const ZOOKEEPER_FILE: &str = "zoo.cfg.extra";
 pub const CASSANDRA_FILE: &str = "cassandra.yaml.extra";
 
 /// The ConfigMap of a tier. Those of ZooKeeper and Cassandra are mounted as files, the replica's is its environment.
-pub fn config_map(validated: &Validated, tier: Tier) -> ConfigMap {
+pub fn config_map(validated: &Validated, tier: Tier, data: &BTreeMap<String, String>) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata(validated, validated.identity.tier(tier), tier),
+        data: Some(data.clone()),
+        ..Default::default()
+    }
+}
+
+/// The configuration of a tier.
+pub fn data(validated: &Validated, tier: Tier) -> BTreeMap<String, String> {
     let spec = &validated.spec;
-    let data = match tier {
+    match tier {
         Tier::ZooKeeper => file(ZOOKEEPER_FILE, lines(&spec.zookeeper.config, "=")),
         Tier::Cassandra => file(CASSANDRA_FILE, lines(&spec.cassandra.config, ": ")),
         Tier::Replica => environment(validated),
-    };
-    ConfigMap {
-        metadata: metadata(validated, validated.identity.tier(tier), tier),
-        data: Some(data),
-        ..Default::default()
     }
 }
 

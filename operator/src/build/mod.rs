@@ -5,6 +5,7 @@ mod pod;
 mod policy;
 mod service;
 mod stateful_set;
+mod template;
 
 use std::collections::BTreeMap;
 
@@ -19,19 +20,21 @@ use k8s_openapi::{
 };
 
 use crate::{
-    names::{TOKEN_KEY, Tier},
+    kept,
+    names::{ANNOTATION_LAYOUT, TOKEN_KEY, Tier},
     validate::Validated,
 };
 
 pub use policy::OPERATOR_NAME_LABEL;
 pub use service::client_endpoint;
+pub use template::Template;
 
 /// The objects that should exist, in the order in which they are applied: what a pod needs comes before the pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
     /// One for each tier; no pod mounts a token.
     pub service_accounts: Vec<ServiceAccount>,
-    /// The rendered configuration of each tier.
+    /// The rendered configuration of each tier, and a record of what its pods are made from.
     pub config_maps: Vec<ConfigMap>,
     /// A headless one for each tier, and the clients' one.
     pub services: Vec<Service>,
@@ -48,6 +51,8 @@ pub struct Desired {
 pub struct Running {
     /// The StatefulSets as they are.
     pub stateful_sets: BTreeMap<Tier, StatefulSet>,
+    /// What pods were made from before.
+    pub templates: BTreeMap<Tier, Template>,
     /// Number of Cassandra pods to keep for replicas that are still stopping: a replica that is scaled down drains into
     /// its Cassandra, so that one leaves after it.
     pub cassandra_pods_min: i32,
@@ -57,10 +62,11 @@ pub struct Running {
 pub fn build(validated: &Validated, running: &Running) -> Desired {
     let mut desired = Desired::default();
     for tier in Tier::ALL {
-        let config = config::config_map(validated, tier);
+        let template = Template::choose(validated, running.templates.get(&tier), tier);
         desired.service_accounts.push(pod::service_account(validated, tier));
-        desired.stateful_sets.push(stateful_set::stateful_set(validated, running, tier, &config));
-        desired.config_maps.push(config);
+        desired.config_maps.push(template.record(validated, tier));
+        desired.config_maps.push(config::config_map(validated, tier, &template.config));
+        desired.stateful_sets.push(stateful_set::stateful_set(validated, running, tier, template));
         desired.services.push(service::nodes(validated, tier));
         desired.network_policies.push(policy::network_policy(validated, tier));
         desired.disruption_budgets.extend(policy::disruption_budget(validated, tier));
@@ -77,6 +83,7 @@ pub fn secret(validated: &Validated, token: &str) -> Secret {
             name: Some(validated.identity.secret()),
             namespace: Some(validated.identity.namespace.clone()),
             labels: Some(validated.identity.labels(Tier::Cassandra)),
+            annotations: Some([(ANNOTATION_LAYOUT.to_owned(), kept::layout(validated))].into()),
             ..Default::default()
         },
         string_data: Some([(TOKEN_KEY.to_owned(), token.to_owned())].into()),

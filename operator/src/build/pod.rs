@@ -2,7 +2,7 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Affinity, Capabilities, ConfigMap, ConfigMapEnvSource, ConfigMapVolumeSource, Container, ContainerPort,
+        Affinity, Capabilities, ConfigMapEnvSource, ConfigMapVolumeSource, Container, ContainerPort,
         EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction, LocalObjectReference,
         ObjectFieldSelector, PodAffinity, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
         PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use super::{config::CASSANDRA_FILE, metadata, service};
 use crate::{
-    crd::{ComputeAmounts, PodAdditions, Resources},
+    crd::{ComputeAmounts, PodAdditions, PullPolicy, Resources},
     names::{ANNOTATION_CONFIG, DATA_VOLUME, LABEL_POD_INDEX, PORT_CQL, PORT_ZOOKEEPER, TOKEN_KEY, Tier, digest},
     validate::Validated,
 };
@@ -28,6 +28,8 @@ use crate::{
 const USER: i64 = 10_001;
 /// Below this limit Cassandra is told to be small.
 const CASSANDRA_SMALL_BELOW: &str = "4Gi";
+/// The keyspace of each replica in a shared Cassandra: it puts its own ordinal in the place of {id}.
+const SHARED_KEYSPACE: &str = "replica_{id}";
 /// Where configuration files, secrets and data are mounted.
 const CONFIG_DIR: &str = "/config";
 const SECRETS_DIR: &str = "/secrets";
@@ -44,12 +46,12 @@ pub fn service_account(validated: &Validated, tier: Tier) -> ServiceAccount {
 }
 
 /// The pod template of a tier.
-pub fn template(validated: &Validated, tier: Tier, config: &ConfigMap) -> PodTemplateSpec {
+pub fn template(validated: &Validated, tier: Tier, config: &BTreeMap<String, String>) -> PodTemplateSpec {
     let additions = additions(validated, tier);
     let mut labels = additions.labels.clone();
     labels.extend(validated.identity.labels(tier));
     let mut annotations = additions.annotations.clone();
-    annotations.insert(ANNOTATION_CONFIG.to_owned(), digest(json!(config.data).to_string().as_bytes()));
+    annotations.insert(ANNOTATION_CONFIG.to_owned(), digest(json!(config).to_string().as_bytes()));
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..Default::default() }),
         spec: Some(pod(validated, tier, additions)),
@@ -65,7 +67,9 @@ fn additions(validated: &Validated, tier: Tier) -> &PodAdditions {
 }
 
 fn pod(validated: &Validated, tier: Tier, additions: &PodAdditions) -> PodSpec {
-    let secrets = additions.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() });
+    let defaults = validated.pull(tier).map(|pull| pull.secrets.as_slice()).unwrap_or_default();
+    let own = additions.image_pull_secrets.iter().filter(|name| !defaults.contains(name));
+    let secrets = defaults.iter().chain(own).map(|name| LocalObjectReference { name: name.clone() });
     PodSpec {
         affinity: Some(additions.affinity.clone().unwrap_or_else(|| affinity(validated, tier))),
         tolerations: some(additions.tolerations.clone()),
@@ -108,14 +112,14 @@ fn container(validated: &Validated, tier: Tier) -> Container {
     if tier != Tier::Replica {
         mounts.push(mount("config", CONFIG_DIR, true));
     }
-    if tier != Tier::ZooKeeper {
+    if has_token(validated, tier) {
         mounts.push(mount("secrets", SECRETS_DIR, true));
     }
     let [startup, liveness, readiness] = probes(tier);
     Container {
         name: tier.component().to_owned(),
         image: Some(validated.image(tier).to_owned()),
-        image_pull_policy: Some("IfNotPresent".to_owned()),
+        image_pull_policy: Some(validated.pull(tier).map_or(PullPolicy::IfNotPresent, |pull| pull.policy).to_string()),
         args: (tier == Tier::Replica).then(|| vec!["replica".to_owned()]),
         env: Some(environment(validated, tier)),
         env_from: (tier == Tier::Replica).then(|| {
@@ -144,6 +148,15 @@ fn container(validated: &Validated, tier: Tier) -> Container {
     }
 }
 
+/// Store agents know their replicas by it; a shared Cassandra's agent does as nobody asks.
+fn has_token(validated: &Validated, tier: Tier) -> bool {
+    match tier {
+        Tier::ZooKeeper => false,
+        Tier::Cassandra => true,
+        Tier::Replica => !validated.shared(),
+    }
+}
+
 fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
     let identity = &validated.identity;
     let zookeepers = 0..validated.size(Tier::ZooKeeper);
@@ -152,18 +165,24 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
             let server = |n| format!("server.{}={}:2888:3888;2181", n + 1, identity.host(Tier::ZooKeeper, n));
             vec![value("ZK_SERVERS", zookeepers.map(server).collect::<Vec<_>>().join(" "))]
         }
-        Tier::Cassandra => vec![
-            field("RDB_BROADCAST_ADDRESS", "status.podIP"),
-            value("RDB_CLUSTER_NAME", identity.name.clone()),
-            value("RDB_DATA_DIR", DATA_DIR.to_owned()),
-            value("RDB_EXTRA_CONFIG", format!("{CONFIG_DIR}/{CASSANDRA_FILE}")),
-            // The agent gives up a moment before the kubelet does.
-            value("RDB_STOP_TIMEOUT", format!("{}s", grace_seconds(Tier::Cassandra) - 10)),
-            value("RDB_PROFILE", if small(validated) { "small" } else { "default" }.to_owned()),
-            value("RDB_TOKEN_FILE", format!("{SECRETS_DIR}/{TOKEN_KEY}")),
-        ],
+        Tier::Cassandra => {
+            let mut variables = store(validated);
+            // one plain Cassandra, without restore points
+            variables.extend(validated.shared().then(|| value("RDB_SHARED", "true".to_owned())));
+            variables
+        }
         Tier::Replica => {
             let server = |n| format!("{}:{PORT_ZOOKEEPER}", identity.host(Tier::ZooKeeper, n));
+            let ensemble = zookeepers.map(server).collect::<Vec<_>>().join(",");
+            if validated.shared() {
+                let store = identity.host(Tier::Cassandra, 0);
+                return vec![
+                    field("RDB_ADVERTISE", "status.podIP"),
+                    value("RDB_CASSANDRA", format!("{store}:{PORT_CQL}")),
+                    value("RDB_KEYSPACE", SHARED_KEYSPACE.to_owned()),
+                    value("RDB_ZOOKEEPER", ensemble),
+                ];
+            }
             // the replica puts its own ordinal in the place of {id}
             let store = identity.host(Tier::Cassandra, "{id}");
             vec![
@@ -171,10 +190,24 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
                 value("RDB_AGENT", format!("http://{store}:{}", crate::names::PORT_AGENT)),
                 value("RDB_AGENT_TOKEN_FILE", format!("{SECRETS_DIR}/{TOKEN_KEY}")),
                 value("RDB_CASSANDRA", format!("{store}:{PORT_CQL}")),
-                value("RDB_ZOOKEEPER", zookeepers.map(server).collect::<Vec<_>>().join(",")),
+                value("RDB_ZOOKEEPER", ensemble),
             ]
         }
     }
+}
+
+/// What the store agent is told.
+fn store(validated: &Validated) -> Vec<EnvVar> {
+    vec![
+        field("RDB_BROADCAST_ADDRESS", "status.podIP"),
+        value("RDB_CLUSTER_NAME", validated.identity.name.clone()),
+        value("RDB_DATA_DIR", DATA_DIR.to_owned()),
+        value("RDB_EXTRA_CONFIG", format!("{CONFIG_DIR}/{CASSANDRA_FILE}")),
+        // The agent gives up a moment before the kubelet does.
+        value("RDB_STOP_TIMEOUT", format!("{}s", grace_seconds(Tier::Cassandra) - 10)),
+        value("RDB_PROFILE", if small(validated) { "small" } else { "default" }.to_owned()),
+        value("RDB_TOKEN_FILE", format!("{SECRETS_DIR}/{TOKEN_KEY}")),
+    ]
 }
 
 fn small(validated: &Validated) -> bool {
@@ -243,7 +276,7 @@ fn volumes(validated: &Validated, tier: Tier) -> Vec<Volume> {
             ..Default::default()
         });
     }
-    if tier != Tier::ZooKeeper {
+    if has_token(validated, tier) {
         volumes.push(Volume {
             name: "secrets".to_owned(),
             secret: Some(SecretVolumeSource {
@@ -270,8 +303,8 @@ fn affinity(validated: &Validated, tier: Tier) -> Affinity {
             ..Default::default()
         }),
         topology_key: HOSTNAME_TOPOLOGY.to_owned(),
-        // the one with the same ordinal
-        match_label_keys: index.then(|| vec![LABEL_POD_INDEX.to_owned()]),
+        // the one with the same ordinal; a shared Cassandra is everybody's
+        match_label_keys: (index && !validated.shared()).then(|| vec![LABEL_POD_INDEX.to_owned()]),
         ..Default::default()
     };
     let preferred = |weight, pod_affinity_term| vec![WeightedPodAffinityTerm { weight, pod_affinity_term }];

@@ -15,8 +15,8 @@ use k8s_openapi::{
 use super::metadata;
 use crate::{
     names::{
-        LABEL_ADMIN_ACCESS, LABEL_NAME, PORT_ADMIN, PORT_AGENT, PORT_CQL, PORT_ZOOKEEPER, PORT_ZOOKEEPER_ADMIN,
-        PORT_ZOOKEEPER_ELECTION, PORT_ZOOKEEPER_METRICS, PORT_ZOOKEEPER_PEER, Tier,
+        LABEL_ADMIN_ACCESS, LABEL_NAME, LABEL_NAMESPACE, PORT_ADMIN, PORT_AGENT, PORT_CQL, PORT_ZOOKEEPER,
+        PORT_ZOOKEEPER_ADMIN, PORT_ZOOKEEPER_ELECTION, PORT_ZOOKEEPER_METRICS, PORT_ZOOKEEPER_PEER, Tier,
     },
     validate::Validated,
 };
@@ -31,12 +31,17 @@ pub fn network_policy(validated: &Validated, tier: Tier) -> NetworkPolicy {
         Tier::ZooKeeper => vec![
             rule(&[PORT_ZOOKEEPER], Some(vec![of(Tier::ZooKeeper), of(Tier::Replica)])),
             rule(&[PORT_ZOOKEEPER_PEER, PORT_ZOOKEEPER_ELECTION], Some(vec![of(Tier::ZooKeeper)])),
-            rule(&[PORT_ZOOKEEPER_ADMIN], Some(vec![operator()])),
-            rule(&[PORT_ZOOKEEPER_METRICS], Some(vec![operator(), tools()])),
+            rule(&[PORT_ZOOKEEPER_ADMIN], Some(vec![operator(validated)])),
+            rule(&[PORT_ZOOKEEPER_METRICS], Some(vec![operator(validated), tools()])),
         ],
+        // nobody asks the agent of a shared one for anything
+        Tier::Cassandra if validated.shared() => vec![rule(&[PORT_CQL], Some(vec![of(Tier::Replica)]))],
         Tier::Cassandra => vec![rule(&[PORT_CQL, PORT_AGENT], Some(vec![of(Tier::Replica)]))],
         Tier::Replica => {
-            vec![rule(&[PORT_CQL], None), rule(&[PORT_ADMIN], Some(vec![of(Tier::Replica), operator(), tools()]))]
+            vec![
+                rule(&[PORT_CQL], None),
+                rule(&[PORT_ADMIN], Some(vec![of(Tier::Replica), operator(validated), tools()])),
+            ]
         }
     };
     NetworkPolicy {
@@ -64,22 +69,22 @@ fn own(validated: &Validated, tier: Tier) -> NetworkPolicyPeer {
     NetworkPolicyPeer { pod_selector: Some(select(validated.identity.selector(tier))), ..Default::default() }
 }
 
-/// The operator, wherever it is installed.
-fn operator() -> NetworkPolicyPeer {
-    anywhere(LABEL_NAME, OPERATOR_NAME_LABEL)
-}
-
-/// Pods that the user has labelled: a metrics collector, `replicateddb-server verify`.
-fn tools() -> NetworkPolicyPeer {
-    anywhere(LABEL_ADMIN_ACCESS, "true")
-}
-
-fn anywhere(label: &str, value: &str) -> NetworkPolicyPeer {
+/// The operator, in the namespace that it runs in: labels alone, anybody could put on a pod of their own.
+fn operator(validated: &Validated) -> NetworkPolicyPeer {
     NetworkPolicyPeer {
-        namespace_selector: Some(LabelSelector::default()),
-        pod_selector: Some(select([(label.to_owned(), value.to_owned())].into())),
+        namespace_selector: Some(select(label(LABEL_NAMESPACE, &validated.operator_namespace))),
+        pod_selector: Some(select(label(LABEL_NAME, OPERATOR_NAME_LABEL))),
         ..Default::default()
     }
+}
+
+/// Pods of the same namespace that its user has labelled: a metrics collector, `replicateddb-server verify`.
+fn tools() -> NetworkPolicyPeer {
+    NetworkPolicyPeer { pod_selector: Some(select(label(LABEL_ADMIN_ACCESS, "true"))), ..Default::default() }
+}
+
+fn label(name: &str, value: &str) -> BTreeMap<String, String> {
+    [(name.to_owned(), value.to_owned())].into()
 }
 
 fn select(labels: BTreeMap<String, String>) -> LabelSelector {

@@ -5,29 +5,23 @@ use k8s_openapi::{
         apps::v1::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
-        core::v1::{ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
+        core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
-use kube::ResourceExt;
-use serde_json::json;
 
-use super::{Running, metadata, pod};
+use super::{Running, Template, metadata};
 use crate::{
-    names::{ANNOTATION_INPUTS, DATA_VOLUME, Tier, digest},
+    claims,
+    names::{ANNOTATION_INPUTS, DATA_VOLUME, Tier},
     validate::Validated,
 };
 
 /// The StatefulSet of a tier. Pods start together and are replaced only by the operator ([`crate::roll`]).
-pub fn stateful_set(validated: &Validated, running: &Running, tier: Tier, config: &ConfigMap) -> StatefulSet {
-    let inputs = inputs(validated, tier);
+pub fn stateful_set(validated: &Validated, running: &Running, tier: Tier, template: Template) -> StatefulSet {
     let live = running.stateful_sets.get(&tier);
-    let held = live
-        .filter(|live| validated.hold_templates && live.annotations().get(ANNOTATION_INPUTS) == Some(&inputs))
-        .and_then(|live| live.spec.as_ref())
-        .map(|spec| spec.template.clone());
     let mut metadata = metadata(validated, validated.identity.tier(tier), tier);
-    metadata.annotations = Some([(ANNOTATION_INPUTS.to_owned(), inputs)].into());
+    metadata.annotations = Some([(ANNOTATION_INPUTS.to_owned(), template.inputs)].into());
     StatefulSet {
         metadata,
         spec: Some(StatefulSetSpec {
@@ -48,37 +42,20 @@ pub fn stateful_set(validated: &Validated, running: &Running, tier: Tier, config
                 when_scaled: Some("Retain".to_owned()),
             }),
             revision_history_limit: Some(3),
-            template: held.unwrap_or_else(|| pod::template(validated, tier, config)),
-            volume_claim_templates: claim_template(validated, tier).map(|claim| vec![claim]),
+            template: template.pod,
+            volume_claim_templates: claim_template(validated, tier, live).map(|claim| vec![claim]),
             ..Default::default()
         }),
         ..Default::default()
     }
 }
 
-/// Digest of what the user asks of a tier's pods. It stays the same when only the operator changes.
-fn inputs(validated: &Validated, tier: Tier) -> String {
-    let (spec, image) = (&validated.spec, validated.image(tier));
-    let value = match tier {
-        Tier::ZooKeeper => {
-            let z = &spec.zookeeper;
-            json!([image, z.size, z.resources, z.pod, z.config])
-        }
-        Tier::Cassandra => {
-            let c = &spec.cassandra;
-            json!([image, c.mode, c.resources, c.pod, c.config])
-        }
-        Tier::Replica => {
-            let r = &spec.replica;
-            json!([image, r.resources, r.pod, r.config, spec.ordering, spec.zookeeper.size])
-        }
-    };
-    digest(value.to_string().as_bytes())
-}
-
-/// The claim template of a tier with volumes. It can never change: it carries nothing that a version could change.
-fn claim_template(validated: &Validated, tier: Tier) -> Option<PersistentVolumeClaim> {
+/// The claim template of a tier with volumes. It can never change: it carries nothing that a version could change, and of a
+/// StatefulSet that exists the size that it has. Another size comes with another StatefulSet, which is made once the claims
+/// have grown ([`crate::claims`]): one that can't be had holds nothing else up.
+fn claim_template(validated: &Validated, tier: Tier, live: Option<&StatefulSet>) -> Option<PersistentVolumeClaim> {
     let storage = validated.storage(tier)?;
+    let size = live.and_then(claims::template_size).cloned().unwrap_or_else(|| storage.size.quantity());
     Some(PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(DATA_VOLUME.to_owned()),
@@ -89,7 +66,7 @@ fn claim_template(validated: &Validated, tier: Tier) -> Option<PersistentVolumeC
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: storage.storage_class_name.clone(),
             resources: Some(VolumeResourceRequirements {
-                requests: Some([("storage".to_owned(), storage.size.quantity())].into()),
+                requests: Some([("storage".to_owned(), size)].into()),
                 ..Default::default()
             }),
             ..Default::default()

@@ -8,14 +8,16 @@
 
 mod amount;
 mod definition;
+mod reference;
 mod settings;
 mod status;
 mod tiers;
 
 pub use amount::{Amount, AmountError, compare};
 pub use definition::{DefinitionError, definition, yaml};
-pub use settings::{CASSANDRA_KEYS, Settings, ZOOKEEPER_KEYS};
-pub use status::{Images, MemberStatus, Release, ReplicatedDBStatus, StorageStatus};
+pub use reference::reference;
+pub use settings::{CASSANDRA_KEYS, Settings, TIMEOUT_FLOORS, ZOOKEEPER_KEYS};
+pub use status::{Images, MemberStatus, Pull, PullPolicy, Release, ReplicatedDBStatus, StorageStatus};
 pub use tiers::{
     Batching, CassandraMode, CassandraSpec, ComputeAmounts, Engine, LogFormat, OnDelete, OrderingSpec, PodAdditions,
     ReplicaConfig, ReplicaSpec, Resources, RestorePoints, Storage, ZooKeeperSpec,
@@ -64,6 +66,8 @@ pub const NAME_LENGTH_MAX: usize = 40;
         .field_path(".spec.cassandra.storage.size")
         .reason(Reason::FieldValueForbidden)
 )]
+#[x_kube(validation = Rule::new("self.zookeeper.storage.onDelete != 'Delete' || self.cassandra.storage.onDelete == 'Delete'")
+    .message("zookeeper.storage.onDelete: Delete would delete the log and leave Cassandra volumes that can't be used without it; set it to Retain, or cassandra.storage.onDelete to Delete too"))]
 #[cfg_attr(test, kube(cel))] // evaluated by the unit tests; the interpreter is a dev-dependency and not in the binary
 #[serde(rename_all = "camelCase")]
 pub struct ReplicatedDBSpec {

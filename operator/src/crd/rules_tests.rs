@@ -48,6 +48,17 @@ fn zookeeper_size_is_odd_and_fixed() {
 }
 
 #[test]
+fn the_mode_is_fixed() {
+    let mode = |mode| move |rdb: &mut ReplicatedDB| rdb.spec.cassandra.mode = mode;
+    assert_eq!(create(mode(CassandraMode::Shared)), "");
+    for (before, after) in
+        [(CassandraMode::PerReplica, CassandraMode::Shared), (CassandraMode::Shared, CassandraMode::PerReplica)]
+    {
+        assert!(update(mode(before), mode(after)).contains("create another ReplicatedDB with the wanted mode"));
+    }
+}
+
+#[test]
 fn memory_has_a_floor() {
     assert!(create(|rdb| rdb.spec.cassandra.resources = limits("1023Mi")).contains("at least 1Gi"));
     assert_eq!(create(|rdb| rdb.spec.cassandra.resources = limits("1Gi")), "");
@@ -94,6 +105,22 @@ fn storage_grows_but_does_not_shrink() {
     }
 }
 
+/// Cassandra's volumes are worth nothing without the log that they were made from.
+#[test]
+fn the_log_outlives_what_is_made_from_it() {
+    let deleted = |zookeeper, cassandra| {
+        create(|rdb| {
+            rdb.spec.zookeeper.storage.on_delete = zookeeper;
+            rdb.spec.cassandra.storage.on_delete = cassandra;
+        })
+    };
+    use OnDelete::{Delete, Retain};
+    for (zookeeper, cassandra) in [(Retain, Retain), (Retain, Delete), (Delete, Delete)] {
+        assert_eq!(deleted(zookeeper, cassandra), "");
+    }
+    assert!(deleted(Delete, Retain).contains("set it to Retain"));
+}
+
 #[test]
 fn the_storage_class_is_fixed() {
     let class = |name: Option<&str>| {
@@ -112,15 +139,42 @@ fn settings_are_those_that_are_allowed() {
     let allowed = create(|rdb| {
         rdb.spec.zookeeper.config = all(ZOOKEEPER_KEYS);
         rdb.spec.cassandra.config = all(CASSANDRA_KEYS);
+        for (key, seconds) in TIMEOUT_FLOORS {
+            rdb.spec.cassandra.config.insert((*key).to_owned(), format!("{seconds}s"));
+        }
     });
     assert_eq!(allowed, "");
-    for key in ["dataDir", "server.1", "standaloneEnabled", "cluster_name", "counter_cache_size", "commitlog_sync"] {
+    for key in [
+        "dataDir",
+        "server.1",
+        "standaloneEnabled",
+        "cluster_name",
+        "counter_cache_size",
+        "commitlog_sync",
+        "batch_size_fail_threshold",
+        "native_transport_max_frame_size",
+    ] {
         let refused = create(|rdb| {
             rdb.spec.zookeeper.config = all(&[key]);
             rdb.spec.cassandra.config = all(&[key]);
         });
         assert!(refused.contains("only these keys of zoo.cfg"), "{key}");
         assert!(refused.contains("only these keys of cassandra.yaml"), "{key}");
+    }
+}
+
+/// A time-out below the agent's own, or one that Cassandra and the rule could read differently.
+#[test]
+fn timeouts_have_a_floor() {
+    let with =
+        |key: &str, value: &str| create(|rdb| drop(rdb.spec.cassandra.config.insert(key.to_owned(), value.to_owned())));
+    for (key, seconds) in TIMEOUT_FLOORS {
+        for fine in [format!("{seconds}s"), format!("{}ms", seconds * 1_000), "2m".to_owned()] {
+            assert_eq!(with(key, &fine), "", "{key}: {fine}");
+        }
+        for bad in [format!("{}s", seconds - 1), "5".to_owned(), "1d".to_owned(), "1ms".to_owned()] {
+            assert!(with(key, &bad).contains(&format!("{key} must be at least {seconds}s")), "{key}: {bad}");
+        }
     }
 }
 
@@ -132,6 +186,17 @@ fn our_own_labels_are_ours() {
         assert!(label(key).contains("use another prefix"), "{key}");
         let annotated = create(|rdb| drop(rdb.spec.cassandra.pod.annotations.insert(key.to_owned(), "x".into())));
         assert!(annotated.contains("use another prefix"), "{key}");
+    }
+}
+
+#[test]
+fn keys_are_those_that_kubernetes_takes() {
+    let keyed = |key: &str| create(|rdb| drop(rdb.spec.replica.pod.annotations.insert(key.to_owned(), "x".into())));
+    for fine in ["team", "example.com/team", "a-b_c.D", &"a".repeat(63)] {
+        assert_eq!(keyed(fine), "", "{fine}");
+    }
+    for bad in ["", "two words", "-team", "a/b/c", "Example.com/team", "/team", &"a".repeat(64)] {
+        assert!(keyed(bad).contains("for example example.com/team"), "{bad}");
     }
 }
 
@@ -153,7 +218,7 @@ fn every_rule_has_a_message_with_a_remedy() {
     }
     let mut found = Vec::new();
     rules(&serde_json::to_value(definition().unwrap()).unwrap(), &mut found);
-    assert_eq!(found.len(), 28, "a rule was added or taken away: test it here, then change the number");
+    assert_eq!(found.len(), 41, "a rule was added or taken away: test it here, then change the number");
     let remedies = [
         "choose",
         "set it",

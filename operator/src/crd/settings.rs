@@ -7,6 +7,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::Schema;
 use schemars::json_schema;
+use serde_json::json;
 
 /// Settings by name.
 pub type Settings = BTreeMap<String, String>;
@@ -38,9 +39,9 @@ pub const ZOOKEEPER_KEYS: &[&str] = &[
 ];
 
 /// Keys of `cassandra.yaml` that `spec.cassandra.config` may set: sizes, limits and speeds, nothing that changes what a
-/// statement does or where data lies.
+/// statement does or where data lies. A limit above which Cassandra refuses a statement as invalid is none of them: the
+/// refusal is recorded as the statement's result, which has to be the same on every replica, also in the middle of a roll.
 pub const CASSANDRA_KEYS: &[&str] = &[
-    "batch_size_fail_threshold",
     "batch_size_warn_threshold",
     "column_index_size",
     "compaction_throughput",
@@ -54,7 +55,6 @@ pub const CASSANDRA_KEYS: &[&str] = &[
     "memtable_flush_writers",
     "memtable_heap_space",
     "memtable_offheap_space",
-    "native_transport_max_frame_size",
     "native_transport_max_threads",
     "prepared_statements_cache_size",
     "range_request_timeout",
@@ -67,25 +67,45 @@ pub const CASSANDRA_KEYS: &[&str] = &[
     "write_request_timeout",
 ];
 
-fn schema(file: &str, keys: &[&str]) -> Schema {
+/// Time-outs of Cassandra and the seconds that they have at least: the store agent's own. A shorter one would end a
+/// record that only takes its time, and cost a rewind.
+pub const TIMEOUT_FLOORS: &[(&str, u32)] = &[
+    ("range_request_timeout", 30),
+    ("read_request_timeout", 20),
+    ("request_timeout", 30),
+    ("truncate_request_timeout", 60),
+    ("write_request_timeout", 20),
+];
+
+/// A time that Cassandra and CEL read alike.
+const TIMEOUT_PATTERN: &str = "^[0-9]{1,8}(ms|s|m|h)$";
+
+fn schema(file: &str, keys: &[&str], floors: &[(&str, u32)]) -> Schema {
     let list = keys.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(", ");
     let message: Cow<'_, str> = format!(
         "only these keys of {file} may be set, the operator owns the others; remove what is not among: {}",
         keys.join(", ")
     )
     .into();
+    let mut rules = vec![json!({"rule": format!("self.all(key, key in [{list}])"), "message": message})];
+    rules.extend(floors.iter().map(|(key, seconds)| {
+        json!({
+            "rule": format!("!('{key}' in self) || (self['{key}'].matches('{TIMEOUT_PATTERN}') && duration(self['{key}']) >= duration('{seconds}s'))"),
+            "message": format!("{key} must be at least {seconds}s, for example {seconds}s: a shorter one ends records that only take their time; raise it or leave it out"),
+        })
+    }));
     json_schema!({
         "type": "object",
         "maxProperties": SETTINGS_MAX,
         "additionalProperties": {"type": "string", "maxLength": VALUE_LENGTH_MAX, "pattern": VALUE_PATTERN},
-        "x-kubernetes-validations": [{"rule": format!("self.all(key, key in [{list}])"), "message": message}],
+        "x-kubernetes-validations": rules,
     })
 }
 
 pub(super) fn zookeeper_schema(_: &mut schemars::SchemaGenerator) -> Schema {
-    schema("zoo.cfg", ZOOKEEPER_KEYS)
+    schema("zoo.cfg", ZOOKEEPER_KEYS, &[])
 }
 
 pub(super) fn cassandra_schema(_: &mut schemars::SchemaGenerator) -> Schema {
-    schema("cassandra.yaml", CASSANDRA_KEYS)
+    schema("cassandra.yaml", CASSANDRA_KEYS, TIMEOUT_FLOORS)
 }

@@ -72,11 +72,44 @@ pub struct MemberStatus {
 pub struct Release {
     /// Images that were resolved from the operator's defaults; one named in the spec goes before.
     pub images: Images,
+    /// How those of the operator's defaults are pulled.
+    #[serde(default)]
+    pub pull: Pull,
     /// Version of the operator's pod templates that the pods were made from.
     pub template_version: i32,
     /// Value of the annotation `replicateddb.dev/upgrade` that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,
+}
+
+/// How default images are pulled; one named in the spec is pulled if it is not present, with the Secrets named there.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Pull {
+    /// When.
+    #[serde(default)]
+    pub policy: PullPolicy,
+    /// Names of Secrets with registry credentials, in the namespace of the resource.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+}
+
+/// When an image is pulled.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Before each start of a container.
+    Always,
+    /// Where the node does not have it.
+    #[default]
+    IfNotPresent,
+    /// Never: the nodes have it.
+    Never,
+}
+
+impl std::fmt::Display for PullPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, f)
+    }
 }
 
 /// One image for each tier.

@@ -123,7 +123,10 @@ impl Default for ZooKeeperSpec {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [rule("has(self.resources.limits) && has(self.resources.limits.memory) && quantity(string(self.resources.limits.memory)).compareTo(quantity('1Gi')) >= 0", "resources.limits.memory must be set and at least 1Gi: Cassandra's heap is sized from it; raise it")]))]
 pub struct CassandraSpec {
-    /// `PerReplica`: each replica has a Cassandra of its own, which nobody else reaches.
+    /// `PerReplica`: each replica has a Cassandra of its own, which nobody else reaches. `Shared`: one Cassandra for all,
+    /// each replica in a keyspace of its own; the smallest installation, for development: it is one point of failure, and
+    /// replicas build their data anew whenever it restarts.
+    #[schemars(extend("x-kubernetes-validations" = [forbidden("self == oldSelf", "mode can't change: the data lie elsewhere; put it back, or create another ReplicatedDB with the wanted mode and copy the data")]))]
     pub mode: CassandraMode,
     /// Image; without it the operator's default at the time the resource was created.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,6 +163,8 @@ pub enum CassandraMode {
     /// One for each.
     #[default]
     PerReplica,
+    /// One for all.
+    Shared,
 }
 
 /// The replicas. They keep no state of their own, so they have no volume.
@@ -322,19 +327,25 @@ const RESERVED: &str = "self.all(key, !key.startsWith('app.kubernetes.io/') && !
 const RESERVED_MESSAGE: &str =
     "keys that start with app.kubernetes.io/ or replicateddb.dev/ are the operator's own; use another prefix";
 
+/// What Kubernetes takes as a key of a label or annotation, and as the value of a label: what it refuses, it would refuse of
+/// pods only once they are made.
+const KEYS: &str = "self.all(key, key.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))";
+const KEYS_MESSAGE: &str = "a key is a name of at most 63 letters, digits, '-', '_' and '.', with an optional DNS name and '/' before it, for example example.com/team";
+const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+
 fn labels_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    metadata_schema(63)
+    metadata_schema(serde_json::json!({"type": "string", "maxLength": 63, "pattern": LABEL_VALUE}))
 }
 
 fn annotations_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    metadata_schema(4096)
+    metadata_schema(serde_json::json!({"type": "string", "maxLength": 4096}))
 }
 
-fn metadata_schema(value_length_max: usize) -> schemars::Schema {
+fn metadata_schema(value: serde_json::Value) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
         "maxProperties": 32,
-        "additionalProperties": {"type": "string", "maxLength": value_length_max},
-        "x-kubernetes-validations": [{"rule": RESERVED, "message": RESERVED_MESSAGE}],
+        "additionalProperties": value,
+        "x-kubernetes-validations": [rule(RESERVED, RESERVED_MESSAGE), rule(KEYS, KEYS_MESSAGE)],
     })
 }

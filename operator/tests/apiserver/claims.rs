@@ -89,6 +89,38 @@ async fn volumes_grow_while_nothing_is_ready() {
     operator.end().await;
 }
 
+/// A growth that does not come about is told of, and can be taken back to anything above what the volumes have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_growth_that_fails_is_taken_back() {
+    let cluster = Cluster::shared();
+    let (client, namespace) = (cluster.client(), cluster.namespace("back").await);
+    class(&client, "elastic", true).await;
+    let kubelet = Kubelet::start(client.clone(), &namespace);
+    let operator = Operator::start(&namespace, "a");
+    create(&client, &namespace, "orders", |spec| spec.cassandra.storage.storage_class_name = Some("elastic".into()))
+        .await;
+    settled(&client, &namespace, "orders").await;
+    kubelet.world.lock().unwrap().resizes = false;
+    resize(&client, &namespace, "100Gi").await;
+    let api: Api<ReplicatedDB> = Api::namespaced(client.clone(), &namespace);
+    let told = |text: &'static str| {
+        let api = api.clone();
+        async move { api.get("orders").await.unwrap().status.unwrap().message.unwrap().contains(text) }
+    };
+    eventually("the growth to be waited for", || told("to grow from 10Gi to 100Gi")).await;
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
+    let failed =
+        json!({"status": {"conditions": [{"type": "ControllerResizeError", "status": "True", "message": "no room"}]}});
+    claims.patch_status("data-orders-cassandra-0", &PatchParams::default(), &Patch::Merge(failed)).await.unwrap();
+    eventually("the failure to be told", || told("can't grow from 10Gi to 100Gi: no room")).await;
+    // what is below the size that was asked for, and not below what the volumes have
+    resize(&client, &namespace, "15Gi").await;
+    eventually("less to be asked for", || async { sizes(&client, &namespace, "cassandra").await == ["15Gi"; 3] }).await;
+    kubelet.world.lock().unwrap().resizes = true;
+    settled(&client, &namespace, "orders").await;
+    operator.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_class_that_can_not_expand_is_told_of() {
     let cluster = Cluster::shared();
@@ -104,6 +136,16 @@ async fn a_class_that_can_not_expand_is_told_of() {
     let api: Api<ReplicatedDB> = Api::namespaced(client.clone(), &namespace);
     let message = api.get("orders").await.unwrap().status.unwrap().message.unwrap();
     assert!(message.contains("can't grow to 20Gi") && message.contains("spec.cassandra.storage.size"), "{message}");
+    // which holds nothing else up
+    let patch = json!({"spec": {"cassandra": {"image": "cassandra:2"}}});
+    api.patch("orders", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    eventually("the new image", || async {
+        let list = pods.list(&ListParams::default().labels("app.kubernetes.io/component=cassandra")).await.unwrap();
+        let image = |pod: &Pod| pod.spec.as_ref().unwrap().containers[0].image.clone();
+        list.items.len() == 3 && list.iter().all(|pod| image(pod).as_deref() == Some("cassandra:2"))
+    })
+    .await;
     resize(&client, &namespace, "10Gi").await;
     settled(&client, &namespace, "orders").await;
     operator.end().await;

@@ -8,7 +8,11 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::{
+        core::v1::Namespace,
+        rbac::v1::{ClusterRole, ClusterRoleBinding},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client, Config,
@@ -22,6 +26,7 @@ use replicateddb_operator::{
     probe::{Ports, Prober},
     process::Settings,
     reconcile::Context,
+    validate::Defaults,
 };
 
 /// Longest wait for anything in these tests; a loaded machine is slow.
@@ -30,6 +35,9 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 pub const PORTS: Ports = Ports { zookeeper: 18_080, replica: 19_470 };
 
 const BINARIES: [&str; 3] = ["etcd", "kube-apiserver", "kube-controller-manager"];
+/// Users that stand for the operator's service account: with the right to delete volumes, and as it is by default.
+const OPERATOR: &str = "operator";
+const PLAIN_OPERATOR: &str = "plain-operator";
 const TOKEN: &str = "a-token-for-tests";
 
 /// The processes of the control plane. They end with this process: each hangs on a pipe from it.
@@ -119,6 +127,8 @@ impl Cluster {
             "--authorization-mode=RBAC",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--disable-admission-plugins=ServiceAccount",
+            // the strictest about who may name owners
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         ]);
         let manager = format(&[
             "--kubeconfig=kubeconfig",
@@ -145,6 +155,7 @@ impl Cluster {
             assert!(begun.elapsed() < PATIENCE, "no API server; logs are in {}", directory.display());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        self.grant().await;
         let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
         let definition = crd::definition().unwrap();
         let name = definition.metadata.name.clone().unwrap();
@@ -167,6 +178,50 @@ impl Cluster {
         config
     }
 
+    /// The configuration of the operator: what the chart's roles allow, `rbac.ownVolumes` included, and no more.
+    pub fn operator_config(&self) -> Config {
+        self.as_user(OPERATOR)
+    }
+
+    /// A client of the operator.
+    pub fn operator(&self) -> Client {
+        Client::try_from(self.operator_config()).unwrap()
+    }
+
+    /// The configuration of the operator as the chart installs it by default.
+    pub fn plain_operator_config(&self) -> Config {
+        self.as_user(PLAIN_OPERATOR)
+    }
+
+    fn as_user(&self, user: &str) -> Config {
+        let mut config = self.config();
+        config.auth_info.impersonate = Some(user.to_owned());
+        config
+    }
+
+    /// Binds the roles of the chart to the users that stand for its service account.
+    async fn grant(&self) {
+        let chart = rules("operator.rules") + &rules("operator.storageRules");
+        let lease = "- apiGroups: [coordination.k8s.io]\n  resources: [leases]\n  verbs: [create, get, update]\n";
+        let own = rules("operator.ownVolumesRules");
+        for (user, rules) in [(PLAIN_OPERATOR, format!("{chart}{lease}")), (OPERATOR, format!("{chart}{own}{lease}"))] {
+            let rules: serde_json::Value = serde_saphyr::from_str(&rules).unwrap();
+            let role = serde_json::json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": user},
+                "rules": rules,
+            });
+            let binding = serde_json::json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": user},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+            });
+            let roles: Api<ClusterRole> = Api::all(self.client());
+            roles.create(&PostParams::default(), &serde_json::from_value(role).unwrap()).await.unwrap();
+            let bindings: Api<ClusterRoleBinding> = Api::all(self.client());
+            bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+        }
+    }
+
     /// A client of its own for a test's own runtime.
     pub fn client(&self) -> Client {
         Client::try_from(self.config()).unwrap()
@@ -179,6 +234,15 @@ impl Cluster {
         namespace.metadata.generate_name = Some(format!("{prefix}-"));
         namespaces.create(&PostParams::default(), &namespace).await.unwrap().metadata.name.unwrap()
     }
+}
+
+/// The rules that the chart's template defines under a name: plain YAML, nothing in them is templated.
+fn rules(name: &str) -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/replicateddb-operator/templates/rbac.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let begin = format!("{{{{- define \"{name}\" -}}}}");
+    let (_, rest) = text.split_once(&begin).unwrap();
+    rest.split_once("{{- end -}}").unwrap().0.to_owned()
 }
 
 fn write_credentials(directory: &Path, url: &str) {
@@ -213,7 +277,7 @@ pub fn context(client: Client) -> Context {
     Context {
         announcer: Announcer::new(client.clone(), "tests"),
         prober: Prober::new(PORTS).unwrap(),
-        images: images("1"),
+        defaults: Defaults { images: images("1"), ..Default::default() },
         metrics: Arc::new(Metrics::default()),
         client,
     }
@@ -224,6 +288,7 @@ pub fn settings(namespace: &str, pod_name: &str) -> Settings {
     Settings {
         namespace: Some(namespace.to_owned()),
         images: images("1"),
+        pull: Default::default(),
         lease_namespace: namespace.to_owned(),
         lease_name: "operator".to_owned(),
         pod_name: pod_name.to_owned(),

@@ -31,9 +31,12 @@ pub struct Operator {
 
 impl Operator {
     pub fn start(namespace: &str, name: &str) -> Self {
+        Self::start_with(Cluster::shared().operator_config(), namespace, name)
+    }
+
+    pub fn start_with(config: kube::Config, namespace: &str, name: &str) -> Self {
         let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
-        let run =
-            process::run(Cluster::shared().config(), settings(namespace, name), Arc::clone(&metrics), stop.clone());
+        let run = process::run(config, settings(namespace, name), Arc::clone(&metrics), stop.clone());
         Self { metrics, stop, task: tokio::spawn(run) }
     }
 
@@ -128,13 +131,22 @@ async fn objects_that_are_deleted_or_changed_come_back() {
     budgets.delete("orders-zookeeper", &DeleteParams::default()).await.unwrap();
     let publish = Patch::Merge(json!({"spec": {"publishNotReadyAddresses": false}}));
     services.patch("orders-zookeeper-nodes", &PatchParams::default(), &publish).await.unwrap();
+    // additions that change what ours mean
+    let select = Patch::Merge(json!({"spec": {"selector": {"more": "narrow"}}}));
+    services.patch("orders-cassandra-nodes", &PatchParams::default(), &select).await.unwrap();
+    let setting = Patch::Merge(json!({"data": {"MORE": "1"}}));
+    maps.patch("orders-zookeeper", &PatchParams::default(), &setting).await.unwrap();
     eventually("everything to be back", || async {
         let nodes = services.get("orders-zookeeper-nodes").await.unwrap();
+        let narrowed = services.get("orders-cassandra-nodes").await.unwrap().spec.unwrap().selector.unwrap();
+        let data = maps.get("orders-zookeeper").await.unwrap().data.unwrap();
         services.get("orders").await.is_ok()
             && maps.get("orders-replica").await.is_ok()
             && sets.get("orders-cassandra").await.is_ok_and(|set| set.metadata.deletion_timestamp.is_none())
             && budgets.get("orders-zookeeper").await.is_ok()
             && nodes.spec.unwrap().publish_not_ready_addresses == Some(true)
+            && !narrowed.contains_key("more")
+            && !data.contains_key("MORE")
     })
     .await;
     settled(&client, &namespace, "orders").await;
@@ -159,7 +171,9 @@ async fn a_lost_secret_is_not_made_anew() {
     let message = rdb.status.unwrap().message.unwrap();
     assert!(message.contains("orders-internal") && message.contains("kubectl"), "{message}");
     assert!(secrets.get_opt("orders-internal").await.unwrap().is_none());
-    secret.metadata = kube::api::ObjectMeta { name: Some("orders-internal".into()), ..Default::default() };
+    // by its labels it is known
+    let labels = secret.metadata.labels.take();
+    secret.metadata = kube::api::ObjectMeta { name: Some("orders-internal".into()), labels, ..Default::default() };
     secrets.create(&PostParams::default(), &secret).await.unwrap();
     settled(&client, &namespace, "orders").await;
     operator.end().await;
@@ -237,6 +251,19 @@ async fn a_bad_resource_stops_no_other() {
     create(&client, &namespace, "orders", |_| {}).await;
     settled(&client, &namespace, "orders").await;
     assert!(operator.metrics.encode().unwrap().contains("undecodable_total 1"));
+    let status = raw.get("bad").await.unwrap().data["status"].clone();
+    assert!(status["message"].as_str().unwrap().contains("can't read the resource"), "{status}");
+    assert_eq!(status["conditions"][0]["reason"], "InvalidSpec");
+    // one that has gone leaves no figures behind
+    assert!(operator.metrics.encode().unwrap().contains("name=\"orders\""));
+    Api::<ReplicatedDB>::namespaced(client.clone(), &namespace)
+        .delete("orders", &DeleteParams::default())
+        .await
+        .unwrap();
+    eventually("the figures to be forgotten", || async {
+        !operator.metrics.encode().unwrap().contains("name=\"orders\"")
+    })
+    .await;
     operator.end().await;
 }
 

@@ -115,7 +115,7 @@ async fn a_crash_at_any_request_ends_in_the_same_objects() {
         converge(&namespace).await;
         objects(&client, &namespace).await
     };
-    assert_eq!(expected.len(), 3 + 3 + 4 + 3 + 3 + 3 + 1, "{:?}", expected.keys());
+    assert_eq!(expected.len(), 3 + 6 + 4 + 3 + 3 + 3 + 1, "{:?}", expected.keys());
     for death in [Death::Before, Death::After] {
         for requests in 0.. {
             let namespace = prepare(&client).await;

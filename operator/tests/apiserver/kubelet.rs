@@ -1,6 +1,7 @@
 //! Stands in for nodes: pods of a namespace get an address, become ready, and answer on invented admin interfaces.
 //!
-//! An image whose tag starts with `bad` can't be pulled. Claims are bound at once.
+//! An image whose tag starts with `bad` can't be pulled. Claims are bound at once, grow when that is allowed, and go once no
+//! pod uses them.
 
 use std::{
     collections::BTreeMap,
@@ -34,6 +35,8 @@ pub struct World {
     pub index: i64,
     /// Names of pods in the order in which they were first seen gone.
     pub gone: Vec<String>,
+    /// Volumes grow to what is asked for.
+    pub resizes: bool,
     /// Most pods of a tier that were away at once, by component.
     pub away_max: BTreeMap<String, usize>,
 }
@@ -78,6 +81,7 @@ impl Kubelet {
             replica_state: "serving".to_owned(),
             index: 1_000,
             gone: Vec::new(),
+            resizes: true,
             away_max: BTreeMap::new(),
         };
         let world = Arc::new(Mutex::new(world));
@@ -92,8 +96,13 @@ async fn run(client: Client, namespace: String, world: Arc<Mutex<World>>) {
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
     loop {
         if let Ok(list) = claims.list(&ListParams::default()).await {
-            for claim in list.items.iter().filter(|claim| phase(claim) != Some("Bound")) {
-                bind(&claims, claim).await;
+            let resizes = world.lock().unwrap().resizes;
+            for claim in &list.items {
+                if claim.metadata.deletion_timestamp.is_some() {
+                    release(&claims, &pods, claim).await;
+                } else if phase(claim) != Some("Bound") || (resizes && capacity(claim) != Some(requested(claim))) {
+                    bind(&claims, claim).await;
+                }
             }
         }
         if let Ok(list) = pods.list(&ListParams::default()).await {
@@ -132,11 +141,28 @@ fn phase(claim: &PersistentVolumeClaim) -> Option<&str> {
     claim.status.as_ref()?.phase.as_deref()
 }
 
+fn requested(claim: &PersistentVolumeClaim) -> String {
+    claim.spec.as_ref().unwrap().resources.as_ref().unwrap().requests.as_ref().unwrap()["storage"].0.clone()
+}
+
+fn capacity(claim: &PersistentVolumeClaim) -> Option<String> {
+    Some(claim.status.as_ref()?.capacity.as_ref()?.get("storage")?.0.clone())
+}
+
+/// A claim that is going goes once its pod has.
+async fn release(claims: &Api<PersistentVolumeClaim>, pods: &Api<Pod>, claim: &PersistentVolumeClaim) {
+    let name = claim.name_any();
+    if matches!(pods.get_opt(name.trim_start_matches("data-")).await, Ok(None)) {
+        let free = json!({"metadata": {"uid": claim.uid(), "finalizers": null}});
+        let _ = claims.patch(&name, &PatchParams::default(), &Patch::Merge(&free)).await;
+    }
+}
+
 async fn bind(claims: &Api<PersistentVolumeClaim>, claim: &PersistentVolumeClaim) {
     let name = claim.name_any();
     let volume = json!({"spec": {"volumeName": format!("pv-{name}")}});
     let _ = claims.patch(&name, &PatchParams::default(), &Patch::Merge(&volume)).await;
-    let bound = json!({"status": {"phase": "Bound"}});
+    let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": requested(claim)}, "conditions": []}});
     let _ = claims.patch_status(&name, &PatchParams::default(), &Patch::Merge(&bound)).await;
 }
 

@@ -45,7 +45,7 @@ impl Fuse {
 
     /// A client with this fuse.
     pub fn client(&self) -> Client {
-        ClientBuilder::try_from(Cluster::shared().config()).unwrap().with_layer(self).build()
+        ClientBuilder::try_from(Cluster::shared().operator_config()).unwrap().with_layer(self).build()
     }
 
     /// Writes so far.

@@ -7,7 +7,10 @@ use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
-use replicateddb_operator::{crd::ReplicatedDB, reconcile::reconcile};
+use replicateddb_operator::{
+    crd::{CassandraMode, ReplicatedDB},
+    reconcile::reconcile,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -127,7 +130,7 @@ async fn crashes_in_the_middle_of_a_roll_repeat_nothing() {
     let (client, namespace) = (cluster.client(), cluster.namespace("crashroll").await);
     let kubelet = Kubelet::start(client.clone(), &namespace);
     create(&client, &namespace, "orders", |_| {}).await;
-    let whole = context(client.clone());
+    let whole = context(cluster.operator());
     eventually("the resource to settle", || async {
         let _ = reconcile(&whole, &namespace, "orders").await;
         holds(&client, &namespace, "orders", "Progressing", "False").await
@@ -158,8 +161,8 @@ async fn a_new_operator_restarts_nothing_until_asked() {
     let (client, namespace) = (cluster.client(), cluster.namespace("upgrade").await);
     let _kubelet = Kubelet::start(client.clone(), &namespace);
     create(&client, &namespace, "orders", |_| {}).await;
-    let (old, mut new) = (context(client.clone()), context(client.clone()));
-    new.images = images("2");
+    let (old, mut new) = (context(cluster.operator()), context(cluster.operator()));
+    new.defaults.images = images("2");
     let settle = |context| {
         let (client, namespace) = (client.clone(), namespace.clone());
         async move {
@@ -191,4 +194,27 @@ async fn a_new_operator_restarts_nothing_until_asked() {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let pod = pods.get("orders-cassandra-0").await.unwrap();
     assert_eq!(pod.spec.unwrap().containers[0].image.as_deref(), Some("cassandra:2"));
+}
+
+/// One Cassandra for all replicas: it is replaced like others, then they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_cassandra_rolls_too() {
+    let cluster = Cluster::shared();
+    let (client, namespace) = (cluster.client(), cluster.namespace("shared").await);
+    let kubelet = Kubelet::start(client.clone(), &namespace);
+    let operator = Operator::start(&namespace, "a");
+    create(&client, &namespace, "orders", |spec| {
+        spec.cassandra.mode = CassandraMode::Shared;
+        spec.zookeeper.size = 1;
+        spec.replicas = 2;
+    })
+    .await;
+    settled(&client, &namespace, "orders").await;
+    assert_eq!(uids(&client, &namespace).await.len(), 1 + 1 + 2);
+    let annotations = json!({"annotations": {"restart": "1"}});
+    change(&client, &namespace, json!({"cassandra": {"pod": annotations}, "replica": {"pod": annotations}})).await;
+    settled(&client, &namespace, "orders").await;
+    let gone = kubelet.world.lock().unwrap().gone.clone();
+    assert_eq!(gone, ["orders-cassandra-0", "orders-replica-1", "orders-replica-0"]);
+    operator.end().await;
 }

@@ -32,7 +32,8 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
     for fine in [
         json!({}),
         json!({"replicas": 1, "zookeeper": {"size": 1}}),
-        json!({"cassandra": {"resources": {"limits": {"cpu": 2, "memory": "2Gi"}}, "config": {"concurrent_reads": "8"}}}),
+        json!({"cassandra": {"mode": "Shared"}}),
+        json!({"cassandra": {"resources": {"limits": {"cpu": 2, "memory": "2Gi"}}, "config": {"concurrent_reads": "8", "write_request_timeout": "25000ms"}}}),
         json!({"replica": {"pod": {"tolerations": [{"key": "db", "operator": "Exists"}], "labels": {"team": "a"}}}}),
     ] {
         assert_eq!(told(&api, "orders", fine.clone()).await, "", "{fine}");
@@ -54,7 +55,7 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
             json!({"zookeeper": {"config": {"tickTime": "2000\nserver.1=x"}}}),
             "spec.zookeeper.config.tickTime",
         ),
-        ("orders", json!({"cassandra": {"mode": "Shared"}}), "spec.cassandra.mode"),
+        ("orders", json!({"cassandra": {"mode": "Sometimes"}}), "spec.cassandra.mode"),
         ("orders", json!({"cassandra": {"config": {"cluster_name": "x"}}}), "only these keys of cassandra.yaml"),
         ("orders", json!({"cassandra": {"resources": {"limits": {"memory": "512Mi"}}}}), "at least 1Gi"),
         ("orders", json!({"cassandra": {"resources": {}}}), "at least 1Gi"),
@@ -64,6 +65,38 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
         ("orders", json!({"replica": {"image": "two words"}}), "spec.replica.image"),
         ("orders", json!({"replica": {"config": {"sessionTimeoutSeconds": 1}}}), "sessionTimeoutSeconds"),
         ("orders", json!({"replica": {"pod": {"labels": {"app.kubernetes.io/name": "x"}}}}), "use another prefix"),
+        ("orders", json!({"zookeeper": {"pod": {"annotations": {"replicateddb.dev/x": "x"}}}}), "use another prefix"),
+        ("orders", json!({"zookeeper": {"pod": {"annotations": {"two words": "x"}}}}), "for example example.com/team"),
+        ("orders", json!({"replica": {"pod": {"labels": {"a/b/c": "x"}}}}), "for example example.com/team"),
+        ("orders", json!({"replica": {"pod": {"labels": {"team": "no spaces"}}}}), "spec.replica.pod.labels.team"),
+        ("orders", json!({"zookeeper": {"resources": {"limits": {"memory": "128Mi"}}}}), "at least 256Mi"),
+        ("orders", json!({"replica": {"resources": {"limits": {"memory": "64Mi"}}}}), "at least 128Mi"),
+        (
+            "orders",
+            json!({"cassandra": {"resources": {"requests": {"memory": "3Gi"}, "limits": {"memory": "2Gi"}}}}),
+            "requests.memory must not exceed limits.memory",
+        ),
+        (
+            "orders",
+            json!({"replica": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}}),
+            "requests.cpu must not exceed limits.cpu",
+        ),
+        (
+            "orders",
+            json!({"cassandra": {"config": {"batch_size_fail_threshold": "1MiB"}}}),
+            "only these keys of cassandra.yaml",
+        ),
+        (
+            "orders",
+            json!({"cassandra": {"config": {"write_request_timeout": "2s"}}}),
+            "write_request_timeout must be at least 20s",
+        ),
+        (
+            "orders",
+            json!({"cassandra": {"config": {"write_request_timeout": "soon"}}}),
+            "write_request_timeout must be at least 20s",
+        ),
+        ("orders", json!({"zookeeper": {"storage": {"onDelete": "Delete"}}}), "set it to Retain"),
     ] {
         let error = told(&api, name, spec.clone()).await;
         assert!(error.contains(expected), "{spec}: expected {expected:?} in {error:?}");
@@ -87,6 +120,9 @@ async fn what_can_not_change_is_kept_and_what_can_changes() {
     for (spec, expected) in [
         (json!({"zookeeper": {"size": 5}}), "create another ReplicatedDB of the wanted size"),
         (json!({"cassandra": {"storage": {"storageClassName": "fast"}}}), "storageClassName can't change"),
+        (json!({"zookeeper": {"storage": {"storageClassName": "fast"}}}), "storageClassName can't change"),
+        (json!({"ordering": {"engine": "Chance"}}), "spec.ordering.engine"),
+        (json!({"cassandra": {"mode": "Shared"}}), "create another ReplicatedDB with the wanted mode"),
         (json!({"zookeeper": {"storage": {"size": "1Gi"}}}), "spec.zookeeper.storage.size can't shrink"),
         (json!({"cassandra": {"storage": {"size": "1Gi"}}}), "spec.cassandra.storage.size can't shrink"),
     ] {

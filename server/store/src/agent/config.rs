@@ -6,7 +6,7 @@ use super::args::{AgentArgs, Profile};
 use super::layout::Layout;
 
 /// Settings on which exact replay, the agent or its addressing rests: an extra configuration must not change them.
-const PROTECTED: [&str; 31] = [
+const PROTECTED: [&str; 35] = [
     "cluster_name",
     "num_tokens",
     "initial_token",
@@ -38,6 +38,11 @@ const PROTECTED: [&str; 31] = [
     "hinted_handoff_enabled",
     "disk_failure_policy",
     "commit_failure_policy",
+    // What is larger is refused as invalid, and a refusal is a record's result: the same on every replica.
+    "batch_size_fail_threshold",
+    "batch_size_fail_threshold_in_kb",
+    "native_transport_max_frame_size",
+    "native_transport_max_frame_size_in_mb",
 ];
 
 /// A top-level setting with the lines that belong to it.

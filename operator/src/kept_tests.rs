@@ -1,0 +1,93 @@
+//! Taking over what an earlier resource left, on invented observations.
+
+use super::*;
+use crate::{build, testing, validate::validate};
+use serde_json::{Value, json};
+
+fn validated() -> Validated {
+    validate(&testing::resource("orders"), &testing::defaults("1")).unwrap()
+}
+
+fn claim(tier: &str, ordinal: i32, owner: Option<&str>) -> PersistentVolumeClaim {
+    let labels = json!({"app.kubernetes.io/component": tier});
+    let owners: Vec<_> = owner.iter().map(|uid| reference(uid)).collect();
+    let name = format!("data-orders-{tier}-{ordinal}");
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": labels, "ownerReferences": owners}})).unwrap()
+}
+
+fn reference(uid: &str) -> Value {
+    json!({"apiVersion": "replicateddb.dev/v1alpha1", "kind": "ReplicatedDB", "name": "orders", "uid": uid})
+}
+
+/// The Secret as it was made, with its data as the API server keeps them.
+fn secret() -> Secret {
+    let mut secret = build::secret(&validated(), "");
+    secret.data = Some([(TOKEN_KEY.to_owned(), k8s_openapi::ByteString(vec![b'x'; TOKEN_LENGTH_MIN]))].into());
+    secret
+}
+
+fn observed(secret: Option<Secret>, claims: Vec<PersistentVolumeClaim>) -> Observed {
+    Observed { secret, claims, ..Default::default() }
+}
+
+fn told(kept: &Kept) -> (Option<Reason>, String) {
+    let problem = kept.problems.first();
+    (problem.map(|p| p.reason), problem.map(|p| p.message.clone()).unwrap_or_default())
+}
+
+#[test]
+fn made_once_and_never_again_over_data() {
+    assert_eq!(judge(&validated(), &observed(None, vec![])).secret, SecretStep::Create);
+    let lost = judge(&validated(), &observed(None, vec![claim("cassandra", 0, None)]));
+    let (reason, message) = told(&lost);
+    assert!(reason == Some(Reason::SecretLost) && lost.secret == SecretStep::Keep);
+    assert!(
+        message.contains("app.kubernetes.io/component in (cassandra,replica)"),
+        "deletes our pods alone: {message}"
+    );
+    assert!(message.contains("app.kubernetes.io/managed-by=replicateddb-operator"), "the new one is known: {message}");
+    assert_eq!(judge(&validated(), &observed(Some(secret()), vec![claim("zookeeper", 2, None)])), Kept::default());
+}
+
+#[test]
+fn a_foreign_secret_is_not_taken() {
+    let mut foreign = secret();
+    foreign.metadata.labels = None;
+    let kept = judge(&validated(), &observed(Some(foreign), vec![]));
+    assert!(kept.blocked && told(&kept).0 == Some(Reason::NameConflict) && kept.secret == SecretStep::Keep);
+}
+
+/// Deleted with `onDelete: Delete` and created again at once: the collector has not come yet.
+#[test]
+fn what_goes_is_waited_for() {
+    let mut going = secret();
+    going.metadata.owner_references = serde_json::from_value(json!([reference("earlier")])).unwrap();
+    let kept = judge(&validated(), &observed(Some(going), vec![]));
+    assert!(kept.blocked && kept.waiting[0].contains("Secret orders-internal of an earlier resource"), "{kept:?}");
+    for secret in [None, Some(secret())] {
+        let kept = judge(&validated(), &observed(secret, vec![claim("cassandra", 0, Some("earlier"))]));
+        assert!(kept.blocked && kept.secret == SecretStep::Keep && kept.problems.is_empty(), "{kept:?}");
+        assert!(kept.waiting[0].contains("claim data-orders-cassandra-0 of an earlier resource"), "{kept:?}");
+    }
+    let ours = validated().identity.uid;
+    let kept = judge(&validated(), &observed(Some(secret()), vec![claim("cassandra", 0, Some(&ours))]));
+    assert_eq!(kept, Kept::default());
+}
+
+#[test]
+fn volumes_of_another_layout_are_not_used() {
+    let mut single = secret();
+    let note = "zookeeper.size=1 cassandra.mode=PerReplica".to_owned();
+    single.metadata.annotations = Some([(ANNOTATION_LAYOUT.to_owned(), note)].into());
+    let kept = judge(&validated(), &observed(Some(single.clone()), vec![claim("zookeeper", 0, None)]));
+    let (reason, message) = told(&kept);
+    assert!(kept.blocked && reason == Some(Reason::OtherVolumes));
+    assert!(message.contains("zookeeper.size=1") && message.contains("kubectl -n shop delete"), "{message}");
+    // without volumes it is only an old note
+    assert_eq!(judge(&validated(), &observed(Some(single.clone()), vec![])).secret, SecretStep::Record);
+    // without a note the volumes tell, where there are more of them
+    single.metadata.annotations = None;
+    let of = |last| judge(&validated(), &observed(Some(single.clone()), vec![claim("zookeeper", last, None)]));
+    assert!(of(4).blocked && told(&of(4)).1.contains("zookeeper.size=5"));
+    assert_eq!(of(2).secret, SecretStep::Record);
+}
