@@ -173,7 +173,9 @@ fn semantics() -> Vec<Setting> {
         ("snapshot_before_compaction", "false"),
         ("authenticator", "AllowAllAuthenticator"),
         ("authorizer", "AllowAllAuthorizer"),
-        ("user_defined_functions_enabled", "true"),
+        // Their code could give another value on each replica, or never end.
+        ("user_defined_functions_enabled", "false"),
+        ("scripted_user_defined_functions_enabled", "false"),
         ("materialized_views_enabled", "true"),
         ("sasi_indexes_enabled", "true"),
         ("hinted_handoff_enabled", "false"),
