@@ -59,7 +59,8 @@ pub struct AgentArgs {
     /// How the JVM is set up.
     #[arg(long, env = "RDB_PROFILE", value_enum, default_value_t = Profile::Default)]
     pub profile: Profile,
-    /// File with settings for cassandra.yaml; they replace the agent's, except those that replicas depend on.
+    /// File with settings for cassandra.yaml, one a line: memory, concurrency, throughput, longer time-outs, warnings.
+    /// Any other is refused: it could make replicas differ.
     #[arg(long, env = "RDB_EXTRA_CONFIG")]
     pub extra_config: Option<PathBuf>,
     /// Longest time a stop may take, seconds: draining, then killing. Below the pod's grace period.

@@ -4,6 +4,7 @@ mod args;
 mod calls;
 mod config;
 mod disk;
+mod extra;
 pub mod faults;
 mod http;
 mod java;
