@@ -19,6 +19,10 @@ const LONG_TIMEOUT: Duration = Duration::from_secs(180);
 const START_TIMEOUT: Duration = Duration::from_secs(660);
 /// Pause between two looks at a starting JVM.
 const START_POLL: Duration = Duration::from_millis(200);
+/// Looks in a row that may fail while a JVM starts: another rewind, for one lost answer, would end that start.
+const START_MISSES: u32 = 10;
+/// Pause after a look that failed.
+const MISS_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -163,21 +167,12 @@ impl Store {
     /// If it ends, another one is started, or it takes longer than eleven minutes.
     pub async fn wait_running(&self, generation: u64) -> Result<(), StoreError> {
         let wait = async {
+            let mut misses = 0;
             loop {
-                match self.status().await {
-                    Ok(status) if status.generation != generation => {
-                        let other = status.generation;
-                        return Err(StoreError::NotStarted(format!("generation {other} was started meanwhile")));
-                    }
-                    Ok(Status { jvm: Jvm::Running, .. }) => return Ok(()),
-                    Ok(Status { jvm: Jvm::Starting, .. }) => {}
-                    Ok(Status { jvm: Jvm::Stopped, .. }) => {
-                        return Err(StoreError::NotStarted("it was stopped".to_owned()));
-                    }
-                    Ok(Status { jvm: Jvm::Failed { detail }, .. }) => return Err(StoreError::NotStarted(detail)),
-                    Err(error) => return Err(error),
+                if let Some(result) = judge_start(self.status().await, generation, &mut misses) {
+                    return result;
                 }
-                tokio::time::sleep(START_POLL).await;
+                tokio::time::sleep(if misses == 0 { START_POLL } else { MISS_PAUSE }).await;
             }
         };
         let late = |_| StoreError::NotStarted(format!("no answer within {START_TIMEOUT:?}"));
@@ -248,6 +243,31 @@ impl Store {
     }
 }
 
+/// Whether the start of this generation has come to an end, and to which, by one more look at the agent; counts the
+/// looks that failed in a row.
+fn judge_start(look: Result<Status, StoreError>, generation: u64, misses: &mut u32) -> Option<Result<(), StoreError>> {
+    let not = |reason: String| Some(Err(StoreError::NotStarted(reason)));
+    let status = match look {
+        Ok(status) => status,
+        Err(StoreError::Unreachable(_)) if *misses < START_MISSES => {
+            *misses += 1;
+            return None;
+        }
+        // What the agent refuses it would refuse again.
+        Err(error) => return Some(Err(error)),
+    };
+    *misses = 0;
+    if status.generation != generation {
+        return not(format!("generation {} was started meanwhile", status.generation));
+    }
+    match status.jvm {
+        Jvm::Running => Some(Ok(())),
+        Jvm::Starting => None,
+        Jvm::Stopped => not("it was stopped".to_owned()),
+        Jvm::Failed { detail } => not(detail),
+    }
+}
+
 /// An error with its causes: reqwest's own text leaves out the one that matters.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -258,4 +278,58 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn status(jvm: Jvm) -> Result<Status, StoreError> {
+        Ok(Status {
+            store_id: Uuid::nil(),
+            generation: 3,
+            jvm,
+            jvm_pid: None,
+            dirty: true,
+            clean: None,
+            restore_points: Vec::new(),
+            highest_incarnation: None,
+            stopping: false,
+        })
+    }
+
+    fn lost() -> Result<Status, StoreError> {
+        Err(StoreError::Unreachable("lost".into()))
+    }
+
+    #[test]
+    fn lost_answers_do_not_end_a_start_and_an_agent_that_stays_away_does() {
+        let mut misses = 0;
+        for _round in 0..2 {
+            for _ in 0..START_MISSES {
+                assert!(judge_start(lost(), 3, &mut misses).is_none());
+            }
+            assert!(judge_start(status(Jvm::Starting), 3, &mut misses).is_none());
+        }
+        assert!(matches!(judge_start(status(Jvm::Running), 3, &mut misses), Some(Ok(()))));
+        for _ in 0..START_MISSES {
+            assert!(judge_start(lost(), 3, &mut misses).is_none());
+        }
+        assert!(matches!(judge_start(lost(), 3, &mut misses), Some(Err(StoreError::Unreachable(_)))));
+    }
+
+    #[test]
+    fn ends_and_refusals_are_told_at_once() {
+        let refused = Err(StoreError::Refused(Refusal { code: Code::Unauthorized, message: String::new() }));
+        for (look, generation) in [
+            (status(Jvm::Running), 2),
+            (status(Jvm::Stopped), 3),
+            (status(Jvm::Failed { detail: "dead".into() }), 3),
+            (refused, 3),
+        ] {
+            assert!(matches!(judge_start(look, generation, &mut 0), Some(Err(_))));
+        }
+    }
 }

@@ -118,6 +118,9 @@ fn semantics() -> Vec<(&'static str, &'static str)> {
         ("native_transport_timeout", "60s"),
         ("batch_size_warn_threshold", "1024KiB"),
         ("unlogged_batch_across_partitions_warn_threshold", "65535"),
+        // The id of a prepared statement must not depend on what the connection it came by uses: otherwise one statement
+        // has two ids, and the front end and the applier push each other's out.
+        ("force_new_prepared_statement_behaviour", "true"),
         ("memtable_allocation_type", "heap_buffers"),
         ("row_cache_size", "0MiB"),
     ]
