@@ -78,6 +78,10 @@ pub async fn recover<A: Agent, C: Connector>(
         shared.enter(Phase::Recovering, "rewinding the store to its last restore point");
         let rewound = agent.rewind(Rewind::Latest).await?;
         shared.metrics.rewinds.inc();
+        // With an older base there is more to replay; the next restore point ends it.
+        let damaged = agent.status().await?.damaged;
+        let text = damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        shared.condition(Condition::RestorePoint, (!text.is_empty()).then_some(text));
         (rewound.generation, rewound.manifest, true)
     };
     let state = state_of(manifest.as_ref(), log_id).map_err(RecoveryError::Fatal)?;

@@ -112,6 +112,22 @@ pub struct RestorePoint {
     pub files: Files,
 }
 
+/// A committed restore point that was found to be damaged when the store was to be rewound. It goes with the next that
+/// is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damaged {
+    /// Its id.
+    pub id: String,
+    /// What is wrong with it, for people.
+    pub detail: String,
+}
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "restore point {} is damaged: {}", self.id, self.detail)
+    }
+}
+
 /// Reply of `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -129,6 +145,9 @@ pub struct Status {
     pub clean: Option<Clean>,
     /// Committed restore points, oldest first, at most [`RESTORE_POINTS_KEPT`].
     pub restore_points: Vec<RestorePoint>,
+    /// Those of them that the last rewind found damaged.
+    #[serde(default)]
+    pub damaged: Vec<Damaged>,
     /// The highest incarnation that ever called; lower ones are refused.
     pub highest_incarnation: Option<i64>,
     /// The agent is shutting down and takes no more calls.

@@ -13,8 +13,14 @@ use crate::api::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a short call: status, marks, claims.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest wait for a call that works on the data: flush, snapshot, commit, rewind.
+/// Longest wait for a call that works on the data: flush, snapshot, commit.
 const LONG_TIMEOUT: Duration = Duration::from_secs(180);
+/// Longest wait for a rewind: it may have to read two whole restore points to see whether they are damaged.
+const REWIND_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Silence after which the connection of a call under way is probed: an agent that is gone does not take so long.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Probes without an answer after which it counts as gone.
+const KEEPALIVE_RETRIES: u32 = 4;
 /// Longest wait for a JVM to answer CQL after it was started.
 const START_TIMEOUT: Duration = Duration::from_secs(660);
 /// Pause between two looks at a starting JVM.
@@ -85,6 +91,9 @@ impl Store {
             // The token is for the agent alone.
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_keepalive_interval(KEEPALIVE)
+            .tcp_keepalive_retries(KEEPALIVE_RETRIES)
             .build()
             .map_err(|e| StoreError::Unreachable(chain(&e)))?;
         let base = base.trim_end_matches('/').to_owned();
@@ -146,7 +155,7 @@ impl Store {
     /// # Errors
     /// As for every call; also if the restore points are damaged or the JVM does not come up. May be repeated.
     pub async fn rewind(&self, to: Rewind) -> Result<Rewound, StoreError> {
-        let rewound: Rewound = self.post("rewind", &to, LONG_TIMEOUT).await?;
+        let rewound: Rewound = self.post("rewind", &to, REWIND_TIMEOUT).await?;
         self.wait_running(rewound.generation).await?;
         Ok(rewound)
     }
@@ -295,6 +304,7 @@ mod tests {
             dirty: true,
             clean: None,
             restore_points: Vec::new(),
+            damaged: Vec::new(),
             highest_incarnation: None,
             stopping: false,
         })

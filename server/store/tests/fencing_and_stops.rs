@@ -199,3 +199,49 @@ async fn snapshots_are_labelled_once_and_old_restore_points_go() {
     assert_eq!(store.rewind(Rewind::Empty).await.unwrap().manifest, None);
     assert!(store.status().await.unwrap().restore_points.is_empty());
 }
+
+/// A file of one restore point that another one does not have.
+fn file_of_its_own(one: &std::path::Path, other: &std::path::Path) -> std::path::PathBuf {
+    let walk = |folder: std::path::PathBuf| std::fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path());
+    let tables = walk(one.join("data/ks"));
+    let data = |file: &std::path::PathBuf| file.to_str().is_some_and(|name| name.ends_with("-Data.db"));
+    let absent = |file: &std::path::PathBuf| !exists(&other.join(file.strip_prefix(one).unwrap()));
+    tables.flat_map(walk).find(|file| data(file) && absent(file)).expect("a data file of its own")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_is_put_back() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let generation = bed.running().await.generation;
+    let store = bed.store(10);
+    store.clear_clean().await.unwrap();
+    let session = bed.cql().await;
+    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY)"]).await;
+    for (id, index) in [("a", 1), ("b", 2)] {
+        run(&session, &[&format!("INSERT INTO ks.t (k) VALUES ({index})")]).await;
+        store.flush().await.unwrap();
+        store.snapshot(id, generation).await.unwrap();
+        store.commit(id, mark(index)).await.unwrap();
+    }
+    drop(session);
+    let [a, b] = ["a", "b"].map(|id| bed.path(&format!("agent/restore-points/{id}")));
+    let victim = file_of_its_own(&b, &a);
+    let mut bytes = std::fs::read(&victim).unwrap();
+    bytes[0] ^= 1;
+    // In place, as a disk does it: the size stays.
+    std::fs::write(&victim, bytes).unwrap();
+    let rewound = store.rewind(Rewind::Latest).await.unwrap();
+    assert_eq!(rewound.manifest.unwrap().mark.index, 1);
+    assert_eq!(lines(&bed.cql().await, "SELECT JSON k FROM ks.t").await, ["{\"k\": 1}"]);
+    let damaged = store.status().await.unwrap().damaged;
+    let name = victim.file_name().unwrap().to_str().unwrap();
+    assert!(damaged.len() == 1 && damaged[0].id == "b" && damaged[0].detail.contains(name), "{damaged:?}");
+    assert!(bed.whole_log().contains("restore point b is damaged"));
+    // It does not count among the two that are kept.
+    store.snapshot("c", rewound.generation).await.unwrap();
+    store.commit("c", mark(3)).await.unwrap();
+    let status = bed.until("the damaged one goes", |status| status.damaged.is_empty()).await;
+    assert_eq!(status.restore_points.iter().map(|p| p.index).collect::<Vec<_>>(), [1, 3]);
+    assert!(!exists(&b));
+}

@@ -174,6 +174,7 @@ impl Agent for ModelAgent {
                     held: if generation == 0 { Held::Drained } else { Held::Generation { generation } },
                 }),
                 restore_points: Vec::new(),
+                damaged: Vec::new(),
                 highest_incarnation: Some(world.highest),
                 stopping: false,
             }

@@ -149,9 +149,12 @@ impl Agent {
 
     /// Deletes what a new restore point supersedes.
     async fn clean_up(self, mut state: Locked) {
-        for id in plan::superseded(&state.points, RESTORE_POINTS_KEPT) {
+        for id in plan::superseded(&state.points, &state.damaged, RESTORE_POINTS_KEPT) {
             match self.remove_tree(&id).await {
-                Ok(()) => state.points.retain(|point| point.id != id),
+                Ok(()) => {
+                    state.points.retain(|point| point.id != id);
+                    state.damaged.retain(|damaged| damaged.id != id);
+                }
                 Err(error) => tracing::warn!(id, %error, "deleting an old restore point; tried again after the next"),
             }
         }

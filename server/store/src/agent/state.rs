@@ -10,7 +10,7 @@ use super::jolokia::Jolokia;
 use super::layout::Layout;
 use super::process::Process;
 use super::{disk, plan};
-use crate::api::{Clean, Code, Jvm, Refusal, RestorePoint, Status};
+use crate::api::{Clean, Code, Damaged, Jvm, Refusal, RestorePoint, Status};
 
 /// How many aborted ids are remembered. A call can be overtaken by its own abort only while both are on their way.
 const ABORTED_KEPT: usize = 256;
@@ -26,12 +26,15 @@ pub struct Persisted {
     pub highest_incarnation: Option<i64>,
     /// Number of the last manifest.
     pub sequence: u64,
+    /// The restore point that the last rewind put back.
+    #[serde(default)]
+    pub last_put_back: Option<String>,
 }
 
 impl Persisted {
     /// The numbers of a new volume.
     pub fn new() -> Self {
-        Self { store_id: Uuid::new_v4(), generation: 0, highest_incarnation: None, sequence: 0 }
+        Self { store_id: Uuid::new_v4(), generation: 0, highest_incarnation: None, sequence: 0, last_put_back: None }
     }
 
     /// Writes them, durably.
@@ -71,6 +74,8 @@ pub struct State {
     pub clean: Option<Clean>,
     /// Committed restore points, oldest first.
     pub points: Vec<RestorePoint>,
+    /// Those of them that the last rewind found damaged.
+    pub damaged: Vec<Damaged>,
     /// The JVM.
     pub running: Option<Running>,
     /// What it is doing.
@@ -92,6 +97,7 @@ impl State {
             persisted,
             clean,
             points,
+            damaged: Vec::new(),
             running: None,
             jvm: Jvm::Stopped,
             pending: None,
@@ -159,6 +165,7 @@ impl State {
             dirty: clean.is_none(),
             clean,
             restore_points: self.points.clone(),
+            damaged: self.damaged.clone(),
             highest_incarnation: self.persisted.highest_incarnation,
             stopping: self.stopping,
         }

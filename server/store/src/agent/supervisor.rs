@@ -18,7 +18,7 @@ use super::plan::{self, AtStart, Intent};
 use super::process::Spawner;
 use super::state::{Running, State};
 use super::{config, disk, points, probe, rewind};
-use crate::api::{Clean, Code, Held, Jvm, Refusal, Rewind, Rewound, Status};
+use crate::api::{Clean, Code, Damaged, Held, Jvm, Refusal, Rewind, Rewound, Status};
 
 /// Longest time from spawning a JVM to its first CQL answer.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
@@ -151,19 +151,43 @@ impl Agent {
         Ok(())
     }
 
+    /// Looks for damage before a rewind: at the newest restore points, until one is whole.
+    async fn check_points(&self, state: &mut State, to: &Rewind) -> Result<(), Refusal> {
+        let mut candidates = match to {
+            Rewind::Empty => Vec::new(),
+            Rewind::Latest => state.points.clone(),
+            Rewind::RestorePoint { id } => state.points.iter().filter(|point| point.id == *id).cloned().collect(),
+        };
+        candidates.sort_by_key(|point| std::cmp::Reverse(point.sequence));
+        let (layout, last) = (self.setup.layout.clone(), state.persisted.last_put_back.clone());
+        let damaged = blocking(move || {
+            let mut damaged = Vec::new();
+            for point in candidates {
+                let read = plan::read_before(&point, last.as_deref());
+                match points::check(&layout, &point.id, read) {
+                    Ok(()) => break,
+                    Err(error) => damaged.push(Damaged { id: point.id, detail: format!("{error:#}") }),
+                }
+            }
+            Ok(damaged)
+        });
+        state.damaged = damaged.await.map_err(|e| failed(&e))?;
+        for damaged in &state.damaged {
+            tracing::error!("{damaged}");
+        }
+        Ok(())
+    }
+
     /// The call `rewind`.
     ///
     /// # Errors
     /// If there is nothing to rewind to, or the disk fails.
     pub(super) async fn rewind(&self, state: &mut State, to: &Rewind) -> Result<Rewound, Refusal> {
-        let (layout, known) = (self.setup.layout.clone(), state.points.clone());
-        let checked = blocking(move || {
-            Ok(known.into_iter().map(|point| (point.clone(), points::is_whole(&layout, &point.id))).collect::<Vec<_>>())
-        });
-        let checked = checked.await.map_err(|e| failed(&e))?;
-        let intent = plan::rewind_to(to, &checked)?;
+        self.check_points(state, to).await?;
+        let intent = plan::rewind_to(to, &state.points, &state.damaged)?;
         tracing::info!(?intent, "rewinding");
         self.stop_jvm(state).await.map_err(|e| failed(&e))?;
+        state.persisted.last_put_back = intent.restore_point.clone();
         self.carry_out(state, intent).await.map_err(|e| failed(&e))?;
         let manifest = state.clean.as_ref().and_then(|clean| clean.manifest.clone());
         let generation = self.start_jvm(state, false).await?;
