@@ -58,7 +58,7 @@ impl From<BackendError> for RecoveryError {
 }
 
 /// Brings the store to a known state. `trust_clean`: this process has not applied anything yet, so that a clean mark
-/// can only be the last process's.
+/// can only be the last process's; or nothing since it made the mark itself.
 pub async fn recover<A: Agent, C: Connector>(
     shared: &Arc<Shared>,
     agent: &A,

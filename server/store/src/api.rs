@@ -150,7 +150,8 @@ pub struct Status {
     pub damaged: Vec<Damaged>,
     /// The highest incarnation that ever called; lower ones are refused.
     pub highest_incarnation: Option<i64>,
-    /// The agent is shutting down and takes no more calls.
+    /// The agent is shutting down. It takes no more calls but `mark-clean` and `abort`: a replica that drains and marks
+    /// now needs no rewind later.
     pub stopping: bool,
 }
 

@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Bed, exists, lines, lives, mark, run};
-use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use nix::sys::signal::Signal::{SIGKILL, SIGSTOP, SIGTERM};
 use replicateddb_store::api::{Code, Held, Jvm, Rewind, Table};
 use replicateddb_store::client::StoreError;
 use replicateddb_store::generation;
@@ -244,4 +244,64 @@ async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_i
     let status = bed.until("the damaged one goes", |status| status.damaged.is_empty()).await;
     assert_eq!(status.restore_points.iter().map(|p| p.index).collect::<Vec<_>>(), [1, 3]);
     assert!(!exists(&b));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_cassandra_is_ended_and_can_be_rewound() {
+    let mut bed = Bed::new().await;
+    bed.start_agent_with(&["--hang-limit", "4"]);
+    let status = bed.running().await;
+    let store = bed.store(10);
+    store.clear_clean().await.unwrap();
+    let pid = status.jvm_pid.unwrap();
+    common::signal_pid(pid, SIGSTOP);
+    // A call that waits for the hung JVM holds the lock.
+    let flushing = tokio::spawn({
+        let store = store.clone();
+        async move { store.flush().await }
+    });
+    let start = Instant::now();
+    let status = bed.until("the hang is seen", |s| matches!(s.jvm, Jvm::Failed { .. })).await;
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    assert!(matches!(&status.jvm, Jvm::Failed { detail } if detail.contains("hangs")), "{status:?}");
+    assert!(!lives(pid) && status.dirty);
+    assert!(matches!(code(flushing.await.unwrap()), Some(Code::Failed | Code::Timeout)));
+    let rewound = store.rewind(Rewind::Latest).await.unwrap();
+    assert_eq!(bed.running().await.generation, rewound.generation);
+}
+
+/// As a replica that lives does: it sees the stop, drains, marks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_agent_waits_for_the_mark_of_a_live_replica_and_admits_nothing_else() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let generation = bed.running().await.generation;
+    let (store, old) = (bed.store(10), bed.store(9));
+    store.clear_clean().await.unwrap();
+    let session = bed.cql().await;
+    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY)", "INSERT INTO ks.t (k) VALUES (1)"]).await;
+    drop(session);
+    bed.signal_agent(SIGTERM);
+    while !store.status().await.unwrap().stopping {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(code(store.flush().await), Some(Code::Stopping));
+    assert_eq!(code(store.clear_clean().await), Some(Code::Stopping));
+    assert_eq!(code(store.rewind(Rewind::Latest).await), Some(Code::Stopping));
+    assert_eq!(old.mark_clean(generation, mark(1)).await.unwrap_err().code(), Some(Code::StaleIncarnation));
+    store.abort("x").await.unwrap();
+    store.mark_clean(generation, mark(7)).await.unwrap();
+    assert!(bed.agent_ended().await.success());
+    bed.start_agent();
+    let status = bed.running().await;
+    assert_eq!(status.clean.unwrap().manifest.unwrap().mark, mark(7));
+    assert_eq!(lines(&bed.cql().await, "SELECT JSON k FROM ks.t").await, ["{\"k\": 1}"]);
+
+    // Nobody who could drain: it does not wait.
+    store.clear_clean().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let start = Instant::now();
+    bed.signal_agent(SIGTERM);
+    assert!(bed.agent_ended().await.success());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

@@ -50,6 +50,8 @@ struct World {
     /// Probability of trouble, in percent.
     trouble: u32,
     health: Option<watch::Sender<Health>>,
+    /// The agent shuts down.
+    stopping: bool,
     rewinds: u64,
     starts_without_rewind: u64,
 }
@@ -106,6 +108,43 @@ impl ModelStore {
         });
     }
 
+    /// SIGTERM to the agent, and its start after a while.
+    pub async fn restart_agent(&self) {
+        const MARK_WAIT: Duration = Duration::from_secs(15);
+        const POLL: Duration = Duration::from_millis(50);
+        self.world(|world| world.stopping = true);
+        let marked = |world: &mut World| world.clean.as_ref().is_some_and(|(_, of)| *of == world.generation);
+        let deadline = tokio::time::Instant::now() + MARK_WAIT;
+        while self.world(|world| world.running && !marked(world)) && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+        }
+        let drained = self.world(|world| {
+            let drained = world.running && marked(world);
+            world.clean = world.clean.take().filter(|_| drained).map(|(manifest, _)| (manifest, 0));
+            world.snapshots.clear();
+            drained
+        });
+        if drained {
+            self.world(|world| {
+                world.running = false;
+                if let Some(health) = world.health.take() {
+                    health.send_replace(Health::Lost { reason: "stopped".into() });
+                }
+            });
+        } else {
+            self.kill_jvm();
+        }
+        tokio::time::sleep(Duration::from_millis(u64::from(self.dice(3000)))).await;
+        self.world(|world| {
+            world.stopping = false;
+            if drained {
+                start(world);
+                let generation = world.generation;
+                world.clean = world.clean.take().map(|(manifest, _)| (manifest, generation));
+            }
+        });
+    }
+
     pub fn agent(&self, incarnation: i64) -> ModelAgent {
         ModelAgent { store: self.clone(), incarnation }
     }
@@ -123,6 +162,14 @@ fn refused(code: Code) -> StoreError {
 
 impl ModelAgent {
     async fn call<T>(
+        &self,
+        steps: u32,
+        act: impl FnOnce(&mut World) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.call_to_drain(steps, |world| if world.stopping { Err(refused(Code::Stopping)) } else { act(world) }).await
+    }
+
+    async fn call_to_drain<T>(
         &self,
         steps: u32,
         act: impl FnOnce(&mut World) -> Result<T, StoreError>,
@@ -176,7 +223,7 @@ impl Agent for ModelAgent {
                 restore_points: Vec::new(),
                 damaged: Vec::new(),
                 highest_incarnation: Some(world.highest),
-                stopping: false,
+                stopping: world.stopping,
             }
         }))
     }
@@ -214,7 +261,7 @@ impl Agent for ModelAgent {
     }
 
     async fn abort(&self, id: &str) -> Result<(), StoreError> {
-        self.call(5, |world| {
+        self.call_to_drain(5, |world| {
             world.snapshots.remove(id);
             world.aborted.insert(id.to_owned());
             Ok(())
@@ -260,7 +307,7 @@ impl Agent for ModelAgent {
     }
 
     async fn mark_clean(&self, generation: u64, mark: Mark) -> Result<(), StoreError> {
-        self.call(5, |world| {
+        self.call_to_drain(5, |world| {
             if !world.running || world.generation != generation {
                 return Err(refused(Code::WrongGeneration));
             }

@@ -66,6 +66,10 @@ pub struct AgentArgs {
     /// Longest time a stop may take, seconds: draining, then killing. Below the pod's grace period.
     #[arg(long, env = "RDB_STOP_TIMEOUT", default_value = "25", value_parser = parse_seconds)]
     pub stop_timeout: Duration,
+    /// Time without any CQL answer after which a running Cassandra is taken for hung and ended, seconds; the replica then
+    /// has it rewound.
+    #[arg(long, env = "RDB_HANG_LIMIT", default_value = "60", value_parser = parse_seconds)]
+    pub hang_limit: Duration,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

@@ -30,12 +30,18 @@ fn done(state: &State) -> Done {
 }
 
 impl Agent {
-    /// Lets a caller in (I6): remembers its incarnation, durably, if it is the highest so far.
+    /// Lets a caller in, unless the agent is shutting down.
     async fn enter(&self, incarnation: i64) -> Result<Locked, Refusal> {
-        let mut state = self.lock().await;
-        if state.stopping {
-            return refuse(Code::Stopping, "the agent is shutting down");
+        let state = self.enter_to_drain(incarnation).await?;
+        match self.is_stopping() {
+            true => refuse(Code::Stopping, "the agent is shutting down"),
+            false => Ok(state),
         }
+    }
+
+    /// Lets a caller in (I6): remembers its incarnation, durably, if it is the highest so far.
+    async fn enter_to_drain(&self, incarnation: i64) -> Result<Locked, Refusal> {
+        let mut state = self.lock().await;
         plan::admit(incarnation, state.persisted.highest_incarnation)?;
         if state.persisted.highest_incarnation != Some(incarnation) {
             let mut persisted = state.persisted.clone();
@@ -44,6 +50,7 @@ impl Agent {
             blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
             state.persisted = persisted;
         }
+        self.hear();
         Ok(state)
     }
 
@@ -167,9 +174,9 @@ impl Agent {
         }
     }
 
-    /// Gives up a snapshot.
+    /// Gives up a snapshot; also while the agent is shutting down, or draining would wait for it in vain.
     pub async fn abort(self, incarnation: i64, request: Abort) -> Result<Done, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+        let mut state = self.enter_to_drain(incarnation).await?;
         let id = request.id;
         plan::check_id(&id)?;
         if state.points.iter().any(|point| point.id == id) {
@@ -211,9 +218,9 @@ impl Agent {
         Ok(Manifest { id, sequence, mark, cassandra_now_ms, created_ms: clock_ms(), files: Files::default() })
     }
 
-    /// Marks the directory clean for the running generation.
+    /// Marks the directory clean for the running generation; also while the agent is shutting down, which then drains.
     pub async fn mark_clean(self, incarnation: i64, request: MarkClean) -> Result<Manifest, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+        let mut state = self.enter_to_drain(incarnation).await?;
         let generation = state.serving_as(request.generation)?.generation;
         let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))? + 1;
         let manifest = self.manifest(&mut state, CLEAN_ID.to_owned(), request.mark, now_ms).await?;

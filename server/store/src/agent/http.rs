@@ -42,7 +42,14 @@ async fn ready(State(agent): State<Agent>) -> Response {
 }
 
 async fn status(State(agent): State<Agent>, headers: HeaderMap) -> Response {
-    reply(authorize(&agent, &headers).map(|()| agent.status()))
+    reply(authorize(&agent, &headers).map(|()| {
+        let status = agent.status();
+        if status.highest_incarnation.is_some_and(|highest| incarnation(&headers).is_ok_and(|caller| caller == highest))
+        {
+            agent.hear();
+        }
+        status
+    }))
 }
 
 /// Carries out a call, to its end even if the caller goes away.

@@ -86,8 +86,6 @@ pub struct State {
     aborted: VecDeque<String>,
     /// Cassandra may hold snapshots that an earlier call did not clear.
     pub leftovers: bool,
-    /// The agent is shutting down.
-    pub stopping: bool,
 }
 
 impl State {
@@ -103,7 +101,6 @@ impl State {
             pending: None,
             aborted: VecDeque::new(),
             leftovers: true,
-            stopping: false,
         }
     }
 
@@ -167,7 +164,8 @@ impl State {
             restore_points: self.points.clone(),
             damaged: self.damaged.clone(),
             highest_incarnation: self.persisted.highest_incarnation,
-            stopping: self.stopping,
+            // The agent itself knows.
+            stopping: false,
         }
     }
 }

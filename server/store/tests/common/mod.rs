@@ -91,6 +91,11 @@ impl Bed {
         self.agent = Some(self.command().spawn().unwrap());
     }
 
+    pub fn start_agent_with(&mut self, flags: &[&str]) {
+        assert!(self.agent.is_none());
+        self.agent = Some(self.command().args(flags).spawn().unwrap());
+    }
+
     pub fn start_agent_that_crashes_at(&mut self, fault: &str) {
         assert!(self.agent.is_none());
         self.agent = Some(self.command().env("AGENT_FAULT", fault).spawn().unwrap());
