@@ -44,10 +44,14 @@ pub enum RecoveryError {
 
 impl From<StoreError> for RecoveryError {
     fn from(error: StoreError) -> Self {
-        match error.is_stale() {
-            true => Self::Fatal("a newer incarnation of this replica has claimed the store (I6)".to_owned()),
-            false => Self::Retry(error.to_string()),
+        if error.is_stale() {
+            return Self::Fatal("a newer incarnation of this replica has claimed the store (I6)".to_owned());
         }
+        // With the remedy, in the agent's words.
+        if error.is_of_another_log() {
+            return Self::Fatal(error.to_string());
+        }
+        Self::Retry(error.to_string())
     }
 }
 

@@ -215,7 +215,7 @@ impl From<&str> for Trouble {
 
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
-        let over = matches!(error.code(), Some(Code::StaleIncarnation | Code::WrongGeneration));
+        let over = matches!(error.code(), Some(Code::StaleIncarnation | Code::OtherLog | Code::WrongGeneration));
         Self { reason: error.to_string(), over }
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::Parser;
 use replicateddb_cql::response::parse_error;
 use replicateddb_cql::wire::Value;
+use replicateddb_ordering::OrderedLog;
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::backend::executor::CassandraConnector;
@@ -70,14 +71,14 @@ impl Site {
 
     fn start(&self, log: &MemoryStorage, replica: u32) -> ReplicaHandle {
         let (log, incarnation) = log.open(replica);
-        let store = Store::new(&self.agent, TOKEN, incarnation.0).unwrap();
+        let store = Store::new(&self.agent, TOKEN, log.log_id().0, incarnation.0).unwrap();
         let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
         let connector = CassandraConnector { address: self.cql.clone() };
         ReplicaHandle::start(config, log, store, connector, Metrics::default())
     }
 
     async fn kill_jvm(&self) {
-        let status = Store::new(&self.agent, TOKEN, 0).unwrap().status().await.unwrap();
+        let status = Store::new(&self.agent, TOKEN, 0, 0).unwrap().status().await.unwrap();
         assert_eq!(status.jvm, Jvm::Running);
         let pid = status.jvm_pid.expect("a running JVM has a process").to_string();
         let killed = std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();

@@ -1,14 +1,18 @@
 //! What the store agent and its client say to each other: JSON over HTTP.
 //!
-//! Every call but `status` is a POST that carries the replica's incarnation in the header [`INCARNATION_HEADER`] and
-//! the shared token as a bearer token. The agent remembers the highest incarnation it has seen, durably, and refuses
-//! lower ones (I6), so that a replica that was replaced can no longer rewind, snapshot or mark anything.
+//! Every call but `status` is a POST that carries the replica's log and incarnation in the headers [`LOG_HEADER`] and
+//! [`INCARNATION_HEADER`] and the shared token as a bearer token. The agent remembers which log its store belongs to and
+//! the highest incarnation of that log it has seen, durably. It refuses lower ones (I6), so that a replica that was
+//! replaced can no longer rewind, snapshot or mark anything; and every other log, whose numbers mean nothing here.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The HTTP header with the caller's incarnation, a decimal `i64`.
 pub const INCARNATION_HEADER: &str = "x-replicateddb-incarnation";
+
+/// The HTTP header with the id of the caller's log, a decimal `i64`.
+pub const LOG_HEADER: &str = "x-replicateddb-log";
 
 /// Longest id of a restore point, in bytes. Ids consist of `a-z`, `0-9` and `-`.
 pub const MAX_RESTORE_POINT_ID: usize = 64;
@@ -148,7 +152,10 @@ pub struct Status {
     /// Those of them that the last rewind found damaged.
     #[serde(default)]
     pub damaged: Vec<Damaged>,
-    /// The highest incarnation that ever called; lower ones are refused.
+    /// The log that the store belongs to; `None` before the first call.
+    #[serde(default)]
+    pub log_id: Option<i64>,
+    /// The highest incarnation of that log that ever called; lower ones are refused.
     pub highest_incarnation: Option<i64>,
     /// The agent is shutting down. It takes no more calls but `mark-clean` and `abort`: a replica that drains and marks
     /// now needs no rewind later.
@@ -206,7 +213,8 @@ pub enum Rewind {
         /// Its id.
         id: String,
     },
-    /// To the empty state at index 0; deletes the restore points. For a store that belongs to another log.
+    /// To the empty state at index 0; deletes the restore points. The one call that another log may make: the store is
+    /// the caller's from then on.
     Empty,
 }
 
@@ -267,6 +275,8 @@ pub enum Code {
     BadRequest,
     /// A higher incarnation of the replica has called before: the caller must stop.
     StaleIncarnation,
+    /// The store belongs to another log than the caller: only people can tell which of the two is to be kept.
+    OtherLog,
     /// The directory is neither clean nor rewound.
     Dirty,
     /// The JVM is not running, or not in the state that the call needs.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::api::{
-    Abort, Autocompaction, Code, Commit, Done, Flushed, INCARNATION_HEADER, Jvm, Manifest, Mark, MarkClean, NowReply,
-    Refusal, Rewind, Rewound, Snapshot, Status, Table,
+    Abort, Autocompaction, Code, Commit, Done, Flushed, INCARNATION_HEADER, Jvm, LOG_HEADER, Manifest, Mark, MarkClean,
+    NowReply, Refusal, Rewind, Rewound, Snapshot, Status, Table,
 };
 
 /// Longest wait for a connection to the agent.
@@ -54,6 +54,12 @@ impl StoreError {
         }
     }
 
+    /// The store belongs to another log: only people can help.
+    #[must_use]
+    pub fn is_of_another_log(&self) -> bool {
+        self.code() == Some(Code::OtherLog)
+    }
+
     /// A newer incarnation of this replica lives: stop, and touch nothing more.
     #[must_use]
     pub fn is_stale(&self) -> bool {
@@ -69,6 +75,7 @@ pub struct Store {
     http: reqwest::Client,
     base: String,
     token: String,
+    log: i64,
     incarnation: i64,
 }
 
@@ -76,17 +83,19 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
             .field("base", &self.base)
+            .field("log", &self.log)
             .field("incarnation", &self.incarnation)
             .finish_non_exhaustive()
     }
 }
 
 impl Store {
-    /// A client of the agent at `base` (`http://host:7070`); connects at the first call.
+    /// A client of the agent at `base` (`http://host:7070`), for an incarnation of a replica of a log; connects at the
+    /// first call.
     ///
     /// # Errors
     /// If no HTTP client can be made on this system.
-    pub fn new(base: &str, token: &str, incarnation: i64) -> Result<Self, StoreError> {
+    pub fn new(base: &str, token: &str, log: i64, incarnation: i64) -> Result<Self, StoreError> {
         let http = reqwest::Client::builder()
             // The token is for the agent alone.
             .no_proxy()
@@ -97,7 +106,7 @@ impl Store {
             .build()
             .map_err(|e| StoreError::Unreachable(chain(&e)))?;
         let base = base.trim_end_matches('/').to_owned();
-        Ok(Self { http, base, token: token.trim().to_owned(), incarnation })
+        Ok(Self { http, base, token: token.trim().to_owned(), log, incarnation })
     }
 
     /// What the agent and its JVM are doing. Needs no claim and waits for no other call.
@@ -236,8 +245,11 @@ impl Store {
         timeout: Duration,
     ) -> Result<T, StoreError> {
         let unreachable = |e: reqwest::Error| StoreError::Unreachable(chain(&e));
-        let request =
-            request.timeout(timeout).bearer_auth(&self.token).header(INCARNATION_HEADER, self.incarnation.to_string());
+        let request = request
+            .timeout(timeout)
+            .bearer_auth(&self.token)
+            .header(LOG_HEADER, self.log.to_string())
+            .header(INCARNATION_HEADER, self.incarnation.to_string());
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
@@ -305,6 +317,7 @@ mod tests {
             clean: None,
             restore_points: Vec::new(),
             damaged: Vec::new(),
+            log_id: None,
             highest_incarnation: None,
             stopping: false,
         })

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Bed, exists, lines, lives, mark, run};
+use common::{Bed, LOG, exists, lines, lives, mark, run};
 use nix::sys::signal::Signal::{SIGKILL, SIGSTOP, SIGTERM};
 use replicateddb_store::api::{Code, Held, Jvm, Rewind, Table};
 use replicateddb_store::client::StoreError;
@@ -127,10 +127,27 @@ async fn a_replaced_incarnation_changes_nothing() {
     // Nor may the new one commit what the old one took.
     assert_eq!(new.commit("of-old", mark(1)).await.unwrap_err().code(), Some(Code::UnknownRestorePoint));
     assert_eq!(bed.store(0).status().await.unwrap().generation, status.generation);
+    // Another log's numbers are smaller, and mean nothing. With nothing kept here, the store just becomes that log's.
+    let (other, again) = (bed.store_of(LOG + 1, 2), bed.store(12));
+    other.claim().await.unwrap();
+    again.claim().await.unwrap();
+    again.snapshot("kept", generation).await.unwrap();
+    again.commit("kept", mark(1)).await.unwrap();
+    for (call, result) in [
+        ("claim", other.claim().await.map(drop)),
+        ("start", other.start().await.map(drop)),
+        ("rewind", other.rewind(Rewind::Latest).await.map(drop)),
+        ("mark", other.mark_clean(generation, mark(1)).await.map(drop)),
+    ] {
+        let error = result.unwrap_err();
+        let text = error.to_string();
+        assert!(error.is_of_another_log() && text.contains("0x3") && text.contains("0x4"), "{call}: {text}");
+    }
+    assert!(old.claim().await.unwrap_err().is_stale());
     // Remembered beyond the agent's life.
     bed.kill_agent().await;
     bed.start_agent();
-    bed.until("the agent is up", |s| s.highest_incarnation == Some(11)).await;
+    bed.until("the agent is up", |s| s.highest_incarnation == Some(12) && s.log_id == Some(LOG)).await;
     assert!(old.claim().await.unwrap_err().is_stale());
     assert!(!exists(&bed.path("agent/restore-points/of-old")), "uncommitted trees are deleted at start");
 

@@ -222,6 +222,7 @@ impl Agent for ModelAgent {
                 }),
                 restore_points: Vec::new(),
                 damaged: Vec::new(),
+                log_id: None,
                 highest_incarnation: Some(world.highest),
                 stopping: world.stopping,
             }

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
+use super::plan::Caller;
 use super::state::{Pending, Running, State};
 use super::supervisor::{Agent, Locked, blocking, failed};
 use super::{disk, plan, points, probe};
@@ -12,6 +13,8 @@ use crate::api::{
     RESTORE_POINTS_KEPT, Refusal, Rewind, Rewound, Snapshot,
 };
 
+/// Why a call is refused at the end.
+const STOPPING: &str = "the agent is shutting down";
 /// Id of a clean mark's manifest.
 const CLEAN_ID: &str = "clean";
 
@@ -31,21 +34,27 @@ fn done(state: &State) -> Done {
 
 impl Agent {
     /// Lets a caller in, unless the agent is shutting down.
-    async fn enter(&self, incarnation: i64) -> Result<Locked, Refusal> {
-        let state = self.enter_to_drain(incarnation).await?;
+    async fn enter(&self, caller: Caller) -> Result<Locked, Refusal> {
+        let state = self.enter_to_drain(caller).await?;
         match self.is_stopping() {
-            true => refuse(Code::Stopping, "the agent is shutting down"),
+            true => refuse(Code::Stopping, STOPPING),
             false => Ok(state),
         }
     }
 
     /// Lets a caller in (I6): remembers its incarnation, durably, if it is the highest so far.
-    async fn enter_to_drain(&self, incarnation: i64) -> Result<Locked, Refusal> {
-        let mut state = self.lock().await;
-        plan::admit(incarnation, state.persisted.highest_incarnation)?;
-        if state.persisted.highest_incarnation != Some(incarnation) {
+    async fn enter_to_drain(&self, caller: Caller) -> Result<Locked, Refusal> {
+        let state = self.lock().await;
+        let holds_nothing = state.holds_nothing();
+        self.admit(state, caller, holds_nothing).await
+    }
+
+    async fn admit(&self, mut state: Locked, caller: Caller, holds_nothing: bool) -> Result<Locked, Refusal> {
+        let persisted = &state.persisted;
+        plan::admit(caller, persisted.log_id, persisted.highest(caller.log), holds_nothing)?;
+        if state.persisted.owner() != Some(caller) {
             let mut persisted = state.persisted.clone();
-            persisted.highest_incarnation = Some(incarnation);
+            persisted.give_to(caller);
             let (layout, saved) = (self.setup.layout.clone(), persisted.clone());
             blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
             state.persisted = persisted;
@@ -55,14 +64,14 @@ impl Agent {
     }
 
     /// Only makes the incarnation the highest.
-    pub async fn claim(self, incarnation: i64, (): ()) -> Result<Done, Refusal> {
-        let state = self.enter(incarnation).await?;
+    pub async fn claim(self, caller: Caller, (): ()) -> Result<Done, Refusal> {
+        let state = self.enter(caller).await?;
         Ok(done(&state))
     }
 
     /// Starts the JVM on a clean directory, or finds it started.
-    pub async fn call_start(self, incarnation: i64, (): ()) -> Result<Done, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    pub async fn call_start(self, caller: Caller, (): ()) -> Result<Done, Refusal> {
+        let mut state = self.enter(caller).await?;
         if state.running.as_ref().is_none_or(|running| !running.process.is_alive()) {
             self.start_jvm(&mut state, true).await?;
         }
@@ -70,14 +79,20 @@ impl Agent {
     }
 
     /// Rewinds and starts the JVM.
-    pub async fn call_rewind(self, incarnation: i64, to: Rewind) -> Result<Rewound, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    pub async fn call_rewind(self, caller: Caller, to: Rewind) -> Result<Rewound, Refusal> {
+        let state = self.lock().await;
+        if self.is_stopping() {
+            return refuse(Code::Stopping, STOPPING);
+        }
+        // Emptying is how people give a store to another log.
+        let holds_nothing = to == Rewind::Empty || state.holds_nothing();
+        let mut state = self.admit(state, caller, holds_nothing).await?;
         self.rewind(&mut state, &to).await
     }
 
     /// Flushes everything.
-    pub async fn flush(self, incarnation: i64, (): ()) -> Result<Flushed, Refusal> {
-        let state = self.enter(incarnation).await?;
+    pub async fn flush(self, caller: Caller, (): ()) -> Result<Flushed, Refusal> {
+        let state = self.enter(caller).await?;
         let jolokia = state.serving()?.jolokia;
         jolokia.flush().await.map_err(|e| failed(&e))?;
         let builds = jolokia.builds().await.map_err(|e| failed(&e))?;
@@ -85,8 +100,8 @@ impl Agent {
     }
 
     /// Takes a snapshot into an uncommitted tree.
-    pub async fn snapshot(self, incarnation: i64, request: Snapshot) -> Result<Done, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    pub async fn snapshot(self, caller: Caller, request: Snapshot) -> Result<Done, Refusal> {
+        let mut state = self.enter(caller).await?;
         let id = request.id;
         plan::check_id(&id)?;
         let running = state.serving_as(request.generation)?;
@@ -99,7 +114,7 @@ impl Agent {
         self.drop_pending(&mut state).await?;
         match self.take_snapshot(&mut state, &running, &id).await {
             Ok(now_ms) => {
-                state.pending = Some(Pending { id, incarnation, now_ms });
+                state.pending = Some(Pending { id, incarnation: caller.incarnation, now_ms });
                 Ok(done(&state))
             }
             Err(error) => {
@@ -128,10 +143,10 @@ impl Agent {
 
     /// Commits a snapshot. The caller gets its answer as soon as the restore point is durable; older ones and
     /// Cassandra's own copy of the snapshot go after that, while the next call waits.
-    pub async fn commit(self, incarnation: i64, request: Commit) -> Result<Manifest, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    pub async fn commit(self, caller: Caller, request: Commit) -> Result<Manifest, Refusal> {
+        let mut state = self.enter(caller).await?;
         let id = request.id;
-        let pending = state.pending.clone().filter(|p| p.id == id && p.incarnation == incarnation);
+        let pending = state.pending.clone().filter(|p| p.id == id && p.incarnation == caller.incarnation);
         let Some(pending) = pending else {
             return refuse(Code::UnknownRestorePoint, format!("there is no snapshot {id} of this incarnation"));
         };
@@ -175,8 +190,8 @@ impl Agent {
     }
 
     /// Gives up a snapshot; also while the agent is shutting down, or draining would wait for it in vain.
-    pub async fn abort(self, incarnation: i64, request: Abort) -> Result<Done, Refusal> {
-        let mut state = self.enter_to_drain(incarnation).await?;
+    pub async fn abort(self, caller: Caller, request: Abort) -> Result<Done, Refusal> {
+        let mut state = self.enter_to_drain(caller).await?;
         let id = request.id;
         plan::check_id(&id)?;
         if state.points.iter().any(|point| point.id == id) {
@@ -219,8 +234,8 @@ impl Agent {
     }
 
     /// Marks the directory clean for the running generation; also while the agent is shutting down, which then drains.
-    pub async fn mark_clean(self, incarnation: i64, request: MarkClean) -> Result<Manifest, Refusal> {
-        let mut state = self.enter_to_drain(incarnation).await?;
+    pub async fn mark_clean(self, caller: Caller, request: MarkClean) -> Result<Manifest, Refusal> {
+        let mut state = self.enter_to_drain(caller).await?;
         let generation = state.serving_as(request.generation)?.generation;
         let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))? + 1;
         let manifest = self.manifest(&mut state, CLEAN_ID.to_owned(), request.mark, now_ms).await?;
@@ -232,8 +247,8 @@ impl Agent {
     }
 
     /// Removes the clean mark, durably. It counts as gone even if that fails: then the caller must not go on.
-    pub async fn clear_clean(self, incarnation: i64, (): ()) -> Result<Done, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    pub async fn clear_clean(self, caller: Caller, (): ()) -> Result<Done, Refusal> {
+        let mut state = self.enter(caller).await?;
         state.clean = None;
         let layout = self.setup.layout.clone();
         blocking(move || disk::remove_file(&layout.clean())).await.map_err(|e| failed(&e))?;
@@ -241,16 +256,16 @@ impl Agent {
     }
 
     /// Turns compaction on or off.
-    pub async fn autocompaction(self, incarnation: i64, request: Autocompaction) -> Result<Done, Refusal> {
-        let state = self.enter(incarnation).await?;
+    pub async fn autocompaction(self, caller: Caller, request: Autocompaction) -> Result<Done, Refusal> {
+        let state = self.enter(caller).await?;
         let jolokia = state.serving()?.jolokia;
         jolokia.autocompaction(request.enabled, request.tables.as_deref()).await.map_err(|e| failed(&e))?;
         Ok(done(&state))
     }
 
     /// Cassandra's clock.
-    pub async fn cassandra_now(self, incarnation: i64, (): ()) -> Result<NowReply, Refusal> {
-        let state = self.enter(incarnation).await?;
+    pub async fn cassandra_now(self, caller: Caller, (): ()) -> Result<NowReply, Refusal> {
+        let state = self.enter(caller).await?;
         let generation = state.serving()?.generation;
         let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
         Ok(NowReply { now_ms, generation })

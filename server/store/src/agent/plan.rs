@@ -105,18 +105,37 @@ pub fn superseded(points: &[RestorePoint], damaged: &[Damaged], keep: usize) -> 
     damaged.into_iter().chain(whole.into_iter().take(surplus)).map(|point| point.id.clone()).collect()
 }
 
-/// Decides whether an incarnation may call, given the highest that ever did (I6).
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Its log.
+    pub log: i64,
+    /// Its incarnation in that log: comparable within it alone.
+    pub incarnation: i64,
+}
+
+/// Decides whether a caller may call, given the log that the store belongs to and the highest incarnation of the caller's
+/// log that ever called (I6). `holds_nothing`: there is nothing in the store that another log would take away.
 ///
 /// # Errors
-/// If it is a lower one.
-pub fn admit(incarnation: i64, highest: Option<i64>) -> Result<(), Refusal> {
-    match highest {
-        Some(highest) if incarnation < highest => Err(Refusal {
-            code: Code::StaleIncarnation,
-            message: format!("incarnation {incarnation} was replaced by {highest}"),
-        }),
-        _ => Ok(()),
+/// If it is a lower incarnation, or of another log.
+pub fn admit(caller: Caller, owner: Option<i64>, highest: Option<i64>, holds_nothing: bool) -> Result<(), Refusal> {
+    if let Some(owner) = owner.filter(|owner| *owner != caller.log && !holds_nothing) {
+        return Err(Refusal {
+            code: Code::OtherLog,
+            message: format!(
+                "this store belongs to the log {:#x}, the replica follows the log {:#x}: the ordering tier lost its data, \
+                 or another root is configured. Bring the old log back, or, to give up what only this store holds, \
+                 replace its volume by an empty one",
+                owner, caller.log
+            ),
+        });
     }
+    if let Some(highest) = highest.filter(|highest| caller.incarnation < *highest) {
+        let message = format!("incarnation {} was replaced by {highest}", caller.incarnation);
+        return Err(Refusal { code: Code::StaleIncarnation, message });
+    }
+    Ok(())
 }
 
 /// Checks the id of a restore point: it becomes the name of a folder.
@@ -232,12 +251,26 @@ mod tests {
     }
 
     #[test]
-    fn lower_incarnations_are_refused() {
-        for (incarnation, highest, expected) in
-            [(1, None, true), (5, Some(5), true), (6, Some(5), true), (4, Some(5), false), (-1, Some(0), false)]
-        {
-            assert_eq!(admit(incarnation, highest).is_ok(), expected, "{incarnation} {highest:?}");
+    fn lower_incarnations_and_other_logs_are_refused() {
+        let stale = Some(Code::StaleIncarnation);
+        let caller = |(log, incarnation)| Caller { log, incarnation };
+        for (calls, owner, highest, holds_nothing, expected) in [
+            ((7, 1), None, None, false, None),
+            ((7, 5), Some(7), Some(5), false, None),
+            ((7, 6), Some(7), Some(5), false, None),
+            ((7, 4), Some(7), Some(5), false, stale),
+            ((7, 4), Some(7), Some(5), true, stale),
+            ((7, -1), Some(7), Some(0), false, stale),
+            ((8, 6), Some(7), None, false, Some(Code::OtherLog)),
+            ((8, 6), Some(7), None, true, None),
+            // One that was replaced stays so, whatever was between.
+            ((8, 6), Some(7), Some(9), true, stale),
+        ] {
+            let refused = admit(caller(calls), owner, highest, holds_nothing).err();
+            assert_eq!(refused.map(|r| r.code), expected, "{calls:?} {owner:?} {highest:?} {holds_nothing}");
         }
+        let refusal = admit(caller((8, 6)), Some(7), None, false).unwrap_err();
+        assert!(refusal.message.contains("0x7") && refusal.message.contains("0x8"), "{refusal}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// The log that stores belong to.
+pub const LOG: i64 = 3;
 /// Longest wait for anything, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -124,7 +126,11 @@ impl Bed {
     }
 
     pub fn store(&self, incarnation: i64) -> Store {
-        Store::new(&format!("http://127.0.0.1:{}", self.ports[0]), TOKEN, incarnation).unwrap()
+        self.store_of(LOG, incarnation)
+    }
+
+    pub fn store_of(&self, log: i64, incarnation: i64) -> Store {
+        Store::new(&format!("http://127.0.0.1:{}", self.ports[0]), TOKEN, log, incarnation).unwrap()
     }
 
     pub fn cql_address(&self) -> String {
