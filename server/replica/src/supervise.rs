@@ -150,7 +150,8 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         shared.recovered(generation, state.index(), restore_point, rewound);
         shared.enter(Phase::Replaying, format!("replaying from index {}", state.index()));
         let tail = self.log.tail(state.next_position());
-        let restore_points = RestorePoints::new(shared.clone(), self.agent.clone(), generation, setbacks);
+        let restore_points =
+            RestorePoints::new(shared.clone(), self.agent.clone(), generation, state.index(), setbacks);
         let agent = self.agent.clone();
         let applier = Applier::new(shared.clone(), backend.clone(), agent, restore_points, state, tail);
         let life = Life {

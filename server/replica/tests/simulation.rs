@@ -307,6 +307,46 @@ async fn a_graceful_stop_needs_no_rewind() {
     assert_eq!(cluster.stores[0].rewinds(), 1);
 }
 
+/// The snapshot fixes the state: what is applied while it is committed is not in it, and replayed.
+#[tokio::test(start_paused = true)]
+async fn records_are_applied_while_a_restore_point_is_committed() {
+    let cluster = Cluster::new(5);
+    let store = &cluster.stores[0];
+    store.set_commit_ms(1_500_000);
+    cluster.start(0);
+    let handle = cluster.handle(0).unwrap();
+    handle.serving().wait_for(|s| matches!(s, Serving::Yes { .. })).await.unwrap();
+    let write = async |value: &str| {
+        let text = format!("APPEND l {value}");
+        let statements = vec![StatementText { text, values: Values::none() }];
+        let request = Request { kind: RequestKind::Dml, keyspace: None, statements, flags: flags::NOT_REPEATABLE };
+        handle.propose(request).await.unwrap().index
+    };
+    let index = write("before").await;
+    let asked = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.restore_point().await }
+    });
+    while store.uncommitted() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let started = tokio::time::Instant::now();
+    for n in 0..100 {
+        write(&format!("while {n}")).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(60) && !asked.is_finished(), "{:?}", started.elapsed());
+    let made = asked.await.unwrap().unwrap();
+    assert!(made >= index, "{made}");
+    let before = store.data();
+    store.kill_jvm();
+    handle.serving().wait_for(|s| matches!(s, Serving::No { .. })).await.unwrap();
+    handle.serving().wait_for(|s| matches!(s, Serving::Yes { .. })).await.unwrap();
+    let replay = handle.status().replay.unwrap();
+    assert_eq!(replay.restore_point, Some(made));
+    assert!(replay.records >= 100, "{replay:?}");
+    assert_eq!(store.data(), before);
+}
+
 /// A Cassandra pod is deleted, its replica stays.
 #[tokio::test(start_paused = true)]
 async fn a_graceful_restart_of_the_agent_needs_no_rewind() {

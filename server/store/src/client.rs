@@ -13,10 +13,11 @@ use crate::api::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a short call: status, marks, claims.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest wait for a call that works on the data: flush, snapshot, commit.
+/// Longest wait for a call that works on the data: flush, snapshot.
 const LONG_TIMEOUT: Duration = Duration::from_secs(180);
-/// Longest wait for a rewind: it may have to read two whole restore points to see whether they are damaged.
-const REWIND_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Longest wait for a commit, which reads every file that is new, or a rewind, which may have to read two whole restore
+/// points to see whether they are damaged.
+const READING_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Silence after which the connection of a call under way is probed: an agent that is gone does not take so long.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Probes without an answer after which it counts as gone.
@@ -148,7 +149,7 @@ impl Store {
     /// # Errors
     /// As for every call; also if the snapshot is not there (any more) or its JVM is gone.
     pub async fn commit(&self, id: &str, mark: Mark) -> Result<Manifest, StoreError> {
-        self.post("commit", &Commit { id: id.to_owned(), mark }, LONG_TIMEOUT).await
+        self.post("commit", &Commit { id: id.to_owned(), mark }, READING_TIMEOUT).await
     }
 
     /// Gives up a snapshot, whether or not it was (or is being) taken. Idempotent; refused once committed.
@@ -164,7 +165,7 @@ impl Store {
     /// # Errors
     /// As for every call; also if the restore points are damaged or the JVM does not come up. May be repeated.
     pub async fn rewind(&self, to: Rewind) -> Result<Rewound, StoreError> {
-        let rewound: Rewound = self.post("rewind", &to, REWIND_TIMEOUT).await?;
+        let rewound: Rewound = self.post("rewind", &to, READING_TIMEOUT).await?;
         self.wait_running(rewound.generation).await?;
         Ok(rewound)
     }

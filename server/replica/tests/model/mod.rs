@@ -52,6 +52,8 @@ struct World {
     health: Option<watch::Sender<Health>>,
     /// The agent shuts down.
     stopping: bool,
+    /// Longest time of a commit.
+    commit_ms: u32,
     rewinds: u64,
     starts_without_rewind: u64,
 }
@@ -65,7 +67,7 @@ pub struct ModelStore {
 
 impl ModelStore {
     pub fn new(seed: u64) -> Self {
-        let world = World { clean: Some((None, 0)), ..World::default() };
+        let world = World { clean: Some((None, 0)), commit_ms: 2000, ..World::default() };
         Self { world: Arc::new(Mutex::new(world)), random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
     }
 
@@ -79,6 +81,15 @@ impl ModelStore {
 
     pub fn set_trouble(&self, percent: u32) {
         self.world(|world| world.trouble = percent);
+    }
+
+    pub fn set_commit_ms(&self, at_most: u32) {
+        self.world(|world| world.commit_ms = at_most);
+    }
+
+    /// Snapshots that are not committed.
+    pub fn uncommitted(&self) -> usize {
+        self.world(|world| world.snapshots.len())
     }
 
     pub fn data(&self) -> Data {
@@ -252,7 +263,8 @@ impl Agent for ModelAgent {
     }
 
     async fn commit(&self, id: &str, mark: Mark) -> Result<(), StoreError> {
-        self.call(20, |world| {
+        // Long: records are applied meanwhile.
+        self.call(self.store.world(|world| world.commit_ms), |world| {
             let (_, data) = world.snapshots.remove(id).ok_or_else(|| refused(Code::UnknownRestorePoint))?;
             let manifest = manifest(world, id, mark);
             world.points.push((manifest, data));
