@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
+use futures::{SinkExt, StreamExt};
+use replicateddb_cql::Consistency;
+use replicateddb_cql::frame::{Envelope, Opcode};
+use replicateddb_cql::request::{Params, query};
 use replicateddb_cql::response::parse_error;
 use replicateddb_cql::wire::Value;
 use replicateddb_ordering::OrderedLog;
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
+use replicateddb_replica::backend::connect;
 use replicateddb_replica::backend::executor::CassandraConnector;
 use replicateddb_replica::config::Config;
 use replicateddb_replica::metrics::Metrics;
@@ -75,6 +80,14 @@ impl Site {
         let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
         let connector = CassandraConnector { address: self.cql.clone() };
         ReplicaHandle::start(config, log, store, connector, Metrics::default())
+    }
+
+    /// A statement that no log knows of.
+    async fn past_the_log(&self, text: &str) {
+        let mut framed = connect(&self.cql, None).await.unwrap();
+        let query = query(text, &Params::new(Consistency::One, Values::none())).unwrap();
+        framed.send(Envelope::request(0, Opcode::Query, query)).await.unwrap();
+        assert_eq!(framed.next().await.unwrap().unwrap().opcode, Opcode::Result);
     }
 
     async fn kill_jvm(&self) {
@@ -220,6 +233,14 @@ async fn kills_stops_and_newcomers_end_in_the_same_cells() {
     let handle = site.start(&log, 0);
     served(&handle).await;
     assert!(!handle.status().replay.unwrap().rewound, "a clean stop needs no rewind");
+    same(&before, &handle.digest().await.unwrap());
+
+    // What somebody does to the store past the log, while nobody looks, is undone by a rewind.
+    assert!(handle.stop().await.starts_with("stopped cleanly"));
+    site.past_the_log("TRUNCATE ks.t").await;
+    let handle = site.start(&log, 0);
+    served(&handle).await;
+    assert!(handle.status().replay.unwrap().rewound, "a table was truncated past the log");
     same(&before, &handle.digest().await.unwrap());
 
     let newcomer_site = Site::new();

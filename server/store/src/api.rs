@@ -82,6 +82,17 @@ pub struct Mark {
     pub replica_state: serde_json::Value,
 }
 
+/// What truncations and schema changes leave behind in Cassandra.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footprint {
+    /// Ids of the users' tables, by `keyspace.table`.
+    pub tables: std::collections::BTreeMap<String, String>,
+    /// Of those that were ever truncated, when, as Cassandra keeps it.
+    pub truncated: std::collections::BTreeMap<String, String>,
+    /// Cassandra's own version of the schema.
+    pub schema_version: Option<String>,
+}
+
 /// A [`Mark`] as the agent keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -99,6 +110,9 @@ pub struct Manifest {
     pub created_ms: i64,
     /// What lies in the tree; empty for a clean mark.
     pub files: Files,
+    /// Of a clean mark: what is compared when it is taken away.
+    #[serde(default)]
+    pub footprint: Option<Footprint>,
 }
 
 /// A committed restore point, without the replica's state.

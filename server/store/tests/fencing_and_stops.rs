@@ -82,6 +82,41 @@ async fn a_clean_stop_needs_no_rewind_and_an_unclean_one_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_to_a_clean_store_past_the_log_voids_its_mark() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let generation = bed.running().await.generation;
+    let store = bed.store(10);
+    let session = bed.cql().await;
+    let change = |refused: StoreError| match refused.code() {
+        Some(Code::Dirty) => refused.to_string(),
+        other => panic!("{other:?}: {refused}"),
+    };
+    // Empty at index 0 is a known state, too.
+    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY)"]).await;
+    assert!(change(store.clear_clean().await.unwrap_err()).contains("ks.t was created"));
+    for (done, found) in [
+        ("SELECT * FROM ks.t", None),
+        ("TRUNCATE ks.t", Some("ks.t was truncated")),
+        ("TRUNCATE ks.t", Some("ks.t was truncated")),
+        ("ALTER TABLE ks.t ADD v int", Some("schema was changed")),
+        ("DROP TABLE ks.t", Some("ks.t was dropped")),
+    ] {
+        store.mark_clean(generation, mark(1)).await.unwrap();
+        run(&session, &[done]).await;
+        match (store.clear_clean().await, found) {
+            (Ok(_), None) => {}
+            (Err(refused), Some(found)) => assert!(change(refused).contains(found), "{done}"),
+            (other, _) => panic!("{done}: {other:?}"),
+        }
+        let status = store.status().await.unwrap();
+        assert!(status.dirty && status.clean.is_none());
+        // Nothing is left to compare, and it stays dirty.
+        store.clear_clean().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn killed_with_a_mark_of_a_generation_is_dirty_too() {
     let mut bed = Bed::new().await;
     bed.start_agent();

@@ -210,7 +210,7 @@ fn start(world: &mut World) {
 fn manifest(world: &mut World, id: &str, mark: Mark) -> Manifest {
     world.sequence += 1;
     let (sequence, id) = (world.sequence, id.to_owned());
-    Manifest { id, sequence, mark, cassandra_now_ms: 0, created_ms: 0, files: Files::default() }
+    Manifest { id, sequence, mark, cassandra_now_ms: 0, created_ms: 0, files: Files::default(), footprint: None }
 }
 
 impl Agent for ModelAgent {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::plan::Caller;
 use super::state::{Pending, Running, State};
 use super::supervisor::{Agent, Locked, blocking, failed};
-use super::{disk, plan, points, probe};
+use super::{disk, footprint, plan, points, probe};
 use crate::api::{
     Abort, Autocompaction, Clean, Code, Commit, Done, Files, Flushed, Held, Manifest, MarkClean, NowReply,
     RESTORE_POINTS_KEPT, Refusal, Rewind, Rewound, Snapshot,
@@ -230,7 +230,15 @@ impl Agent {
         blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
         let sequence = persisted.sequence;
         state.persisted = persisted;
-        Ok(Manifest { id, sequence, mark, cassandra_now_ms, created_ms: clock_ms(), files: Files::default() })
+        Ok(Manifest {
+            id,
+            sequence,
+            mark,
+            cassandra_now_ms,
+            created_ms: clock_ms(),
+            files: Files::default(),
+            footprint: None,
+        })
     }
 
     /// Marks the directory clean for the running generation; also while the agent is shutting down, which then drains.
@@ -238,7 +246,9 @@ impl Agent {
         let mut state = self.enter_to_drain(caller).await?;
         let generation = state.serving_as(request.generation)?.generation;
         let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))? + 1;
-        let manifest = self.manifest(&mut state, CLEAN_ID.to_owned(), request.mark, now_ms).await?;
+        let footprint = footprint::read(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
+        let mut manifest = self.manifest(&mut state, CLEAN_ID.to_owned(), request.mark, now_ms).await?;
+        manifest.footprint = Some(footprint);
         let clean = Clean { manifest: Some(manifest.clone()), held: Held::Generation { generation } };
         let (layout, written) = (self.setup.layout.clone(), clean.clone());
         blocking(move || disk::write_json(&layout.clean(), &written)).await.map_err(|e| failed(&e))?;
@@ -246,13 +256,37 @@ impl Agent {
         Ok(manifest)
     }
 
-    /// Removes the clean mark, durably. It counts as gone even if that fails: then the caller must not go on.
+    /// Removes the clean mark, durably. It counts as gone even if that fails: then the caller must not go on. Nor if the
+    /// store is found to have been changed since it was marked: then only a rewind helps.
     pub async fn clear_clean(self, caller: Caller, (): ()) -> Result<Done, Refusal> {
         let mut state = self.enter(caller).await?;
+        let changed = self.changed_since_marked(&state).await?;
         state.clean = None;
         let layout = self.setup.layout.clone();
         blocking(move || disk::remove_file(&layout.clean())).await.map_err(|e| failed(&e))?;
-        Ok(done(&state))
+        match changed {
+            None => Ok(done(&state)),
+            Some(change) => {
+                tracing::error!(change, "Cassandra was changed past the log while the replica was stopped");
+                refuse(
+                    Code::Dirty,
+                    format!("Cassandra was changed past the log while the replica was stopped: {change}"),
+                )
+            }
+        }
+    }
+
+    /// What somebody has done to a store that is marked clean.
+    async fn changed_since_marked(&self, state: &State) -> Result<Option<String>, Refusal> {
+        let (Some(mark), Ok(_running)) = (state.valid_mark(), state.serving()) else { return Ok(None) };
+        let now = footprint::read(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
+        let then = mark.manifest.as_ref().map(|manifest| manifest.footprint.as_ref());
+        Ok(match then {
+            // A restore point that was just put back, or a mark of an agent that took none.
+            Some(None) => None,
+            Some(then @ Some(_)) => footprint::difference(then, &now),
+            None => footprint::difference(None, &now),
+        })
     }
 
     /// Turns compaction on or off.

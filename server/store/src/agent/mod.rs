@@ -6,6 +6,7 @@ mod config;
 mod disk;
 mod extra;
 pub mod faults;
+mod footprint;
 mod http;
 mod java;
 mod jolokia;

@@ -119,7 +119,15 @@ mod tests {
 
     fn manifest_of(id: &str, sequence: u64) -> Manifest {
         let mark = Mark { index: 7, replica_state: serde_json::json!({ "clock": 1 }) };
-        Manifest { id: id.into(), sequence, mark, cassandra_now_ms: 1, created_ms: 1, files: Files::default() }
+        Manifest {
+            id: id.into(),
+            sequence,
+            mark,
+            cassandra_now_ms: 1,
+            created_ms: 1,
+            files: Files::default(),
+            footprint: None,
+        }
     }
 
     #[test]
