@@ -51,7 +51,8 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let store = Store::new(&with_id(&args.agent, id), &token, log.incarnation().0).context("the agent's URL")?;
+    let store = Store::new(&with_id(&args.agent, id), &token, log.log_id().0, log.incarnation().0);
+    let store = store.context("the agent's URL")?;
     let identity = Identity {
         id,
         host_id: host_id(&log, id),

@@ -44,10 +44,14 @@ pub enum RecoveryError {
 
 impl From<StoreError> for RecoveryError {
     fn from(error: StoreError) -> Self {
-        match error.is_stale() {
-            true => Self::Fatal("a newer incarnation of this replica has claimed the store (I6)".to_owned()),
-            false => Self::Retry(error.to_string()),
+        if error.is_stale() {
+            return Self::Fatal("a newer incarnation of this replica has claimed the store (I6)".to_owned());
         }
+        // With the remedy, in the agent's words.
+        if error.is_of_another_log() {
+            return Self::Fatal(error.to_string());
+        }
+        Self::Retry(error.to_string())
     }
 }
 
@@ -58,7 +62,7 @@ impl From<BackendError> for RecoveryError {
 }
 
 /// Brings the store to a known state. `trust_clean`: this process has not applied anything yet, so that a clean mark
-/// can only be the last process's.
+/// can only be the last process's; or nothing since it made the mark itself.
 pub async fn recover<A: Agent, C: Connector>(
     shared: &Arc<Shared>,
     agent: &A,
@@ -78,6 +82,10 @@ pub async fn recover<A: Agent, C: Connector>(
         shared.enter(Phase::Recovering, "rewinding the store to its last restore point");
         let rewound = agent.rewind(Rewind::Latest).await?;
         shared.metrics.rewinds.inc();
+        // With an older base there is more to replay; the next restore point ends it.
+        let damaged = agent.status().await?.damaged;
+        let text = damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        shared.condition(Condition::RestorePoint, (!text.is_empty()).then_some(text));
         (rewound.generation, rewound.manifest, true)
     };
     let state = state_of(manifest.as_ref(), log_id).map_err(RecoveryError::Fatal)?;

@@ -1,5 +1,7 @@
-//! Restore points of the store: flush beside the work, then hold the lanes at an index, flush what is left, snapshot,
-//! commit, go on. The order makes the snapshot exactly the state at that index (design 7).
+//! Restore points of the store: flush beside the work, then hold the lanes at an index, flush what is left, snapshot, go
+//! on, and commit beside the work again. The order makes the snapshot exactly the state at that index (design 7): its
+//! files are linked while nothing is applied, and no later write changes a linked file. What is not committed in the end
+//! is deleted.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -18,6 +20,11 @@ use crate::state::State;
 const BUILD_POLLS: usize = 20;
 /// Pause between two such questions.
 const BUILD_POLL: Duration = Duration::from_millis(500);
+/// Longest wait for a commit, which reads and syncs every file that is new. Nothing but the next restore point waits for
+/// it.
+const COMMIT_WAIT: Duration = Duration::from_secs(1800);
+/// Longest wait for the agent to give up a snapshot.
+const ABORT_WAIT: Duration = Duration::from_secs(60);
 /// Fewest records between two restore points, however often the store had to be rewound.
 const FEWEST_RECORDS: u64 = 16;
 /// People who may wait for a restore point they asked for.
@@ -30,7 +37,16 @@ enum Doing {
     Flushing(BoxFuture<'static, Result<(), Trouble>>),
     /// Waits for the lanes to drain, since then.
     Draining(Instant),
-    Saving(BoxFuture<'static, Result<u64, Trouble>>),
+    /// Takes the snapshot, with all lanes held.
+    Saving(BoxFuture<'static, Result<Snapshot, Trouble>>),
+    /// Makes the snapshot a restore point, with the lanes free again.
+    Committing(u64, BoxFuture<'static, Result<(), Trouble>>),
+}
+
+/// A snapshot that was taken: exactly the state of its mark.
+struct Snapshot {
+    id: String,
+    mark: Mark,
 }
 
 /// What a step has led to.
@@ -49,8 +65,10 @@ pub struct RestorePoints<A> {
     /// Records between two restore points.
     records: u64,
     doing: Doing,
-    /// Index and time of the last one, or of the start.
-    last: (Option<u64>, Instant),
+    /// Index and time of the last snapshot that became one, or of the start.
+    last: (u64, Instant),
+    /// When the lanes were drained for the one under way, and the records with an effect before that.
+    drained: (Instant, u64),
     not_before: Instant,
     /// Records with an effect since the last one.
     writes: u64,
@@ -59,9 +77,9 @@ pub struct RestorePoints<A> {
 }
 
 impl<A: Agent> RestorePoints<A> {
-    /// None is under way. `setbacks`: how often in a row the store was rewound to the same index. Each halves the
+    /// None is under way; the store is at `index`. `setbacks`: how often in a row the store was rewound to the same index. Each halves the
     /// distance between restore points, so that a replay that keeps meeting trouble still comes forward.
-    pub fn new(shared: Arc<Shared>, agent: A, generation: u64, setbacks: u32) -> Self {
+    pub fn new(shared: Arc<Shared>, agent: A, generation: u64, index: u64, setbacks: u32) -> Self {
         let now = Instant::now();
         let most = shared.config.restore_point_records.max(1);
         let records = (most.checked_shr(setbacks).unwrap_or(0)).max(FEWEST_RECORDS.min(most));
@@ -71,7 +89,8 @@ impl<A: Agent> RestorePoints<A> {
             generation,
             records,
             doing: Doing::Nothing,
-            last: (None, now),
+            last: (index, now),
+            drained: (now, 0),
             not_before: now,
             writes: 0,
             made: 0,
@@ -79,14 +98,15 @@ impl<A: Agent> RestorePoints<A> {
         }
     }
 
-    /// No record may be admitted: lanes drain, or the snapshot is being made.
+    /// No record may be admitted: lanes drain, or the snapshot is being taken.
     pub fn holds_lanes(&self) -> bool {
         matches!(self.doing, Doing::Draining(_) | Doing::Saving(_))
     }
 
-    /// One is under way.
+    /// One is under way that would come to nothing if the replica stopped now. A commit is carried out by the agent to
+    /// its end, whoever waits for it.
     pub fn is_busy(&self) -> bool {
-        !matches!(self.doing, Doing::Nothing)
+        !matches!(self.doing, Doing::Nothing | Doing::Committing(..))
     }
 
     /// A record with an effect was applied; `index` is the last that was admitted.
@@ -114,9 +134,9 @@ impl<A: Agent> RestorePoints<A> {
         let by_time = self.writes > 0 && since.elapsed() >= config.restore_point_interval;
         let by_count = self.writes >= self.records;
         // Records without an effect pile up, too: a replay has to read them.
-        let by_index = last.is_some_and(|last| index - last >= self.records);
+        let by_index = index.saturating_sub(last) >= self.records;
         let due = by_time || by_count || by_index || !self.askers.is_empty();
-        if due && !self.is_busy() && Instant::now() >= self.not_before {
+        if due && matches!(self.doing, Doing::Nothing) && Instant::now() >= self.not_before {
             self.doing = Doing::Flushing(Box::pin(flush(self.agent.clone())));
         }
         // One record that can't be applied must not hold up all others for a snapshot's sake.
@@ -129,15 +149,27 @@ impl<A: Agent> RestorePoints<A> {
 
     /// Waits for what is under way; never completes if nothing is. Cancel-safe.
     pub async fn step(&mut self) -> Step {
-        let (flushed, saved) = match &mut self.doing {
+        let (next, trouble) = match &mut self.doing {
             Doing::Nothing | Doing::Draining(_) => return pending().await,
-            Doing::Flushing(flushing) => (Some(flushing.await), None),
-            Doing::Saving(saving) => (None, Some(saving.await)),
+            Doing::Flushing(flushing) => match flushing.await {
+                Ok(()) => (Some(Doing::Draining(Instant::now())), None),
+                Err(trouble) => (None, Some(trouble)),
+            },
+            Doing::Saving(saving) => match saving.await {
+                Ok(snapshot) => (Some(self.commit(snapshot)), None),
+                Err(trouble) => (None, Some(trouble)),
+            },
+            Doing::Committing(index, committing) => match (*index, committing.await) {
+                (index, Ok(())) => {
+                    self.saved(index);
+                    (None, None)
+                }
+                (_, Err(trouble)) => (None, Some(trouble)),
+            },
         };
-        match (flushed, saved) {
-            (Some(Ok(())), _) => self.doing = Doing::Draining(Instant::now()),
-            (_, Some(Ok(index))) => self.saved(index),
-            (Some(Err(trouble)), _) | (_, Some(Err(trouble))) => return self.failed(trouble),
+        match (next, trouble) {
+            (_, Some(trouble)) => return self.failed(trouble),
+            (Some(next), None) => self.doing = next,
             (None, None) => {}
         }
         Step::Done
@@ -149,6 +181,7 @@ impl<A: Agent> RestorePoints<A> {
             return;
         }
         self.made += 1;
+        self.drained = (Instant::now(), self.writes);
         let index = state.index();
         let (incarnation, generation, made) = (self.shared.incarnation, self.generation, self.made);
         // Never the same again, so that an aborted one stays aborted.
@@ -159,25 +192,31 @@ impl<A: Agent> RestorePoints<A> {
             let started = Instant::now();
             let mark = mark.map_err(|e| Trouble { reason: e.to_string(), over: false })?;
             let limit = shared.config.restore_point_timeout;
-            let saved = tokio::time::timeout(limit, save(&agent, &id, generation, mark)).await;
+            let taken = bounded(limit, &agent, &id, take(&agent, &id, generation)).await;
             shared.metrics.restore_point_seconds.observe(started.elapsed().as_secs_f64());
-            let failed = match saved {
-                Ok(Ok(())) => return Ok(index),
-                Ok(Err(trouble)) => trouble,
-                Err(_) => Trouble { reason: format!("it took longer than {limit:?}"), over: false },
-            };
-            // The id is never committed after this: a late snapshot can't be taken for this index's. Should the abort
-            // be lost, nobody commits the id either.
-            let _ = tokio::time::timeout(limit, agent.abort(&id)).await;
-            Err(failed)
+            taken.map(|()| Snapshot { id, mark })
         }));
+    }
+
+    /// Makes the snapshot a restore point. The lanes are free meanwhile.
+    fn commit(&self, Snapshot { id, mark }: Snapshot) -> Doing {
+        let agent = self.agent.clone();
+        let index = mark.index;
+        Doing::Committing(
+            index,
+            Box::pin(async move {
+                let committed = async { Ok(agent.commit(&id, mark).await?) };
+                bounded(COMMIT_WAIT, &agent, &id, committed).await
+            }),
+        )
     }
 
     fn saved(&mut self, index: u64) {
         self.doing = Doing::Nothing;
-        self.last = (Some(index), Instant::now());
-        // Nothing was applied since the lanes were drained.
-        self.writes = 0;
+        let (at, writes) = self.drained;
+        self.last = (index, at);
+        // Others were applied while it was committed.
+        self.writes = self.writes.saturating_sub(writes);
         self.shared.metrics.restore_points.inc();
         self.shared.restore_point(index);
         self.shared.condition(Condition::RestorePoint, None);
@@ -215,7 +254,7 @@ impl From<&str> for Trouble {
 
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
-        let over = matches!(error.code(), Some(Code::StaleIncarnation | Code::WrongGeneration));
+        let over = matches!(error.code(), Some(Code::StaleIncarnation | Code::OtherLog | Code::WrongGeneration));
         Self { reason: error.to_string(), over }
     }
 }
@@ -231,11 +270,29 @@ async fn flush<A: Agent>(agent: A) -> Result<(), Trouble> {
     Err("indexes or views are still being built".into())
 }
 
-async fn save<A: Agent>(agent: &A, id: &str, generation: u64, mark: Mark) -> Result<(), Trouble> {
+/// What is left is flushed and linked.
+async fn take<A: Agent>(agent: &A, id: &str, generation: u64) -> Result<(), Trouble> {
     // What is built now was begun by a DDL after the flush: it may not be in the snapshot half.
     if !agent.flush().await?.is_empty() {
         return Err("indexes or views are being built".into());
     }
-    agent.snapshot(id, generation).await?;
-    Ok(agent.commit(id, mark).await?)
+    Ok(agent.snapshot(id, generation).await?)
+}
+
+/// A step of a restore point, within a limit; if it fails, the restore point is given up.
+async fn bounded<A: Agent>(
+    limit: Duration,
+    agent: &A,
+    id: &str,
+    step: impl Future<Output = Result<(), Trouble>>,
+) -> Result<(), Trouble> {
+    let failed = match tokio::time::timeout(limit, step).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(trouble)) => trouble,
+        Err(_) => Trouble { reason: format!("it took longer than {limit:?}"), over: false },
+    };
+    // The id is never committed after this: a late snapshot can't be taken for this index's. Should the abort be lost,
+    // nobody commits the id either.
+    let _ = tokio::time::timeout(ABORT_WAIT, agent.abort(id)).await;
+    Err(failed)
 }

@@ -21,6 +21,8 @@ use crate::tick;
 
 /// How often the agent is asked for the JVM while the backend can't be reached.
 const WATCH: Duration = Duration::from_millis(500);
+/// How often the agent is asked whether it is stopping. It takes a replica that is silent for longer for dead.
+const STOP_WATCH: Duration = Duration::from_secs(1);
 /// Attempts to write the clean mark at a graceful stop.
 const CLEAN_ATTEMPTS: usize = 5;
 /// Attempts to switch compaction on before clients are served without it.
@@ -94,7 +96,25 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             setbacks = if last == Some(before) { setbacks.saturating_add(1) } else { 0 };
             last = Some(before);
             match self.one_generation(recovered, setbacks).await {
-                Exit::Stopped(state) => return self.mark_clean(generation, &state).await,
+                Exit::Stopped(state) => {
+                    let (index, marked) = (state.index(), self.mark_clean(generation, &state).await);
+                    if self.stop.is_cancelled() {
+                        return match marked {
+                            Ok(()) => format!("stopped cleanly at index {index}"),
+                            Err(reason) => format!("stopped; without a clean mark the next start rewinds: {reason}"),
+                        };
+                    }
+                    // The agent stops. The mark, if there is one, is ours, and nothing is applied before it is cleared.
+                    trust_clean = marked.is_ok();
+                    tracing::info!(index, ?marked, "drained for the store agent, which is stopping");
+                    self.shared.enter(Phase::Recovering, "waiting for the store agent, which is restarted");
+                    self.shared.condition(Condition::Backend, None);
+                    self.shared.recovering();
+                    pause = self.shared.config.recovery_retry_first;
+                    if !self.rest(&mut pause).await {
+                        return "stopped during recovery".to_owned();
+                    }
+                }
                 Exit::Fatal(reason) => return reason,
                 Exit::Rewind(reason) => {
                     tracing::warn!(%reason, "the store has to be rewound");
@@ -130,7 +150,8 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         shared.recovered(generation, state.index(), restore_point, rewound);
         shared.enter(Phase::Replaying, format!("replaying from index {}", state.index()));
         let tail = self.log.tail(state.next_position());
-        let restore_points = RestorePoints::new(shared.clone(), self.agent.clone(), generation, setbacks);
+        let restore_points =
+            RestorePoints::new(shared.clone(), self.agent.clone(), generation, state.index(), setbacks);
         let agent = self.agent.clone();
         let applier = Applier::new(shared.clone(), backend.clone(), agent, restore_points, state, tail);
         let life = Life {
@@ -149,7 +170,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             exit = applier.run(&mut self.commands, &drained) => exit,
             reason = life.watch_generation() => Exit::Rewind(reason),
             never = life.serve() => match never {},
-            reason = stopping(&shared, &stop, &drained) => Exit::Rewind(reason),
+            reason = stopping(&shared, &self.agent, &stop, &drained) => Exit::Rewind(reason),
         };
         if !matches!(exit, Exit::Stopped(_)) {
             shared.stop_serving("the store is being recovered");
@@ -158,19 +179,21 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
     }
 
     /// The next start needs no rewind. Nothing is in flight any more.
-    async fn mark_clean(&self, generation: u64, state: &State) -> String {
-        let Ok(replica_state) = serde_json::to_value(state) else {
-            return "stopped; the state could not be saved".to_owned();
-        };
+    async fn mark_clean(&self, generation: u64, state: &State) -> Result<(), String> {
+        let replica_state = serde_json::to_value(state).map_err(|e| e.to_string())?;
         let mark = Mark { index: state.index(), replica_state };
+        let mut reason = String::new();
         for _ in 0..CLEAN_ATTEMPTS {
             match self.agent.mark_clean(generation, mark.clone()).await {
-                Ok(()) => return format!("stopped cleanly at index {}", state.index()),
-                Err(error) => tracing::warn!(%error, "no clean mark yet"),
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "no clean mark yet");
+                    reason = error.to_string();
+                }
             }
             tokio::time::sleep(AGENT_RETRY).await;
         }
-        "stopped; without a clean mark the next start rewinds".to_owned()
+        Err(reason)
     }
 }
 
@@ -188,11 +211,31 @@ async fn watch_log(shared: Arc<Shared>, mut health: watch::Receiver<LogHealth>) 
     }
 }
 
-/// At a graceful stop: no new requests, those on their way get their answers, then the applier drains; both bounded.
-/// Completes, with the reason, if it does not drain in time: what the store holds is not known then.
-async fn stopping(shared: &Shared, stop: &CancellationToken, drained: &CancellationToken) -> String {
-    stop.cancelled().await;
-    shared.enter(Phase::Stopping, "stopping: finishing what is on its way");
+/// Completes when the agent shuts down gracefully.
+async fn agent_stops<A: Agent>(agent: &A) {
+    loop {
+        tokio::time::sleep(STOP_WATCH).await;
+        if agent.status().await.is_ok_and(|status| status.stopping) {
+            return;
+        }
+    }
+}
+
+/// At a graceful stop, of the replica or of the agent beside it: no new requests, those on their way get their answers,
+/// then the applier drains; both bounded. Completes, with the reason, if it does not drain in time: what the store holds
+/// is not known then.
+async fn stopping<A: Agent>(
+    shared: &Shared,
+    agent: &A,
+    stop: &CancellationToken,
+    drained: &CancellationToken,
+) -> String {
+    tokio::select! {
+        () = stop.cancelled() => shared.enter(Phase::Stopping, "stopping: finishing what is on its way"),
+        () = agent_stops(agent) => {
+            shared.enter(Phase::Recovering, "the store agent is stopping: finishing what is on its way");
+        }
+    }
     let deadline = Instant::now() + shared.config.stop_wait;
     while shared.unresolved.anyone_waits() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -296,7 +339,9 @@ impl<A: Agent, B: Backend> Life<A, B> {
         loop {
             let healthy = *health.borrow_and_update() == Health::Healthy;
             let serving = matches!(*self.shared.serving.borrow(), Serving::Yes { .. });
-            if healthy && !serving && self.shared.status().state != Phase::Stopping {
+            // Not while it drains.
+            let phase = self.shared.status().state;
+            if healthy && !serving && matches!(phase, Phase::Replaying | Phase::Serving) {
                 if !caught_up {
                     // While the backend was lost nothing was applied; a DDL may have left its table without compaction.
                     self.catch_up().await;

@@ -7,10 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
+use futures::{SinkExt, StreamExt};
+use replicateddb_cql::Consistency;
+use replicateddb_cql::frame::{Envelope, Opcode};
+use replicateddb_cql::request::{Params, query};
 use replicateddb_cql::response::parse_error;
 use replicateddb_cql::wire::Value;
+use replicateddb_ordering::OrderedLog;
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
+use replicateddb_replica::backend::connect;
 use replicateddb_replica::backend::executor::CassandraConnector;
 use replicateddb_replica::config::Config;
 use replicateddb_replica::metrics::Metrics;
@@ -30,11 +36,48 @@ struct Cli {
     args: AgentArgs,
 }
 
-/// A store: an agent in a thread of its own, and the Cassandra that it supervises.
+/// The agent's command line, for this program started again as an agent; see [`agent_as_a_process`].
+const AGENT_WORDS: &str = "TEST_AGENT_WORDS";
+
+/// A store: an agent in a thread or process of its own, and the Cassandra that it supervises.
 struct Site {
     _dir: tempfile::TempDir,
+    words: Vec<String>,
     agent: String,
     cql: String,
+}
+
+/// An agent as a process, dead with its owner.
+struct AgentProcess(std::process::Child);
+
+impl AgentProcess {
+    fn terminate(&self) {
+        let sent = std::process::Command::new("kill").arg(self.0.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    async fn ended(mut self) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.0.try_wait().unwrap().is_none() {
+            assert!(tokio::time::Instant::now() < deadline, "the agent does not stop");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// No test: what [`Site::agent_process`] runs.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the agent of other tests"]
+async fn agent_as_a_process() {
+    let words = std::env::var(AGENT_WORDS).unwrap();
+    run(Cli::parse_from(words.split('\n')).args).await.unwrap();
 }
 
 fn cassandra_lib() -> PathBuf {
@@ -47,6 +90,24 @@ fn cassandra_lib() -> PathBuf {
 
 impl Site {
     fn new() -> Self {
+        let site = Self::without_agent();
+        let words = site.words.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            // It ends with the test's process, and the JVM with it.
+            runtime.block_on(run(Cli::parse_from(words).args)).unwrap();
+        });
+        site
+    }
+
+    fn agent_process(&self) -> AgentProcess {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["agent_as_a_process", "--exact", "--ignored", "--nocapture"]);
+        command.env(AGENT_WORDS, self.words.join("\n")).stdout(std::process::Stdio::null());
+        AgentProcess(command.spawn().unwrap())
+    }
+
+    fn without_agent() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let token = dir.path().join("token");
         std::fs::write(&token, TOKEN).unwrap();
@@ -60,24 +121,27 @@ impl Site {
         words.extend(["--cql-listen-address".into(), "127.0.0.1".into(), "--cql-port".into(), cql.to_string()]);
         words.extend(["--storage-port".into(), storage.to_string(), "--jolokia-port".into(), jolokia.to_string()]);
         words.extend(["--heap", "256m", "--profile", "small"].map(str::to_owned));
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            // It ends with the test's process, and the JVM with it.
-            runtime.block_on(run(Cli::parse_from(words).args)).unwrap();
-        });
-        Self { _dir: dir, agent: format!("http://127.0.0.1:{agent}"), cql: format!("127.0.0.1:{cql}") }
+        Self { _dir: dir, words, agent: format!("http://127.0.0.1:{agent}"), cql: format!("127.0.0.1:{cql}") }
     }
 
     fn start(&self, log: &MemoryStorage, replica: u32) -> ReplicaHandle {
         let (log, incarnation) = log.open(replica);
-        let store = Store::new(&self.agent, TOKEN, incarnation.0).unwrap();
+        let store = Store::new(&self.agent, TOKEN, log.log_id().0, incarnation.0).unwrap();
         let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
         let connector = CassandraConnector { address: self.cql.clone() };
         ReplicaHandle::start(config, log, store, connector, Metrics::default())
     }
 
+    /// A statement that no log knows of.
+    async fn past_the_log(&self, text: &str) {
+        let mut framed = connect(&self.cql, None).await.unwrap();
+        let query = query(text, &Params::new(Consistency::One, Values::none())).unwrap();
+        framed.send(Envelope::request(0, Opcode::Query, query)).await.unwrap();
+        assert_eq!(framed.next().await.unwrap().unwrap().opcode, Opcode::Result);
+    }
+
     async fn kill_jvm(&self) {
-        let status = Store::new(&self.agent, TOKEN, 0).unwrap().status().await.unwrap();
+        let status = Store::new(&self.agent, TOKEN, 0, 0).unwrap().status().await.unwrap();
         assert_eq!(status.jvm, Jvm::Running);
         let pid = status.jvm_pid.expect("a running JVM has a process").to_string();
         let killed = std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
@@ -221,6 +285,14 @@ async fn kills_stops_and_newcomers_end_in_the_same_cells() {
     assert!(!handle.status().replay.unwrap().rewound, "a clean stop needs no rewind");
     same(&before, &handle.digest().await.unwrap());
 
+    // What somebody does to the store past the log, while nobody looks, is undone by a rewind.
+    assert!(handle.stop().await.starts_with("stopped cleanly"));
+    site.past_the_log("TRUNCATE ks.t").await;
+    let handle = site.start(&log, 0);
+    served(&handle).await;
+    assert!(handle.status().replay.unwrap().rewound, "a table was truncated past the log");
+    same(&before, &handle.digest().await.unwrap());
+
     let newcomer_site = Site::new();
     let newcomer = newcomer_site.start(&log, 1);
     served(&newcomer).await;
@@ -230,4 +302,53 @@ async fn kills_stops_and_newcomers_end_in_the_same_cells() {
     handle.barrier().await.unwrap();
     assert_eq!(handle.digest_at(digest.index).as_ref(), Some(&digest), "I1");
     same(&before, &digest);
+}
+
+/// SIGTERM to the agent, with its replica alive and then with both asked to stop in the same moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopping_agent_needs_no_rewind_later() {
+    let log = MemoryStorage::default();
+    let site = Site::without_agent();
+    let agent = site.agent_process();
+    let handle = site.start(&log, 0);
+    served(&handle).await;
+    schema(&handle).await;
+    fill(&handle, 0).await;
+    let before = handle.digest().await.unwrap();
+    let generation = handle.status().generation;
+
+    // As when a Cassandra pod is deleted, with writes on their way.
+    let writing = tokio::spawn({
+        let handle = handle.clone();
+        async move {
+            let insert = "INSERT INTO gone (k) VALUES (?)";
+            let mut k = 0;
+            while handle.propose(request(RequestKind::Dml, vec![(insert, vec![int(k)])])).await.is_ok() {
+                k += 1;
+            }
+            k
+        }
+    });
+    agent.terminate();
+    agent.ended().await;
+    let written = writing.await.unwrap();
+    let agent = site.agent_process();
+    served(&handle).await;
+    let status = handle.status();
+    assert!(status.generation > generation && !status.replay.unwrap().rewound, "{:?}", handle.status());
+    let after = handle.digest().await.unwrap();
+    assert_eq!(after.tables["ks.t"], before.tables["ks.t"]);
+    assert_eq!(after.tables["ks.lists"], before.tables["ks.lists"]);
+    // The last one may have been ordered and not answered.
+    let rows = i64::try_from(after.tables["ks.gone"].rows).unwrap();
+    assert!(written > 0 && (i64::from(written)..=i64::from(written) + 1).contains(&rows), "{written} {rows}");
+
+    agent.terminate();
+    assert!(handle.stop().await.starts_with("stopped cleanly"));
+    agent.ended().await;
+    let _agent = site.agent_process();
+    let handle = site.start(&log, 0);
+    served(&handle).await;
+    assert!(!handle.status().replay.unwrap().rewound, "both were asked to stop at once");
+    same(&after, &handle.digest().await.unwrap());
 }

@@ -148,7 +148,7 @@ async fn trouble(cluster: Arc<Cluster>, seed: u64, crashes: bool) {
         tokio::time::sleep(Duration::from_millis(random.random_range(20..1500))).await;
         let replica = random.random_range(0..REPLICAS);
         // Every rewind heals what went wrong before it: some runs go without.
-        match random.random_range(if crashes { 0 } else { 6 }..14u32) {
+        match random.random_range(if crashes { 0 } else { 7 }..15u32) {
             0..2 => cluster.stores[replica as usize].kill_jvm(),
             2..4 => {
                 // The process dies; a new one starts.
@@ -170,7 +170,12 @@ async fn trouble(cluster: Arc<Cluster>, seed: u64, crashes: bool) {
                 }
                 cluster.start(replica);
             }
+            // To its end, whenever the trouble ends.
             6 => {
+                let store = cluster.stores[replica as usize].clone();
+                let _ = tokio::spawn(async move { store.restart_agent().await }).await;
+            }
+            7 => {
                 cluster.log.set_available(false);
                 tokio::time::sleep(Duration::from_millis(random.random_range(100..8000))).await;
                 cluster.log.set_available(true);
@@ -300,6 +305,79 @@ async fn a_graceful_stop_needs_no_rewind() {
     cluster.start(0);
     serve().await;
     assert_eq!(cluster.stores[0].rewinds(), 1);
+}
+
+/// The snapshot fixes the state: what is applied while it is committed is not in it, and replayed.
+#[tokio::test(start_paused = true)]
+async fn records_are_applied_while_a_restore_point_is_committed() {
+    let cluster = Cluster::new(5);
+    let store = &cluster.stores[0];
+    store.set_commit_ms(1_500_000);
+    cluster.start(0);
+    let handle = cluster.handle(0).unwrap();
+    handle.serving().wait_for(|s| matches!(s, Serving::Yes { .. })).await.unwrap();
+    let write = async |value: &str| {
+        let text = format!("APPEND l {value}");
+        let statements = vec![StatementText { text, values: Values::none() }];
+        let request = Request { kind: RequestKind::Dml, keyspace: None, statements, flags: flags::NOT_REPEATABLE };
+        handle.propose(request).await.unwrap().index
+    };
+    let index = write("before").await;
+    let asked = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.restore_point().await }
+    });
+    while store.uncommitted() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let started = tokio::time::Instant::now();
+    for n in 0..100 {
+        write(&format!("while {n}")).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(60) && !asked.is_finished(), "{:?}", started.elapsed());
+    let made = asked.await.unwrap().unwrap();
+    assert!(made >= index, "{made}");
+    let before = store.data();
+    store.kill_jvm();
+    handle.serving().wait_for(|s| matches!(s, Serving::No { .. })).await.unwrap();
+    handle.serving().wait_for(|s| matches!(s, Serving::Yes { .. })).await.unwrap();
+    let replay = handle.status().replay.unwrap();
+    assert_eq!(replay.restore_point, Some(made));
+    assert!(replay.records >= 100, "{replay:?}");
+    assert_eq!(store.data(), before);
+}
+
+/// A Cassandra pod is deleted, its replica stays.
+#[tokio::test(start_paused = true)]
+async fn a_graceful_restart_of_the_agent_needs_no_rewind() {
+    let cluster = Arc::new(Cluster::new(4));
+    cluster.start(0);
+    let handle = cluster.handle(0).unwrap();
+    let served = async || {
+        handle.serving().wait_for(|s| matches!(s, Serving::Yes { .. })).await.unwrap();
+    };
+    served().await;
+    let write = |value: &str| Request {
+        kind: RequestKind::Dml,
+        keyspace: None,
+        statements: vec![StatementText { text: format!("APPEND l {value}"), values: Values::none() }],
+        flags: flags::NOT_REPEATABLE,
+    };
+    for round in 1..=3 {
+        assert_eq!(handle.propose(write(&format!("a{round}"))).await.unwrap().opcode, 8);
+        // One is on its way: it is answered before the drain, or refused.
+        let late = {
+            let (handle, request) = (handle.clone(), write(&format!("b{round}")));
+            tokio::spawn(async move { handle.propose(request).await })
+        };
+        cluster.stores[0].restart_agent().await;
+        served().await;
+        assert_eq!(late.await.unwrap().unwrap().opcode, 8);
+        assert_eq!((cluster.stores[0].rewinds(), cluster.stores[0].starts_without_rewind()), (0, round));
+        assert!(!handle.status().replay.unwrap().rewound);
+    }
+    let list = cluster.stores[0].data().lists["l"].clone();
+    assert_eq!(list, ["a1", "b1", "a2", "b2", "a3", "b3"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,14 +1,18 @@
 //! What the store agent and its client say to each other: JSON over HTTP.
 //!
-//! Every call but `status` is a POST that carries the replica's incarnation in the header [`INCARNATION_HEADER`] and
-//! the shared token as a bearer token. The agent remembers the highest incarnation it has seen, durably, and refuses
-//! lower ones (I6), so that a replica that was replaced can no longer rewind, snapshot or mark anything.
+//! Every call but `status` is a POST that carries the replica's log and incarnation in the headers [`LOG_HEADER`] and
+//! [`INCARNATION_HEADER`] and the shared token as a bearer token. The agent remembers which log its store belongs to and
+//! the highest incarnation of that log it has seen, durably. It refuses lower ones (I6), so that a replica that was
+//! replaced can no longer rewind, snapshot or mark anything; and every other log, whose numbers mean nothing here.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The HTTP header with the caller's incarnation, a decimal `i64`.
 pub const INCARNATION_HEADER: &str = "x-replicateddb-incarnation";
+
+/// The HTTP header with the id of the caller's log, a decimal `i64`.
+pub const LOG_HEADER: &str = "x-replicateddb-log";
 
 /// Longest id of a restore point, in bytes. Ids consist of `a-z`, `0-9` and `-`.
 pub const MAX_RESTORE_POINT_ID: usize = 64;
@@ -78,6 +82,17 @@ pub struct Mark {
     pub replica_state: serde_json::Value,
 }
 
+/// What truncations and schema changes leave behind in Cassandra.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footprint {
+    /// Ids of the users' tables, by `keyspace.table`.
+    pub tables: std::collections::BTreeMap<String, String>,
+    /// Of those that were ever truncated, when, as Cassandra keeps it.
+    pub truncated: std::collections::BTreeMap<String, String>,
+    /// Cassandra's own version of the schema.
+    pub schema_version: Option<String>,
+}
+
 /// A [`Mark`] as the agent keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -95,6 +110,9 @@ pub struct Manifest {
     pub created_ms: i64,
     /// What lies in the tree; empty for a clean mark.
     pub files: Files,
+    /// Of a clean mark: what is compared when it is taken away.
+    #[serde(default)]
+    pub footprint: Option<Footprint>,
 }
 
 /// A committed restore point, without the replica's state.
@@ -110,6 +128,22 @@ pub struct RestorePoint {
     pub created_ms: i64,
     /// What lies in its tree.
     pub files: Files,
+}
+
+/// A committed restore point that was found to be damaged when the store was to be rewound. It goes with the next that
+/// is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damaged {
+    /// Its id.
+    pub id: String,
+    /// What is wrong with it, for people.
+    pub detail: String,
+}
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "restore point {} is damaged: {}", self.id, self.detail)
+    }
 }
 
 /// Reply of `GET /v1/status`.
@@ -129,9 +163,16 @@ pub struct Status {
     pub clean: Option<Clean>,
     /// Committed restore points, oldest first, at most [`RESTORE_POINTS_KEPT`].
     pub restore_points: Vec<RestorePoint>,
-    /// The highest incarnation that ever called; lower ones are refused.
+    /// Those of them that the last rewind found damaged.
+    #[serde(default)]
+    pub damaged: Vec<Damaged>,
+    /// The log that the store belongs to; `None` before the first call.
+    #[serde(default)]
+    pub log_id: Option<i64>,
+    /// The highest incarnation of that log that ever called; lower ones are refused.
     pub highest_incarnation: Option<i64>,
-    /// The agent is shutting down and takes no more calls.
+    /// The agent is shutting down. It takes no more calls but `mark-clean` and `abort`: a replica that drains and marks
+    /// now needs no rewind later.
     pub stopping: bool,
 }
 
@@ -186,7 +227,8 @@ pub enum Rewind {
         /// Its id.
         id: String,
     },
-    /// To the empty state at index 0; deletes the restore points. For a store that belongs to another log.
+    /// To the empty state at index 0; deletes the restore points. The one call that another log may make: the store is
+    /// the caller's from then on.
     Empty,
 }
 
@@ -247,6 +289,8 @@ pub enum Code {
     BadRequest,
     /// A higher incarnation of the replica has called before: the caller must stop.
     StaleIncarnation,
+    /// The store belongs to another log than the caller: only people can tell which of the two is to be kept.
+    OtherLog,
     /// The directory is neither clean nor rewound.
     Dirty,
     /// The JVM is not running, or not in the state that the call needs.

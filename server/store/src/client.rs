@@ -5,20 +5,31 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::api::{
-    Abort, Autocompaction, Code, Commit, Done, Flushed, INCARNATION_HEADER, Jvm, Manifest, Mark, MarkClean, NowReply,
-    Refusal, Rewind, Rewound, Snapshot, Status, Table,
+    Abort, Autocompaction, Code, Commit, Done, Flushed, INCARNATION_HEADER, Jvm, LOG_HEADER, Manifest, Mark, MarkClean,
+    NowReply, Refusal, Rewind, Rewound, Snapshot, Status, Table,
 };
 
 /// Longest wait for a connection to the agent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a short call: status, marks, claims.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest wait for a call that works on the data: flush, snapshot, commit, rewind.
+/// Longest wait for a call that works on the data: flush, snapshot.
 const LONG_TIMEOUT: Duration = Duration::from_secs(180);
+/// Longest wait for a commit, which reads every file that is new, or a rewind, which may have to read two whole restore
+/// points to see whether they are damaged.
+const READING_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Silence after which the connection of a call under way is probed: an agent that is gone does not take so long.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Probes without an answer after which it counts as gone.
+const KEEPALIVE_RETRIES: u32 = 4;
 /// Longest wait for a JVM to answer CQL after it was started.
 const START_TIMEOUT: Duration = Duration::from_secs(660);
 /// Pause between two looks at a starting JVM.
 const START_POLL: Duration = Duration::from_millis(200);
+/// Looks in a row that may fail while a JVM starts: another rewind, for one lost answer, would end that start.
+const START_MISSES: u32 = 10;
+/// Pause after a look that failed.
+const MISS_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +55,12 @@ impl StoreError {
         }
     }
 
+    /// The store belongs to another log: only people can help.
+    #[must_use]
+    pub fn is_of_another_log(&self) -> bool {
+        self.code() == Some(Code::OtherLog)
+    }
+
     /// A newer incarnation of this replica lives: stop, and touch nothing more.
     #[must_use]
     pub fn is_stale(&self) -> bool {
@@ -59,6 +76,7 @@ pub struct Store {
     http: reqwest::Client,
     base: String,
     token: String,
+    log: i64,
     incarnation: i64,
 }
 
@@ -66,25 +84,30 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
             .field("base", &self.base)
+            .field("log", &self.log)
             .field("incarnation", &self.incarnation)
             .finish_non_exhaustive()
     }
 }
 
 impl Store {
-    /// A client of the agent at `base` (`http://host:7070`); connects at the first call.
+    /// A client of the agent at `base` (`http://host:7070`), for an incarnation of a replica of a log; connects at the
+    /// first call.
     ///
     /// # Errors
     /// If no HTTP client can be made on this system.
-    pub fn new(base: &str, token: &str, incarnation: i64) -> Result<Self, StoreError> {
+    pub fn new(base: &str, token: &str, log: i64, incarnation: i64) -> Result<Self, StoreError> {
         let http = reqwest::Client::builder()
             // The token is for the agent alone.
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_keepalive_interval(KEEPALIVE)
+            .tcp_keepalive_retries(KEEPALIVE_RETRIES)
             .build()
             .map_err(|e| StoreError::Unreachable(chain(&e)))?;
         let base = base.trim_end_matches('/').to_owned();
-        Ok(Self { http, base, token: token.trim().to_owned(), incarnation })
+        Ok(Self { http, base, token: token.trim().to_owned(), log, incarnation })
     }
 
     /// What the agent and its JVM are doing. Needs no claim and waits for no other call.
@@ -126,7 +149,7 @@ impl Store {
     /// # Errors
     /// As for every call; also if the snapshot is not there (any more) or its JVM is gone.
     pub async fn commit(&self, id: &str, mark: Mark) -> Result<Manifest, StoreError> {
-        self.post("commit", &Commit { id: id.to_owned(), mark }, LONG_TIMEOUT).await
+        self.post("commit", &Commit { id: id.to_owned(), mark }, READING_TIMEOUT).await
     }
 
     /// Gives up a snapshot, whether or not it was (or is being) taken. Idempotent; refused once committed.
@@ -142,7 +165,7 @@ impl Store {
     /// # Errors
     /// As for every call; also if the restore points are damaged or the JVM does not come up. May be repeated.
     pub async fn rewind(&self, to: Rewind) -> Result<Rewound, StoreError> {
-        let rewound: Rewound = self.post("rewind", &to, LONG_TIMEOUT).await?;
+        let rewound: Rewound = self.post("rewind", &to, READING_TIMEOUT).await?;
         self.wait_running(rewound.generation).await?;
         Ok(rewound)
     }
@@ -163,21 +186,12 @@ impl Store {
     /// If it ends, another one is started, or it takes longer than eleven minutes.
     pub async fn wait_running(&self, generation: u64) -> Result<(), StoreError> {
         let wait = async {
+            let mut misses = 0;
             loop {
-                match self.status().await {
-                    Ok(status) if status.generation != generation => {
-                        let other = status.generation;
-                        return Err(StoreError::NotStarted(format!("generation {other} was started meanwhile")));
-                    }
-                    Ok(Status { jvm: Jvm::Running, .. }) => return Ok(()),
-                    Ok(Status { jvm: Jvm::Starting, .. }) => {}
-                    Ok(Status { jvm: Jvm::Stopped, .. }) => {
-                        return Err(StoreError::NotStarted("it was stopped".to_owned()));
-                    }
-                    Ok(Status { jvm: Jvm::Failed { detail }, .. }) => return Err(StoreError::NotStarted(detail)),
-                    Err(error) => return Err(error),
+                if let Some(result) = judge_start(self.status().await, generation, &mut misses) {
+                    return result;
                 }
-                tokio::time::sleep(START_POLL).await;
+                tokio::time::sleep(if misses == 0 { START_POLL } else { MISS_PAUSE }).await;
             }
         };
         let late = |_| StoreError::NotStarted(format!("no answer within {START_TIMEOUT:?}"));
@@ -232,8 +246,11 @@ impl Store {
         timeout: Duration,
     ) -> Result<T, StoreError> {
         let unreachable = |e: reqwest::Error| StoreError::Unreachable(chain(&e));
-        let request =
-            request.timeout(timeout).bearer_auth(&self.token).header(INCARNATION_HEADER, self.incarnation.to_string());
+        let request = request
+            .timeout(timeout)
+            .bearer_auth(&self.token)
+            .header(LOG_HEADER, self.log.to_string())
+            .header(INCARNATION_HEADER, self.incarnation.to_string());
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let body = response.bytes().await.map_err(unreachable)?;
@@ -248,6 +265,31 @@ impl Store {
     }
 }
 
+/// Whether the start of this generation has come to an end, and to which, by one more look at the agent; counts the
+/// looks that failed in a row.
+fn judge_start(look: Result<Status, StoreError>, generation: u64, misses: &mut u32) -> Option<Result<(), StoreError>> {
+    let not = |reason: String| Some(Err(StoreError::NotStarted(reason)));
+    let status = match look {
+        Ok(status) => status,
+        Err(StoreError::Unreachable(_)) if *misses < START_MISSES => {
+            *misses += 1;
+            return None;
+        }
+        // What the agent refuses it would refuse again.
+        Err(error) => return Some(Err(error)),
+    };
+    *misses = 0;
+    if status.generation != generation {
+        return not(format!("generation {} was started meanwhile", status.generation));
+    }
+    match status.jvm {
+        Jvm::Running => Some(Ok(())),
+        Jvm::Starting => None,
+        Jvm::Stopped => not("it was stopped".to_owned()),
+        Jvm::Failed { detail } => not(detail),
+    }
+}
+
 /// An error with its causes: reqwest's own text leaves out the one that matters.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -258,4 +300,60 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn status(jvm: Jvm) -> Result<Status, StoreError> {
+        Ok(Status {
+            store_id: Uuid::nil(),
+            generation: 3,
+            jvm,
+            jvm_pid: None,
+            dirty: true,
+            clean: None,
+            restore_points: Vec::new(),
+            damaged: Vec::new(),
+            log_id: None,
+            highest_incarnation: None,
+            stopping: false,
+        })
+    }
+
+    fn lost() -> Result<Status, StoreError> {
+        Err(StoreError::Unreachable("lost".into()))
+    }
+
+    #[test]
+    fn lost_answers_do_not_end_a_start_and_an_agent_that_stays_away_does() {
+        let mut misses = 0;
+        for _round in 0..2 {
+            for _ in 0..START_MISSES {
+                assert!(judge_start(lost(), 3, &mut misses).is_none());
+            }
+            assert!(judge_start(status(Jvm::Starting), 3, &mut misses).is_none());
+        }
+        assert!(matches!(judge_start(status(Jvm::Running), 3, &mut misses), Some(Ok(()))));
+        for _ in 0..START_MISSES {
+            assert!(judge_start(lost(), 3, &mut misses).is_none());
+        }
+        assert!(matches!(judge_start(lost(), 3, &mut misses), Some(Err(StoreError::Unreachable(_)))));
+    }
+
+    #[test]
+    fn ends_and_refusals_are_told_at_once() {
+        let refused = Err(StoreError::Refused(Refusal { code: Code::Unauthorized, message: String::new() }));
+        for (look, generation) in [
+            (status(Jvm::Running), 2),
+            (status(Jvm::Stopped), 3),
+            (status(Jvm::Failed { detail: "dead".into() }), 3),
+            (refused, 3),
+        ] {
+            assert!(matches!(judge_start(look, generation, &mut 0), Some(Err(_))));
+        }
+    }
 }

@@ -6,8 +6,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Bed, exists, lines, lives, mark, run};
-use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use common::{Bed, LOG, exists, lines, lives, mark, run};
+use nix::sys::signal::Signal::{SIGKILL, SIGSTOP, SIGTERM};
 use replicateddb_store::api::{Code, Held, Jvm, Rewind, Table};
 use replicateddb_store::client::StoreError;
 use replicateddb_store::generation;
@@ -82,6 +82,41 @@ async fn a_clean_stop_needs_no_rewind_and_an_unclean_one_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_to_a_clean_store_past_the_log_voids_its_mark() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let generation = bed.running().await.generation;
+    let store = bed.store(10);
+    let session = bed.cql().await;
+    let change = |refused: StoreError| match refused.code() {
+        Some(Code::Dirty) => refused.to_string(),
+        other => panic!("{other:?}: {refused}"),
+    };
+    // Empty at index 0 is a known state, too.
+    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY)"]).await;
+    assert!(change(store.clear_clean().await.unwrap_err()).contains("ks.t was created"));
+    for (done, found) in [
+        ("SELECT * FROM ks.t", None),
+        ("TRUNCATE ks.t", Some("ks.t was truncated")),
+        ("TRUNCATE ks.t", Some("ks.t was truncated")),
+        ("ALTER TABLE ks.t ADD v int", Some("schema was changed")),
+        ("DROP TABLE ks.t", Some("ks.t was dropped")),
+    ] {
+        store.mark_clean(generation, mark(1)).await.unwrap();
+        run(&session, &[done]).await;
+        match (store.clear_clean().await, found) {
+            (Ok(_), None) => {}
+            (Err(refused), Some(found)) => assert!(change(refused).contains(found), "{done}"),
+            (other, _) => panic!("{done}: {other:?}"),
+        }
+        let status = store.status().await.unwrap();
+        assert!(status.dirty && status.clean.is_none());
+        // Nothing is left to compare, and it stays dirty.
+        store.clear_clean().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn killed_with_a_mark_of_a_generation_is_dirty_too() {
     let mut bed = Bed::new().await;
     bed.start_agent();
@@ -127,10 +162,27 @@ async fn a_replaced_incarnation_changes_nothing() {
     // Nor may the new one commit what the old one took.
     assert_eq!(new.commit("of-old", mark(1)).await.unwrap_err().code(), Some(Code::UnknownRestorePoint));
     assert_eq!(bed.store(0).status().await.unwrap().generation, status.generation);
+    // Another log's numbers are smaller, and mean nothing. With nothing kept here, the store just becomes that log's.
+    let (other, again) = (bed.store_of(LOG + 1, 2), bed.store(12));
+    other.claim().await.unwrap();
+    again.claim().await.unwrap();
+    again.snapshot("kept", generation).await.unwrap();
+    again.commit("kept", mark(1)).await.unwrap();
+    for (call, result) in [
+        ("claim", other.claim().await.map(drop)),
+        ("start", other.start().await.map(drop)),
+        ("rewind", other.rewind(Rewind::Latest).await.map(drop)),
+        ("mark", other.mark_clean(generation, mark(1)).await.map(drop)),
+    ] {
+        let error = result.unwrap_err();
+        let text = error.to_string();
+        assert!(error.is_of_another_log() && text.contains("0x3") && text.contains("0x4"), "{call}: {text}");
+    }
+    assert!(old.claim().await.unwrap_err().is_stale());
     // Remembered beyond the agent's life.
     bed.kill_agent().await;
     bed.start_agent();
-    bed.until("the agent is up", |s| s.highest_incarnation == Some(11)).await;
+    bed.until("the agent is up", |s| s.highest_incarnation == Some(12) && s.log_id == Some(LOG)).await;
     assert!(old.claim().await.unwrap_err().is_stale());
     assert!(!exists(&bed.path("agent/restore-points/of-old")), "uncommitted trees are deleted at start");
 
@@ -198,4 +250,110 @@ async fn snapshots_are_labelled_once_and_old_restore_points_go() {
     // For a store of another log.
     assert_eq!(store.rewind(Rewind::Empty).await.unwrap().manifest, None);
     assert!(store.status().await.unwrap().restore_points.is_empty());
+}
+
+/// A file of one restore point that another one does not have.
+fn file_of_its_own(one: &std::path::Path, other: &std::path::Path) -> std::path::PathBuf {
+    let walk = |folder: std::path::PathBuf| std::fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path());
+    let tables = walk(one.join("data/ks"));
+    let data = |file: &std::path::PathBuf| file.to_str().is_some_and(|name| name.ends_with("-Data.db"));
+    let absent = |file: &std::path::PathBuf| !exists(&other.join(file.strip_prefix(one).unwrap()));
+    tables.flat_map(walk).find(|file| data(file) && absent(file)).expect("a data file of its own")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_is_put_back() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let generation = bed.running().await.generation;
+    let store = bed.store(10);
+    store.clear_clean().await.unwrap();
+    let session = bed.cql().await;
+    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY)"]).await;
+    for (id, index) in [("a", 1), ("b", 2)] {
+        run(&session, &[&format!("INSERT INTO ks.t (k) VALUES ({index})")]).await;
+        store.flush().await.unwrap();
+        store.snapshot(id, generation).await.unwrap();
+        store.commit(id, mark(index)).await.unwrap();
+    }
+    drop(session);
+    let [a, b] = ["a", "b"].map(|id| bed.path(&format!("agent/restore-points/{id}")));
+    let victim = file_of_its_own(&b, &a);
+    let mut bytes = std::fs::read(&victim).unwrap();
+    bytes[0] ^= 1;
+    // In place, as a disk does it: the size stays.
+    std::fs::write(&victim, bytes).unwrap();
+    let rewound = store.rewind(Rewind::Latest).await.unwrap();
+    assert_eq!(rewound.manifest.unwrap().mark.index, 1);
+    assert_eq!(lines(&bed.cql().await, "SELECT JSON k FROM ks.t").await, ["{\"k\": 1}"]);
+    let damaged = store.status().await.unwrap().damaged;
+    let name = victim.file_name().unwrap().to_str().unwrap();
+    assert!(damaged.len() == 1 && damaged[0].id == "b" && damaged[0].detail.contains(name), "{damaged:?}");
+    assert!(bed.whole_log().contains("restore point b is damaged"));
+    // It does not count among the two that are kept.
+    store.snapshot("c", rewound.generation).await.unwrap();
+    store.commit("c", mark(3)).await.unwrap();
+    let status = bed.until("the damaged one goes", |status| status.damaged.is_empty()).await;
+    assert_eq!(status.restore_points.iter().map(|p| p.index).collect::<Vec<_>>(), [1, 3]);
+    assert!(!exists(&b));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_cassandra_is_ended_and_can_be_rewound() {
+    let mut bed = Bed::new().await;
+    bed.start_agent_with(&["--hang-limit", "4"]);
+    let status = bed.running().await;
+    let store = bed.store(10);
+    store.clear_clean().await.unwrap();
+    let pid = status.jvm_pid.unwrap();
+    common::signal_pid(pid, SIGSTOP);
+    // A call that waits for the hung JVM holds the lock.
+    let flushing = tokio::spawn({
+        let store = store.clone();
+        async move { store.flush().await }
+    });
+    let start = Instant::now();
+    let status = bed.until("the hang is seen", |s| matches!(s.jvm, Jvm::Failed { .. })).await;
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    assert!(matches!(&status.jvm, Jvm::Failed { detail } if detail.contains("hangs")), "{status:?}");
+    assert!(!lives(pid) && status.dirty);
+    assert!(matches!(code(flushing.await.unwrap()), Some(Code::Failed | Code::Timeout)));
+    let rewound = store.rewind(Rewind::Latest).await.unwrap();
+    assert_eq!(bed.running().await.generation, rewound.generation);
+}
+
+/// As a replica that lives does: it sees the stop, drains, marks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_agent_waits_for_the_mark_of_a_live_replica_and_admits_nothing_else() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let generation = bed.running().await.generation;
+    let (store, old) = (bed.store(10), bed.store(9));
+    store.clear_clean().await.unwrap();
+    let session = bed.cql().await;
+    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY)", "INSERT INTO ks.t (k) VALUES (1)"]).await;
+    drop(session);
+    bed.signal_agent(SIGTERM);
+    while !store.status().await.unwrap().stopping {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(code(store.flush().await), Some(Code::Stopping));
+    assert_eq!(code(store.clear_clean().await), Some(Code::Stopping));
+    assert_eq!(code(store.rewind(Rewind::Latest).await), Some(Code::Stopping));
+    assert_eq!(old.mark_clean(generation, mark(1)).await.unwrap_err().code(), Some(Code::StaleIncarnation));
+    store.abort("x").await.unwrap();
+    store.mark_clean(generation, mark(7)).await.unwrap();
+    assert!(bed.agent_ended().await.success());
+    bed.start_agent();
+    let status = bed.running().await;
+    assert_eq!(status.clean.unwrap().manifest.unwrap().mark, mark(7));
+    assert_eq!(lines(&bed.cql().await, "SELECT JSON k FROM ks.t").await, ["{\"k\": 1}"]);
+
+    // Nobody who could drain: it does not wait.
+    store.clear_clean().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let start = Instant::now();
+    bed.signal_agent(SIGTERM);
+    assert!(bed.agent_ended().await.success());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

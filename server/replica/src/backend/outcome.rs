@@ -65,13 +65,12 @@ pub enum Meaning {
     Failure(Failure),
 }
 
-/// Errors that the statement causes by itself, on every replica that has the same state.
+/// Errors that the statement causes by itself, on every replica that has the same state. A function's failure is none:
+/// functions run against a time limit. Nor is a breach of the protocol: a proposed record can be sent, so that it would
+/// be the connection's fault.
 fn is_deterministic(code: ErrorCode) -> bool {
     use ErrorCode as E;
-    matches!(
-        code,
-        E::Syntax | E::Unauthorized | E::Invalid | E::Config | E::AlreadyExists | E::FunctionFailure | E::Protocol
-    )
+    matches!(code, E::Syntax | E::Unauthorized | E::Invalid | E::Config | E::AlreadyExists)
 }
 
 /// Errors that are answered before anything was done.
@@ -116,7 +115,7 @@ mod tests {
             let answer = Envelope::response(3, Opcode::Error, error_text(code, "x"));
             let meaning = judge(answer);
             match code.code() {
-                0x2000..=0x2400 | 0x1400 | 0x000a => assert!(matches!(meaning, Meaning::Reply(_)), "{code:?}"),
+                0x2000..=0x2400 => assert!(matches!(meaning, Meaning::Reply(_)), "{code:?}"),
                 0x2500 => assert_eq!(meaning, Meaning::Unprepared),
                 0x1000..=0x1002 | 0x0100 => {
                     assert!(matches!(meaning, Meaning::Failure(Failure::Retry { ambiguous: false, .. })), "{code:?}");

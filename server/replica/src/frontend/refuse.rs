@@ -1,7 +1,7 @@
 //! What is refused: everything that could not be executed exactly the same, and exactly once, on every replica.
 
 use replicateddb_cql::statement::{
-    AttributeValue, Feature, Ident, Kind, Operation, OperationKind, Statement, is_system_keyspace,
+    Action, AttributeValue, Feature, Ident, Kind, Object, Operation, OperationKind, Statement, is_system_keyspace,
 };
 
 use super::{
@@ -16,12 +16,23 @@ pub fn by_text(text: &str, statement: &Statement, keyspace: Option<&str>) -> Opt
             "triggers are not supported: they run code of a node's own, which need not do the same on every replica",
         ));
     }
+    if makes_function(statement.kind) {
+        return Some(Refusal::invalid(
+            "user-defined functions and aggregates are not supported: their code could give another value on each \
+             replica, or never end; compute the value in the application",
+        ));
+    }
     if let Some(system) = system_keyspace(statement, keyspace) {
         return Some(Refusal::invalid(format!(
             "the keyspace {system} belongs to Cassandra itself, one on each replica; it can be read, but not written"
         )));
     }
     statement.features().iter().find_map(|feature| by_feature(text, feature))
+}
+
+/// Whether a statement brings code of the client's own into Cassandra. Dropping such code is harmless.
+fn makes_function(kind: Kind) -> bool {
+    matches!(kind, Kind::Ddl(Action::Create | Action::Alter, Object::Function | Object::Aggregate))
 }
 
 /// The keyspace of Cassandra's own that the statement would write to.
@@ -140,6 +151,17 @@ mod tests {
             ("GRANT ALL ON KEYSPACE a TO x", "roles"),
             ("DROP USER x", "roles"),
             ("CREATE TRIGGER x ON a.t USING 'y'", "triggers"),
+            (
+                "CREATE FUNCTION a.f (x int) CALLED ON NULL INPUT RETURNS int LANGUAGE java AS 'return x;'",
+                "user-defined functions",
+            ),
+            (
+                "CREATE OR REPLACE FUNCTION IF NOT EXISTS a.f () CALLED ON NULL INPUT RETURNS int LANGUAGE java AS \
+                 $$ while (true); $$",
+                "user-defined functions",
+            ),
+            ("CREATE OR REPLACE AGGREGATE a.g (int) SFUNC f STYPE int", "user-defined functions"),
+            ("create aggregate g (int) SFUNC f STYPE int", "user-defined functions"),
             ("INSERT INTO system_auth.roles (role) VALUES ('x')", "belongs to Cassandra"),
             ("DROP KEYSPACE system_traces", "belongs to Cassandra"),
             ("TRUNCATE system.peers", "belongs to Cassandra"),
@@ -167,6 +189,7 @@ mod tests {
             "BEGIN BATCH INSERT INTO a.t (k) VALUES (1); DELETE FROM a.t WHERE k = 2; APPLY BATCH",
             "TRUNCATE a.t",
             "DROP TABLE IF EXISTS a.t",
+            "DROP FUNCTION IF EXISTS a.f",
         ] {
             assert_eq!(refused(text), None, "{text}");
         }

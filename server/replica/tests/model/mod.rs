@@ -50,6 +50,10 @@ struct World {
     /// Probability of trouble, in percent.
     trouble: u32,
     health: Option<watch::Sender<Health>>,
+    /// The agent shuts down.
+    stopping: bool,
+    /// Longest time of a commit.
+    commit_ms: u32,
     rewinds: u64,
     starts_without_rewind: u64,
 }
@@ -63,7 +67,7 @@ pub struct ModelStore {
 
 impl ModelStore {
     pub fn new(seed: u64) -> Self {
-        let world = World { clean: Some((None, 0)), ..World::default() };
+        let world = World { clean: Some((None, 0)), commit_ms: 2000, ..World::default() };
         Self { world: Arc::new(Mutex::new(world)), random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
     }
 
@@ -77,6 +81,15 @@ impl ModelStore {
 
     pub fn set_trouble(&self, percent: u32) {
         self.world(|world| world.trouble = percent);
+    }
+
+    pub fn set_commit_ms(&self, at_most: u32) {
+        self.world(|world| world.commit_ms = at_most);
+    }
+
+    /// Snapshots that are not committed.
+    pub fn uncommitted(&self) -> usize {
+        self.world(|world| world.snapshots.len())
     }
 
     pub fn data(&self) -> Data {
@@ -106,6 +119,43 @@ impl ModelStore {
         });
     }
 
+    /// SIGTERM to the agent, and its start after a while.
+    pub async fn restart_agent(&self) {
+        const MARK_WAIT: Duration = Duration::from_secs(15);
+        const POLL: Duration = Duration::from_millis(50);
+        self.world(|world| world.stopping = true);
+        let marked = |world: &mut World| world.clean.as_ref().is_some_and(|(_, of)| *of == world.generation);
+        let deadline = tokio::time::Instant::now() + MARK_WAIT;
+        while self.world(|world| world.running && !marked(world)) && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+        }
+        let drained = self.world(|world| {
+            let drained = world.running && marked(world);
+            world.clean = world.clean.take().filter(|_| drained).map(|(manifest, _)| (manifest, 0));
+            world.snapshots.clear();
+            drained
+        });
+        if drained {
+            self.world(|world| {
+                world.running = false;
+                if let Some(health) = world.health.take() {
+                    health.send_replace(Health::Lost { reason: "stopped".into() });
+                }
+            });
+        } else {
+            self.kill_jvm();
+        }
+        tokio::time::sleep(Duration::from_millis(u64::from(self.dice(3000)))).await;
+        self.world(|world| {
+            world.stopping = false;
+            if drained {
+                start(world);
+                let generation = world.generation;
+                world.clean = world.clean.take().map(|(manifest, _)| (manifest, generation));
+            }
+        });
+    }
+
     pub fn agent(&self, incarnation: i64) -> ModelAgent {
         ModelAgent { store: self.clone(), incarnation }
     }
@@ -123,6 +173,14 @@ fn refused(code: Code) -> StoreError {
 
 impl ModelAgent {
     async fn call<T>(
+        &self,
+        steps: u32,
+        act: impl FnOnce(&mut World) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.call_to_drain(steps, |world| if world.stopping { Err(refused(Code::Stopping)) } else { act(world) }).await
+    }
+
+    async fn call_to_drain<T>(
         &self,
         steps: u32,
         act: impl FnOnce(&mut World) -> Result<T, StoreError>,
@@ -152,7 +210,7 @@ fn start(world: &mut World) {
 fn manifest(world: &mut World, id: &str, mark: Mark) -> Manifest {
     world.sequence += 1;
     let (sequence, id) = (world.sequence, id.to_owned());
-    Manifest { id, sequence, mark, cassandra_now_ms: 0, created_ms: 0, files: Files::default() }
+    Manifest { id, sequence, mark, cassandra_now_ms: 0, created_ms: 0, files: Files::default(), footprint: None }
 }
 
 impl Agent for ModelAgent {
@@ -174,8 +232,10 @@ impl Agent for ModelAgent {
                     held: if generation == 0 { Held::Drained } else { Held::Generation { generation } },
                 }),
                 restore_points: Vec::new(),
+                damaged: Vec::new(),
+                log_id: None,
                 highest_incarnation: Some(world.highest),
-                stopping: false,
+                stopping: world.stopping,
             }
         }))
     }
@@ -203,7 +263,8 @@ impl Agent for ModelAgent {
     }
 
     async fn commit(&self, id: &str, mark: Mark) -> Result<(), StoreError> {
-        self.call(20, |world| {
+        // Long: records are applied meanwhile.
+        self.call(self.store.world(|world| world.commit_ms), |world| {
             let (_, data) = world.snapshots.remove(id).ok_or_else(|| refused(Code::UnknownRestorePoint))?;
             let manifest = manifest(world, id, mark);
             world.points.push((manifest, data));
@@ -213,7 +274,7 @@ impl Agent for ModelAgent {
     }
 
     async fn abort(&self, id: &str) -> Result<(), StoreError> {
-        self.call(5, |world| {
+        self.call_to_drain(5, |world| {
             world.snapshots.remove(id);
             world.aborted.insert(id.to_owned());
             Ok(())
@@ -259,7 +320,7 @@ impl Agent for ModelAgent {
     }
 
     async fn mark_clean(&self, generation: u64, mark: Mark) -> Result<(), StoreError> {
-        self.call(5, |world| {
+        self.call_to_drain(5, |world| {
             if !world.running || world.generation != generation {
                 return Err(refused(Code::WrongGeneration));
             }

@@ -59,12 +59,17 @@ pub struct AgentArgs {
     /// How the JVM is set up.
     #[arg(long, env = "RDB_PROFILE", value_enum, default_value_t = Profile::Default)]
     pub profile: Profile,
-    /// File with settings for cassandra.yaml; they replace the agent's, except those that replicas depend on.
+    /// File with settings for cassandra.yaml, one a line: memory, concurrency, throughput, longer time-outs, warnings.
+    /// Any other is refused: it could make replicas differ.
     #[arg(long, env = "RDB_EXTRA_CONFIG")]
     pub extra_config: Option<PathBuf>,
     /// Longest time a stop may take, seconds: draining, then killing. Below the pod's grace period.
     #[arg(long, env = "RDB_STOP_TIMEOUT", default_value = "25", value_parser = parse_seconds)]
     pub stop_timeout: Duration,
+    /// Time without any CQL answer after which a running Cassandra is taken for hung and ended, seconds; the replica then
+    /// has it rewound.
+    #[arg(long, env = "RDB_HANG_LIMIT", default_value = "60", value_parser = parse_seconds)]
+    pub hang_limit: Duration,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

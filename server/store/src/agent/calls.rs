@@ -4,14 +4,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
+use super::plan::Caller;
 use super::state::{Pending, Running, State};
 use super::supervisor::{Agent, Locked, blocking, failed};
-use super::{disk, plan, points, probe};
+use super::{disk, footprint, plan, points, probe};
 use crate::api::{
     Abort, Autocompaction, Clean, Code, Commit, Done, Files, Flushed, Held, Manifest, MarkClean, NowReply,
     RESTORE_POINTS_KEPT, Refusal, Rewind, Rewound, Snapshot,
 };
 
+/// Why a call is refused at the end.
+const STOPPING: &str = "the agent is shutting down";
 /// Id of a clean mark's manifest.
 const CLEAN_ID: &str = "clean";
 
@@ -30,32 +33,45 @@ fn done(state: &State) -> Done {
 }
 
 impl Agent {
-    /// Lets a caller in (I6): remembers its incarnation, durably, if it is the highest so far.
-    async fn enter(&self, incarnation: i64) -> Result<Locked, Refusal> {
-        let mut state = self.lock().await;
-        if state.stopping {
-            return refuse(Code::Stopping, "the agent is shutting down");
+    /// Lets a caller in, unless the agent is shutting down.
+    async fn enter(&self, caller: Caller) -> Result<Locked, Refusal> {
+        let state = self.enter_to_drain(caller).await?;
+        match self.is_stopping() {
+            true => refuse(Code::Stopping, STOPPING),
+            false => Ok(state),
         }
-        plan::admit(incarnation, state.persisted.highest_incarnation)?;
-        if state.persisted.highest_incarnation != Some(incarnation) {
+    }
+
+    /// Lets a caller in (I6): remembers its incarnation, durably, if it is the highest so far.
+    async fn enter_to_drain(&self, caller: Caller) -> Result<Locked, Refusal> {
+        let state = self.lock().await;
+        let holds_nothing = state.holds_nothing();
+        self.admit(state, caller, holds_nothing).await
+    }
+
+    async fn admit(&self, mut state: Locked, caller: Caller, holds_nothing: bool) -> Result<Locked, Refusal> {
+        let persisted = &state.persisted;
+        plan::admit(caller, persisted.log_id, persisted.highest(caller.log), holds_nothing)?;
+        if state.persisted.owner() != Some(caller) {
             let mut persisted = state.persisted.clone();
-            persisted.highest_incarnation = Some(incarnation);
+            persisted.give_to(caller);
             let (layout, saved) = (self.setup.layout.clone(), persisted.clone());
             blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
             state.persisted = persisted;
         }
+        self.hear();
         Ok(state)
     }
 
     /// Only makes the incarnation the highest.
-    pub async fn claim(self, incarnation: i64, (): ()) -> Result<Done, Refusal> {
-        let state = self.enter(incarnation).await?;
+    pub async fn claim(self, caller: Caller, (): ()) -> Result<Done, Refusal> {
+        let state = self.enter(caller).await?;
         Ok(done(&state))
     }
 
     /// Starts the JVM on a clean directory, or finds it started.
-    pub async fn call_start(self, incarnation: i64, (): ()) -> Result<Done, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    pub async fn call_start(self, caller: Caller, (): ()) -> Result<Done, Refusal> {
+        let mut state = self.enter(caller).await?;
         if state.running.as_ref().is_none_or(|running| !running.process.is_alive()) {
             self.start_jvm(&mut state, true).await?;
         }
@@ -63,14 +79,20 @@ impl Agent {
     }
 
     /// Rewinds and starts the JVM.
-    pub async fn call_rewind(self, incarnation: i64, to: Rewind) -> Result<Rewound, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    pub async fn call_rewind(self, caller: Caller, to: Rewind) -> Result<Rewound, Refusal> {
+        let state = self.lock().await;
+        if self.is_stopping() {
+            return refuse(Code::Stopping, STOPPING);
+        }
+        // Emptying is how people give a store to another log.
+        let holds_nothing = to == Rewind::Empty || state.holds_nothing();
+        let mut state = self.admit(state, caller, holds_nothing).await?;
         self.rewind(&mut state, &to).await
     }
 
     /// Flushes everything.
-    pub async fn flush(self, incarnation: i64, (): ()) -> Result<Flushed, Refusal> {
-        let state = self.enter(incarnation).await?;
+    pub async fn flush(self, caller: Caller, (): ()) -> Result<Flushed, Refusal> {
+        let state = self.enter(caller).await?;
         let jolokia = state.serving()?.jolokia;
         jolokia.flush().await.map_err(|e| failed(&e))?;
         let builds = jolokia.builds().await.map_err(|e| failed(&e))?;
@@ -78,8 +100,8 @@ impl Agent {
     }
 
     /// Takes a snapshot into an uncommitted tree.
-    pub async fn snapshot(self, incarnation: i64, request: Snapshot) -> Result<Done, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    pub async fn snapshot(self, caller: Caller, request: Snapshot) -> Result<Done, Refusal> {
+        let mut state = self.enter(caller).await?;
         let id = request.id;
         plan::check_id(&id)?;
         let running = state.serving_as(request.generation)?;
@@ -92,7 +114,7 @@ impl Agent {
         self.drop_pending(&mut state).await?;
         match self.take_snapshot(&mut state, &running, &id).await {
             Ok(now_ms) => {
-                state.pending = Some(Pending { id, incarnation, now_ms });
+                state.pending = Some(Pending { id, incarnation: caller.incarnation, now_ms });
                 Ok(done(&state))
             }
             Err(error) => {
@@ -121,10 +143,10 @@ impl Agent {
 
     /// Commits a snapshot. The caller gets its answer as soon as the restore point is durable; older ones and
     /// Cassandra's own copy of the snapshot go after that, while the next call waits.
-    pub async fn commit(self, incarnation: i64, request: Commit) -> Result<Manifest, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    pub async fn commit(self, caller: Caller, request: Commit) -> Result<Manifest, Refusal> {
+        let mut state = self.enter(caller).await?;
         let id = request.id;
-        let pending = state.pending.clone().filter(|p| p.id == id && p.incarnation == incarnation);
+        let pending = state.pending.clone().filter(|p| p.id == id && p.incarnation == caller.incarnation);
         let Some(pending) = pending else {
             return refuse(Code::UnknownRestorePoint, format!("there is no snapshot {id} of this incarnation"));
         };
@@ -149,9 +171,12 @@ impl Agent {
 
     /// Deletes what a new restore point supersedes.
     async fn clean_up(self, mut state: Locked) {
-        for id in plan::superseded(&state.points, RESTORE_POINTS_KEPT) {
+        for id in plan::superseded(&state.points, &state.damaged, RESTORE_POINTS_KEPT) {
             match self.remove_tree(&id).await {
-                Ok(()) => state.points.retain(|point| point.id != id),
+                Ok(()) => {
+                    state.points.retain(|point| point.id != id);
+                    state.damaged.retain(|damaged| damaged.id != id);
+                }
                 Err(error) => tracing::warn!(id, %error, "deleting an old restore point; tried again after the next"),
             }
         }
@@ -164,9 +189,9 @@ impl Agent {
         }
     }
 
-    /// Gives up a snapshot.
-    pub async fn abort(self, incarnation: i64, request: Abort) -> Result<Done, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    /// Gives up a snapshot; also while the agent is shutting down, or draining would wait for it in vain.
+    pub async fn abort(self, caller: Caller, request: Abort) -> Result<Done, Refusal> {
+        let mut state = self.enter_to_drain(caller).await?;
         let id = request.id;
         plan::check_id(&id)?;
         if state.points.iter().any(|point| point.id == id) {
@@ -205,15 +230,25 @@ impl Agent {
         blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
         let sequence = persisted.sequence;
         state.persisted = persisted;
-        Ok(Manifest { id, sequence, mark, cassandra_now_ms, created_ms: clock_ms(), files: Files::default() })
+        Ok(Manifest {
+            id,
+            sequence,
+            mark,
+            cassandra_now_ms,
+            created_ms: clock_ms(),
+            files: Files::default(),
+            footprint: None,
+        })
     }
 
-    /// Marks the directory clean for the running generation.
-    pub async fn mark_clean(self, incarnation: i64, request: MarkClean) -> Result<Manifest, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    /// Marks the directory clean for the running generation; also while the agent is shutting down, which then drains.
+    pub async fn mark_clean(self, caller: Caller, request: MarkClean) -> Result<Manifest, Refusal> {
+        let mut state = self.enter_to_drain(caller).await?;
         let generation = state.serving_as(request.generation)?.generation;
         let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))? + 1;
-        let manifest = self.manifest(&mut state, CLEAN_ID.to_owned(), request.mark, now_ms).await?;
+        let footprint = footprint::read(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
+        let mut manifest = self.manifest(&mut state, CLEAN_ID.to_owned(), request.mark, now_ms).await?;
+        manifest.footprint = Some(footprint);
         let clean = Clean { manifest: Some(manifest.clone()), held: Held::Generation { generation } };
         let (layout, written) = (self.setup.layout.clone(), clean.clone());
         blocking(move || disk::write_json(&layout.clean(), &written)).await.map_err(|e| failed(&e))?;
@@ -221,26 +256,50 @@ impl Agent {
         Ok(manifest)
     }
 
-    /// Removes the clean mark, durably. It counts as gone even if that fails: then the caller must not go on.
-    pub async fn clear_clean(self, incarnation: i64, (): ()) -> Result<Done, Refusal> {
-        let mut state = self.enter(incarnation).await?;
+    /// Removes the clean mark, durably. It counts as gone even if that fails: then the caller must not go on. Nor if the
+    /// store is found to have been changed since it was marked: then only a rewind helps.
+    pub async fn clear_clean(self, caller: Caller, (): ()) -> Result<Done, Refusal> {
+        let mut state = self.enter(caller).await?;
+        let changed = self.changed_since_marked(&state).await?;
         state.clean = None;
         let layout = self.setup.layout.clone();
         blocking(move || disk::remove_file(&layout.clean())).await.map_err(|e| failed(&e))?;
-        Ok(done(&state))
+        match changed {
+            None => Ok(done(&state)),
+            Some(change) => {
+                tracing::error!(change, "Cassandra was changed past the log while the replica was stopped");
+                refuse(
+                    Code::Dirty,
+                    format!("Cassandra was changed past the log while the replica was stopped: {change}"),
+                )
+            }
+        }
+    }
+
+    /// What somebody has done to a store that is marked clean.
+    async fn changed_since_marked(&self, state: &State) -> Result<Option<String>, Refusal> {
+        let (Some(mark), Ok(_running)) = (state.valid_mark(), state.serving()) else { return Ok(None) };
+        let now = footprint::read(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
+        let then = mark.manifest.as_ref().map(|manifest| manifest.footprint.as_ref());
+        Ok(match then {
+            // A restore point that was just put back, or a mark of an agent that took none.
+            Some(None) => None,
+            Some(then @ Some(_)) => footprint::difference(then, &now),
+            None => footprint::difference(None, &now),
+        })
     }
 
     /// Turns compaction on or off.
-    pub async fn autocompaction(self, incarnation: i64, request: Autocompaction) -> Result<Done, Refusal> {
-        let state = self.enter(incarnation).await?;
+    pub async fn autocompaction(self, caller: Caller, request: Autocompaction) -> Result<Done, Refusal> {
+        let state = self.enter(caller).await?;
         let jolokia = state.serving()?.jolokia;
         jolokia.autocompaction(request.enabled, request.tables.as_deref()).await.map_err(|e| failed(&e))?;
         Ok(done(&state))
     }
 
     /// Cassandra's clock.
-    pub async fn cassandra_now(self, incarnation: i64, (): ()) -> Result<NowReply, Refusal> {
-        let state = self.enter(incarnation).await?;
+    pub async fn cassandra_now(self, caller: Caller, (): ()) -> Result<NowReply, Refusal> {
+        let state = self.enter(caller).await?;
         let generation = state.serving()?.generation;
         let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
         Ok(NowReply { now_ms, generation })

@@ -3,88 +3,8 @@
 use std::net::IpAddr;
 
 use super::args::{AgentArgs, Profile};
+use super::extra::{self, Setting};
 use super::layout::Layout;
-
-/// Settings on which exact replay, the agent or its addressing rests: an extra configuration must not change them.
-const PROTECTED: [&str; 35] = [
-    "cluster_name",
-    "num_tokens",
-    "initial_token",
-    "auto_bootstrap",
-    "partitioner",
-    "endpoint_snitch",
-    "seed_provider",
-    "listen_address",
-    "broadcast_address",
-    "rpc_address",
-    "broadcast_rpc_address",
-    "storage_port",
-    "native_transport_port",
-    "start_native_transport",
-    "data_file_directories",
-    "local_system_data_file_directory",
-    "commitlog_directory",
-    "hints_directory",
-    "saved_caches_directory",
-    "cdc_raw_directory",
-    "cdc_enabled",
-    "authenticator",
-    "authorizer",
-    "auto_snapshot",
-    "snapshot_before_compaction",
-    "counter_cache_size",
-    "counter_cache_size_in_mb",
-    "autocompaction_on_startup_enabled",
-    "hinted_handoff_enabled",
-    "disk_failure_policy",
-    "commit_failure_policy",
-    // What is larger is refused as invalid, and a refusal is a record's result: the same on every replica.
-    "batch_size_fail_threshold",
-    "batch_size_fail_threshold_in_kb",
-    "native_transport_max_frame_size",
-    "native_transport_max_frame_size_in_mb",
-];
-
-/// A top-level setting with the lines that belong to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Setting {
-    key: String,
-    text: String,
-}
-
-impl Setting {
-    fn new(key: &str, value: &str) -> Self {
-        Self { key: key.to_owned(), text: format!("{key}: {value}") }
-    }
-}
-
-/// Splits a YAML mapping into its top-level settings.
-fn parse_extra(text: &str) -> Result<Vec<Setting>, String> {
-    let mut settings: Vec<Setting> = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let blank = line.trim().is_empty() || line.trim_start().starts_with('#') || line.trim_end() == "---";
-        // A list may start in the column of its key.
-        if blank || line.starts_with([' ', '\t']) || line.starts_with("- ") {
-            match settings.last_mut() {
-                Some(last) => last.text.push_str(&format!("\n{line}")),
-                None if blank => {}
-                None => return Err(format!("line {}: expected `setting: value`", number + 1)),
-            }
-            continue;
-        }
-        let key = line.split_once(':').map(|(key, _)| key.trim()).unwrap_or_default();
-        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
-        {
-            return Err(format!("line {}: expected `setting: value`", number + 1));
-        }
-        if PROTECTED.contains(&key) {
-            return Err(format!("line {}: {key} can't be changed: exact replay rests on it", number + 1));
-        }
-        settings.retain(|setting| setting.key != key);
-        settings.push(Setting { key: key.to_owned(), text: line.to_owned() });
-    }
-    Ok(settings)
-}
 
 /// Quotes a YAML string.
 fn quoted(text: &str) -> String {
@@ -94,15 +14,17 @@ fn quoted(text: &str) -> String {
 /// Renders cassandra.yaml: a cluster of one, whose only peer is itself on loopback.
 ///
 /// # Errors
-/// If the extra configuration is no YAML mapping or changes what it must not; the text says which line.
+/// If the extra configuration holds anything but settings that may be given; the text says which line.
 pub fn cassandra_yaml(args: &AgentArgs, layout: &Layout, extra: &str) -> Result<String, String> {
     let mut settings = identity(args);
     settings.extend(folders(layout));
-    settings.extend(semantics());
+    settings.extend(list(&semantics()));
+    settings.extend(list(&refusals()));
     if args.profile == Profile::Small {
-        settings.extend(small());
+        settings.extend(list(&small()));
     }
-    for setting in parse_extra(extra)? {
+    let ours = |key: &str| semantics().into_iter().find(|(known, _)| *known == key).map(|(_, value)| value);
+    for setting in extra::parse(extra, ours)? {
         settings.retain(|old| old.key != setting.key);
         settings.push(setting);
     }
@@ -112,6 +34,10 @@ pub fn cassandra_yaml(args: &AgentArgs, layout: &Layout, extra: &str) -> Result<
         text.push('\n');
     }
     Ok(text)
+}
+
+fn list(pairs: &[(&str, &str)]) -> Vec<Setting> {
+    pairs.iter().map(|(key, value)| Setting::new(key, value)).collect()
 }
 
 fn identity(args: &AgentArgs) -> Vec<Setting> {
@@ -160,8 +86,8 @@ fn folders(layout: &Layout) -> Vec<Setting> {
 }
 
 /// Settings that decide what a record does, or how long it may take.
-fn semantics() -> Vec<Setting> {
-    let pairs = [
+fn semantics() -> Vec<(&'static str, &'static str)> {
+    vec![
         // The ordered log is the durable one; unclean stops rewind.
         ("commitlog_sync", "periodic"),
         ("commitlog_sync_period", "10000ms"),
@@ -178,9 +104,6 @@ fn semantics() -> Vec<Setting> {
         ("snapshot_before_compaction", "false"),
         ("authenticator", "AllowAllAuthenticator"),
         ("authorizer", "AllowAllAuthorizer"),
-        ("user_defined_functions_enabled", "true"),
-        ("materialized_views_enabled", "true"),
-        ("sasi_indexes_enabled", "true"),
         ("hinted_handoff_enabled", "false"),
         ("dynamic_snitch", "false"),
         ("default_keyspace_rf", "1"),
@@ -193,19 +116,88 @@ fn semantics() -> Vec<Setting> {
         ("request_timeout", "30s"),
         ("truncate_request_timeout", "60s"),
         ("native_transport_timeout", "60s"),
-        // Batches are bounded where they are proposed; every batch is an unlogged one here.
         ("batch_size_warn_threshold", "1024KiB"),
-        ("batch_size_fail_threshold", "8192KiB"),
         ("unlogged_batch_across_partitions_warn_threshold", "65535"),
+        // The id of a prepared statement must not depend on what the connection it came by uses: otherwise one statement
+        // has two ids, and the front end and the applier push each other's out.
+        ("force_new_prepared_statement_behaviour", "true"),
         ("memtable_allocation_type", "heap_buffers"),
         ("row_cache_size", "0MiB"),
-    ];
-    pairs.map(|(key, value)| Setting::new(key, value)).to_vec()
+    ]
+}
+
+/// Settings that decide whether Cassandra refuses a statement, which is then its result on every replica: the same for
+/// every size of JVM and every profile, and above what is proposed (a record has at most 3.75 MiB). Cassandra's own
+/// defaults are written down too, so that another version of it decides alike.
+fn refusals() -> Vec<(&'static str, &'static str)> {
+    vec![
+        // As large as the largest mutation: a batch is bounded where it is proposed.
+        ("batch_size_fail_threshold", "16384KiB"),
+        ("max_mutation_size", "16384KiB"),
+        // At least twice a mutation, or Cassandra does not start.
+        ("commitlog_segment_size", "32MiB"),
+        // A statement larger than the whole cache is refused; left alone, the cache follows the heap.
+        ("prepared_statements_cache_size", "32MiB"),
+        // The front end takes bodies of up to 16 MiB; left alone, the last three follow the heap.
+        ("native_transport_max_frame_size", "17MiB"),
+        ("native_transport_max_message_size", "17MiB"),
+        ("native_transport_max_request_data_in_flight", "64MiB"),
+        ("native_transport_max_request_data_in_flight_per_ip", "64MiB"),
+        ("max_value_size", "256MiB"),
+        // A digest reads everything, however much was deleted.
+        ("tombstone_failure_threshold", "2147483647"),
+        ("read_thresholds_enabled", "false"),
+        // Their code could give another value on each replica, or never end.
+        ("user_defined_functions_enabled", "false"),
+        ("scripted_user_defined_functions_enabled", "false"),
+        // What may be created and done.
+        ("materialized_views_enabled", "true"),
+        ("sasi_indexes_enabled", "true"),
+        ("secondary_indexes_enabled", "true"),
+        ("default_secondary_index", "legacy_local_table"),
+        ("default_secondary_index_enabled", "true"),
+        ("transient_replication_enabled", "false"),
+        ("drop_compact_storage_enabled", "false"),
+        ("dynamic_data_masking_enabled", "false"),
+        ("vector_type_enabled", "true"),
+        ("use_statements_enabled", "true"),
+        ("use_deterministic_table_id", "false"),
+        ("user_timestamps_enabled", "true"),
+        ("alter_table_enabled", "true"),
+        ("drop_truncate_table_enabled", "true"),
+        ("drop_keyspace_enabled", "true"),
+        ("uncompressed_tables_enabled", "true"),
+        ("compact_tables_enabled", "true"),
+        ("simplestrategy_enabled", "true"),
+        ("read_before_write_list_operations_enabled", "true"),
+        ("zero_ttl_on_twcs_enabled", "true"),
+        ("partition_denylist_enabled", "false"),
+        // Guardrails: those on the disk's or the data's size would differ between replicas.
+        ("data_disk_usage_percentage_fail_threshold", "-1"),
+        ("keyspaces_fail_threshold", "-1"),
+        ("tables_fail_threshold", "-1"),
+        ("columns_per_table_fail_threshold", "-1"),
+        ("secondary_indexes_per_table_fail_threshold", "-1"),
+        ("materialized_views_per_table_fail_threshold", "-1"),
+        ("fields_per_udt_fail_threshold", "-1"),
+        ("items_per_collection_fail_threshold", "-1"),
+        ("vector_dimensions_fail_threshold", "-1"),
+        ("partition_tombstones_fail_threshold", "-1"),
+        ("partition_keys_in_select_fail_threshold", "-1"),
+        ("in_select_cartesian_product_fail_threshold", "-1"),
+        ("page_size_fail_threshold", "-1"),
+        ("minimum_replication_factor_fail_threshold", "-1"),
+        ("maximum_replication_factor_fail_threshold", "-1"),
+        ("sai_sstable_indexes_per_query_fail_threshold", "-1"),
+        ("sai_string_term_size_fail_threshold", "8KiB"),
+        ("sai_frozen_term_size_fail_threshold", "8KiB"),
+        ("sai_vector_term_size_fail_threshold", "32KiB"),
+    ]
 }
 
 /// Settings of a JVM with little memory.
-fn small() -> Vec<Setting> {
-    let pairs = [
+fn small() -> Vec<(&'static str, &'static str)> {
+    vec![
         ("memtable_heap_space", "64MiB"),
         ("memtable_offheap_space", "64MiB"),
         ("key_cache_size", "1MiB"),
@@ -213,7 +205,6 @@ fn small() -> Vec<Setting> {
         ("networking_cache_size", "16MiB"),
         ("index_summary_capacity", "1MiB"),
         ("commitlog_total_space", "128MiB"),
-        ("commitlog_segment_size", "16MiB"),
         ("concurrent_reads", "8"),
         ("concurrent_writes", "8"),
         ("concurrent_counter_writes", "4"),
@@ -221,8 +212,7 @@ fn small() -> Vec<Setting> {
         ("concurrent_compactors", "1"),
         ("compaction_throughput", "0MiB/s"),
         ("native_transport_max_threads", "16"),
-    ];
-    pairs.map(|(key, value)| Setting::new(key, value)).to_vec()
+    ]
 }
 
 /// Logging to standard output alone: the container's, or the local stack's file.
@@ -288,7 +278,16 @@ mod tests {
         ] {
             assert_eq!(value(&yaml, key), Some(expected));
         }
-        for key in PROTECTED {
+    }
+
+    /// What a statement answers must not depend on the memory of the machine or on the profile.
+    #[test]
+    fn what_decides_refusals_is_the_same_everywhere_and_can_not_be_changed() {
+        let (small, default) = (render(&["--profile", "small"], "").unwrap(), render(&[], "").unwrap());
+        for (key, expected) in refusals() {
+            assert_eq!((value(&small, key), value(&default, key)), (Some(expected), Some(expected)), "{key}");
+        }
+        for (key, _) in refusals().into_iter().chain([("cluster_name", ""), ("counter_cache_size", "")]) {
             let error = render(&[], &format!("concurrent_reads: 4\n{key}: 1\n")).unwrap_err();
             assert!(error.contains(key) && error.contains("line 2"), "{error}");
         }
@@ -296,16 +295,23 @@ mod tests {
 
     #[test]
     fn extra_settings_replace_and_add() {
-        let extra =
-            "---\n# comment\nconcurrent_reads: 4\nmemtable:\n  configurations:\n    default: { inherits: trie }\n";
+        let extra = "---\n# comment\nconcurrent_reads: 4\nrange_request_timeout: 45s\n";
         let yaml = render(&["--profile", "small"], extra).unwrap();
         assert_eq!(yaml.matches("concurrent_reads:").count(), 1);
         assert_eq!(value(&yaml, "concurrent_reads"), Some("4"));
-        assert!(yaml.contains("memtable:\n  configurations:\n    default"));
-        for bad in ["  indented: 1", "no colon", "UPPER: 1", "{a: 1}", "'auto_snapshot': true", "\"auto_snapshot\": 1"]
-        {
-            assert!(render(&[], bad).is_err(), "{bad}");
+        assert_eq!(value(&yaml, "range_request_timeout"), Some("45s"));
+        for below in ["range_request_timeout: 29s", "write_request_timeout: 2s", "truncate_request_timeout: 10s"] {
+            assert!(render(&[], below).unwrap_err().contains("below"), "{below}");
         }
+    }
+
+    #[test]
+    fn each_setting_is_written_once() {
+        let yaml = render(&["--profile", "small"], "").unwrap();
+        let keys: Vec<_> =
+            yaml.lines().filter(|line| !line.starts_with(' ')).filter_map(|l| l.split_once(':')).collect();
+        let distinct: std::collections::BTreeSet<_> = keys.iter().map(|(key, _)| key).collect();
+        assert_eq!(distinct.len(), keys.len());
     }
 
     #[test]

@@ -8,9 +8,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::plan::Caller;
 use super::probe;
 use super::supervisor::Agent;
-use crate::api::{Code, INCARNATION_HEADER, MAX_REQUEST_BODY, Refusal};
+use crate::api::{Code, INCARNATION_HEADER, LOG_HEADER, MAX_REQUEST_BODY, Refusal};
 
 /// All routes. `/livez` and `/readyz` are for probes and need no token; they tell nothing but yes or no.
 pub fn router(agent: Agent) -> Router {
@@ -42,19 +43,26 @@ async fn ready(State(agent): State<Agent>) -> Response {
 }
 
 async fn status(State(agent): State<Agent>, headers: HeaderMap) -> Response {
-    reply(authorize(&agent, &headers).map(|()| agent.status()))
+    reply(authorize(&agent, &headers).map(|()| {
+        let status = agent.status();
+        let owner = status.log_id.zip(status.highest_incarnation);
+        if owner.is_some() && owner == caller(&headers).ok().map(|caller| (caller.log, caller.incarnation)) {
+            agent.hear();
+        }
+        status
+    }))
 }
 
 /// Carries out a call, to its end even if the caller goes away.
-async fn call<T, R, F>(agent: Agent, headers: HeaderMap, body: Bytes, work: fn(Agent, i64, T) -> F) -> Response
+async fn call<T, R, F>(agent: Agent, headers: HeaderMap, body: Bytes, work: fn(Agent, Caller, T) -> F) -> Response
 where
     T: DeserializeOwned,
     R: Serialize + Send + 'static,
     F: Future<Output = Result<R, Refusal>> + Send + 'static,
 {
-    let request = authorize(&agent, &headers).and_then(|()| Ok((incarnation(&headers)?, parse(&body)?)));
+    let request = authorize(&agent, &headers).and_then(|()| Ok((caller(&headers)?, parse(&body)?)));
     let result = match request {
-        Ok((incarnation, request)) => match tokio::spawn(work(agent, incarnation, request)).await {
+        Ok((caller, request)) => match tokio::spawn(work(agent, caller, request)).await {
             Ok(result) => result,
             Err(error) => Err(Refusal { code: Code::Failed, message: format!("the call broke off: {error}") }),
         },
@@ -76,10 +84,13 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
-fn incarnation(headers: &HeaderMap) -> Result<i64, Refusal> {
-    let text = headers.get(INCARNATION_HEADER).and_then(|value| value.to_str().ok());
-    text.and_then(|text| text.parse().ok())
-        .ok_or_else(|| Refusal { code: Code::BadRequest, message: format!("no {INCARNATION_HEADER} header") })
+fn caller(headers: &HeaderMap) -> Result<Caller, Refusal> {
+    let number = |name: &str| {
+        let text = headers.get(name).and_then(|value| value.to_str().ok());
+        text.and_then(|text| text.parse().ok())
+            .ok_or_else(|| Refusal { code: Code::BadRequest, message: format!("no {name} header") })
+    };
+    Ok(Caller { log: number(LOG_HEADER)?, incarnation: number(INCARNATION_HEADER)? })
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
@@ -98,9 +109,12 @@ fn status_of(code: Code) -> StatusCode {
         Code::Unauthorized => StatusCode::UNAUTHORIZED,
         Code::BadRequest => StatusCode::BAD_REQUEST,
         Code::UnknownRestorePoint => StatusCode::NOT_FOUND,
-        Code::StaleIncarnation | Code::Dirty | Code::WrongState | Code::WrongGeneration | Code::Damaged => {
-            StatusCode::CONFLICT
-        }
+        Code::StaleIncarnation
+        | Code::OtherLog
+        | Code::Dirty
+        | Code::WrongState
+        | Code::WrongGeneration
+        | Code::Damaged => StatusCode::CONFLICT,
         Code::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
         Code::Failed => StatusCode::INTERNAL_SERVER_ERROR,

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Clean, Code, Held, MAX_RESTORE_POINT_ID, Refusal, RestorePoint, Rewind};
+use crate::api::{Clean, Code, Damaged, Held, MAX_RESTORE_POINT_ID, Refusal, RestorePoint, Rewind};
+
+/// Largest restore point that is read as a whole, to check its files' checksums, whenever it is put back: a few seconds.
+const READ_AT_ONCE: u64 = 4 << 30;
 
 /// The goal of a rewind, as it is written down before the rewind touches anything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,48 +58,84 @@ pub fn mark_holds(clean: &Clean, running: Option<u64>) -> bool {
     }
 }
 
-/// Decides what a rewind puts back. `points` are the committed restore points, each with whether it is whole.
+/// Decides whether a restore point's content is read and checked before it is put back. A large one is the second time in
+/// a row: nothing came of the first, be it that Cassandra did not start on it or that it died of what it read.
+pub fn read_before(point: &RestorePoint, last_put_back: Option<&str>) -> bool {
+    point.files.bytes <= READ_AT_ONCE || last_put_back == Some(&point.id)
+}
+
+/// Decides what a rewind puts back. `points` are the committed restore points; `damaged` are those among them that were
+/// found to be.
 ///
 /// # Errors
 /// If the one asked for is unknown or damaged, or all are damaged: emptying the store instead would be a silent loss
 /// of a base that the log may no longer reach back to.
-pub fn rewind_to(to: &Rewind, points: &[(RestorePoint, bool)]) -> Result<Intent, Refusal> {
+pub fn rewind_to(to: &Rewind, points: &[RestorePoint], damaged: &[Damaged]) -> Result<Intent, Refusal> {
     let refuse = |code, message: String| Err(Refusal { code, message });
+    let damage = |point: &RestorePoint| damaged.iter().find(|damaged| damaged.id == point.id);
+    let all = || damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     match to {
         Rewind::Empty => Ok(Intent { restore_point: None }),
-        Rewind::RestorePoint { id } => match points.iter().find(|(point, _)| point.id == *id) {
-            Some((_, true)) => Ok(Intent { restore_point: Some(id.clone()) }),
-            Some((_, false)) => refuse(Code::Damaged, format!("restore point {id} is damaged")),
+        Rewind::RestorePoint { id } => match points.iter().find(|point| point.id == *id).map(damage) {
+            Some(None) => Ok(Intent { restore_point: Some(id.clone()) }),
+            Some(Some(damaged)) => refuse(Code::Damaged, damaged.to_string()),
             None => refuse(Code::UnknownRestorePoint, format!("there is no restore point {id}")),
         },
         Rewind::Latest if points.is_empty() => Ok(Intent { restore_point: None }),
-        Rewind::Latest => match points.iter().filter(|(_, whole)| *whole).max_by_key(|(point, _)| point.sequence) {
-            Some((point, _)) => Ok(Intent { restore_point: Some(point.id.clone()) }),
-            None => refuse(Code::Damaged, format!("all {} restore points are damaged", points.len())),
+        Rewind::Latest => match points.iter().filter(|point| damage(point).is_none()).max_by_key(|p| p.sequence) {
+            Some(point) => Ok(Intent { restore_point: Some(point.id.clone()) }),
+            None => refuse(
+                Code::Damaged,
+                format!(
+                    "every restore point is damaged; give the replica an empty volume, and it replays all: {}",
+                    all()
+                ),
+            ),
         },
     }
 }
 
-/// Decides which of the committed restore points go, so that the `keep` newest stay.
-pub fn superseded(points: &[RestorePoint], keep: usize) -> Vec<String> {
-    let mut points: Vec<_> = points.iter().collect();
-    points.sort_by_key(|point| point.sequence);
-    let surplus = points.len().saturating_sub(keep);
-    points.into_iter().take(surplus).map(|point| point.id.clone()).collect()
+/// Decides which of the committed restore points go when a new one was made: the damaged ones, and of the others all but
+/// the `keep` newest.
+pub fn superseded(points: &[RestorePoint], damaged: &[Damaged], keep: usize) -> Vec<String> {
+    let is_damaged = |point: &&RestorePoint| damaged.iter().any(|damaged| damaged.id == point.id);
+    let (damaged, mut whole): (Vec<_>, Vec<_>) = points.iter().partition(is_damaged);
+    whole.sort_by_key(|point| point.sequence);
+    let surplus = whole.len().saturating_sub(keep);
+    damaged.into_iter().chain(whole.into_iter().take(surplus)).map(|point| point.id.clone()).collect()
 }
 
-/// Decides whether an incarnation may call, given the highest that ever did (I6).
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Its log.
+    pub log: i64,
+    /// Its incarnation in that log: comparable within it alone.
+    pub incarnation: i64,
+}
+
+/// Decides whether a caller may call, given the log that the store belongs to and the highest incarnation of the caller's
+/// log that ever called (I6). `holds_nothing`: there is nothing in the store that another log would take away.
 ///
 /// # Errors
-/// If it is a lower one.
-pub fn admit(incarnation: i64, highest: Option<i64>) -> Result<(), Refusal> {
-    match highest {
-        Some(highest) if incarnation < highest => Err(Refusal {
-            code: Code::StaleIncarnation,
-            message: format!("incarnation {incarnation} was replaced by {highest}"),
-        }),
-        _ => Ok(()),
+/// If it is a lower incarnation, or of another log.
+pub fn admit(caller: Caller, owner: Option<i64>, highest: Option<i64>, holds_nothing: bool) -> Result<(), Refusal> {
+    if let Some(owner) = owner.filter(|owner| *owner != caller.log && !holds_nothing) {
+        return Err(Refusal {
+            code: Code::OtherLog,
+            message: format!(
+                "this store belongs to the log {:#x}, the replica follows the log {:#x}: the ordering tier lost its data, \
+                 or another root is configured. Bring the old log back, or, to give up what only this store holds, \
+                 replace its volume by an empty one",
+                owner, caller.log
+            ),
+        });
     }
+    if let Some(highest) = highest.filter(|highest| caller.incarnation < *highest) {
+        let message = format!("incarnation {} was replaced by {highest}", caller.incarnation);
+        return Err(Refusal { code: Code::StaleIncarnation, message });
+    }
+    Ok(())
 }
 
 /// Checks the id of a restore point: it becomes the name of a folder.
@@ -127,6 +166,10 @@ mod tests {
 
     fn point(id: &str, sequence: u64, index: u64) -> RestorePoint {
         RestorePoint { id: id.to_owned(), sequence, index, created_ms: 0, files: Files::default() }
+    }
+
+    fn damages(ids: &[&str]) -> Vec<Damaged> {
+        ids.iter().map(|id| Damaged { id: (*id).to_owned(), detail: "x".into() }).collect()
     }
 
     #[test]
@@ -167,42 +210,67 @@ mod tests {
     fn rewind_takes_the_newest_whole_restore_point() {
         let latest = Rewind::Latest;
         let exactly = |id: &str| Rewind::RestorePoint { id: id.to_owned() };
-        let both = |a, b| vec![(point("a", 1, 10), a), (point("b", 2, 20), b)];
-        let table = [
-            (latest.clone(), vec![], Ok(None)),
-            (latest.clone(), both(true, true), Ok(Some("b"))),
-            (latest.clone(), both(true, false), Ok(Some("a"))),
-            (latest.clone(), both(false, false), Err(Code::Damaged)),
+        let both = || vec![point("a", 1, 10), point("b", 2, 20)];
+        let table: [(_, _, &[&str], _); 10] = [
+            (latest.clone(), vec![], &[], Ok(None)),
+            (latest.clone(), both(), &[], Ok(Some("b"))),
+            (latest.clone(), both(), &["b"], Ok(Some("a"))),
+            (latest.clone(), both(), &["a", "b"], Err(Code::Damaged)),
             // A later restore point may be at a smaller index, after a rewind past a damaged one.
-            (latest, vec![(point("a", 2, 10), true), (point("b", 1, 20), true)], Ok(Some("a"))),
-            (exactly("a"), both(true, true), Ok(Some("a"))),
-            (exactly("a"), both(false, true), Err(Code::Damaged)),
-            (exactly("c"), both(true, true), Err(Code::UnknownRestorePoint)),
-            (Rewind::Empty, both(true, true), Ok(None)),
-            (Rewind::Empty, both(false, false), Ok(None)),
+            (latest, vec![point("a", 2, 10), point("b", 1, 20)], &[], Ok(Some("a"))),
+            (exactly("a"), both(), &["b"], Ok(Some("a"))),
+            (exactly("a"), both(), &["a"], Err(Code::Damaged)),
+            (exactly("c"), both(), &[], Err(Code::UnknownRestorePoint)),
+            (Rewind::Empty, both(), &[], Ok(None)),
+            (Rewind::Empty, both(), &["a", "b"], Ok(None)),
         ];
-        for (to, points, expected) in table {
-            let got = rewind_to(&to, &points).map_err(|refusal| refusal.code);
+        for (to, points, damaged, expected) in table {
+            let got = rewind_to(&to, &points, &damages(damaged)).map_err(|refusal| refusal.code);
             assert_eq!(got, expected.map(intent), "{to:?} {points:?}");
         }
     }
 
     #[test]
-    fn the_newest_restore_points_stay() {
-        let points = [point("c", 3, 5), point("a", 1, 9), point("b", 2, 7)];
-        assert_eq!(superseded(&points, 2), ["a"]);
-        assert_eq!(superseded(&points, 1), ["a", "b"]);
-        assert!(superseded(&points, 3).is_empty());
-        assert!(superseded(&[], 2).is_empty());
+    fn a_large_restore_point_is_read_the_second_time() {
+        let mut point = point("a", 1, 1);
+        assert!(read_before(&point, None));
+        point.files.bytes = READ_AT_ONCE + 1;
+        assert!(!read_before(&point, None) && !read_before(&point, Some("b")));
+        assert!(read_before(&point, Some("a")));
     }
 
     #[test]
-    fn lower_incarnations_are_refused() {
-        for (incarnation, highest, expected) in
-            [(1, None, true), (5, Some(5), true), (6, Some(5), true), (4, Some(5), false), (-1, Some(0), false)]
-        {
-            assert_eq!(admit(incarnation, highest).is_ok(), expected, "{incarnation} {highest:?}");
+    fn the_newest_restore_points_stay_and_damaged_ones_do_not_count() {
+        let points = [point("c", 3, 5), point("a", 1, 9), point("b", 2, 7)];
+        assert_eq!(superseded(&points, &[], 2), ["a"]);
+        assert_eq!(superseded(&points, &[], 1), ["a", "b"]);
+        assert!(superseded(&points, &[], 3).is_empty());
+        assert_eq!(superseded(&points, &damages(&["b"]), 2), ["b"]);
+        assert_eq!(superseded(&points, &damages(&["c"]), 1), ["c", "a"]);
+        assert!(superseded(&[], &[], 2).is_empty());
+    }
+
+    #[test]
+    fn lower_incarnations_and_other_logs_are_refused() {
+        let stale = Some(Code::StaleIncarnation);
+        let caller = |(log, incarnation)| Caller { log, incarnation };
+        for (calls, owner, highest, holds_nothing, expected) in [
+            ((7, 1), None, None, false, None),
+            ((7, 5), Some(7), Some(5), false, None),
+            ((7, 6), Some(7), Some(5), false, None),
+            ((7, 4), Some(7), Some(5), false, stale),
+            ((7, 4), Some(7), Some(5), true, stale),
+            ((7, -1), Some(7), Some(0), false, stale),
+            ((8, 6), Some(7), None, false, Some(Code::OtherLog)),
+            ((8, 6), Some(7), None, true, None),
+            // One that was replaced stays so, whatever was between.
+            ((8, 6), Some(7), Some(9), true, stale),
+        ] {
+            let refused = admit(caller(calls), owner, highest, holds_nothing).err();
+            assert_eq!(refused.map(|r| r.code), expected, "{calls:?} {owner:?} {highest:?} {holds_nothing}");
         }
+        let refusal = admit(caller((8, 6)), Some(7), None, false).unwrap_err();
+        assert!(refusal.message.contains("0x7") && refusal.message.contains("0x8"), "{refusal}");
     }
 
     #[test]

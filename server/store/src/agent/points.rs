@@ -49,12 +49,13 @@ pub fn manifest(layout: &Layout, id: &str) -> Result<Manifest> {
     disk::read_json(&layout.manifest(id))?.with_context(|| format!("restore point {id} has no manifest"))
 }
 
-/// Whether all files of a committed restore point are there.
-pub fn is_whole(layout: &Layout, id: &str) -> bool {
-    match disk::read_json::<Vec<tree::Entry>>(&layout.files(id)) {
-        Ok(Some(entries)) => tree::is_whole(&layout.tree(id), &entries),
-        Ok(None) | Err(_) => false,
-    }
+/// Checks a committed restore point: that its files are there and, with `read`, that they hold what they held.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(layout: &Layout, id: &str, read: bool) -> Result<()> {
+    let entries: Option<Vec<tree::Entry>> = disk::read_json(&layout.files(id))?;
+    tree::check(&layout.tree(id), &entries.context("its list of files is missing")?, read)
 }
 
 /// Links Cassandra's snapshot `tag` into a new, uncommitted tree.
@@ -118,7 +119,15 @@ mod tests {
 
     fn manifest_of(id: &str, sequence: u64) -> Manifest {
         let mark = Mark { index: 7, replica_state: serde_json::json!({ "clock": 1 }) };
-        Manifest { id: id.into(), sequence, mark, cassandra_now_ms: 1, created_ms: 1, files: Files::default() }
+        Manifest {
+            id: id.into(),
+            sequence,
+            mark,
+            cassandra_now_ms: 1,
+            created_ms: 1,
+            files: Files::default(),
+            footprint: None,
+        }
     }
 
     #[test]
@@ -141,12 +150,12 @@ mod tests {
         let (_dir, layout) = layout();
         gather(&layout, "a", "tag").unwrap();
         commit(&layout, manifest_of("a", 1), None, &Faults::default()).unwrap();
-        assert!(is_whole(&layout, "a"));
+        check(&layout, "a", true).unwrap();
         fs::remove_file(layout.tree("a").join("ks/t/nb-1-big-Data.db")).unwrap();
-        assert!(!is_whole(&layout, "a"));
+        assert!(check(&layout, "a", false).is_err());
         remove(&layout, "a").unwrap();
         remove(&layout, "a").unwrap();
-        assert!(!is_whole(&layout, "a"));
+        assert!(check(&layout, "a", false).is_err());
         assert!(load(&layout).unwrap().is_empty());
     }
 

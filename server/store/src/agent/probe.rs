@@ -12,8 +12,8 @@ use crate::generation;
 
 /// Longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest body of an answer that is read, in bytes.
-const MAX_BODY: usize = 64 << 10;
+/// Largest body of an answer that is read, in bytes: some ten thousand tables.
+const MAX_BODY: usize = 16 << 20;
 const REQUEST: u8 = 0x04;
 const RESPONSE: u8 = 0x84;
 const STARTUP: u8 = 0x01;
@@ -47,7 +47,7 @@ pub async fn options(cql: SocketAddr) -> Result<()> {
 /// # Errors
 /// If nothing answers in time, or no Cassandra of an agent's.
 pub async fn generation(cql: SocketAddr) -> Result<u64> {
-    let cell = bounded(query(cql, generation::QUERY)).await?;
+    let cell = bounded(first(cql, generation::QUERY)).await?;
     generation::parse(&cell).context("the Cassandra on this port was not started by an agent")
 }
 
@@ -56,16 +56,27 @@ pub async fn generation(cql: SocketAddr) -> Result<u64> {
 /// # Errors
 /// If nothing answers in time.
 pub async fn now_ms(cql: SocketAddr) -> Result<i64> {
-    let cell = bounded(query(cql, "SELECT now() FROM system.local")).await?;
+    let cell = bounded(first(cql, "SELECT now() FROM system.local")).await?;
     time_uuid_ms(&cell).context("now() is no time UUID")
+}
+
+/// The cells of a result of one column, one a row.
+///
+/// # Errors
+/// If nothing answers in time, or otherwise.
+pub async fn rows(cql: SocketAddr, text: &str) -> Result<Vec<Vec<u8>>> {
+    bounded(query(cql, text)).await
 }
 
 async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(TIMEOUT, work).await.with_context(|| format!("no answer within {TIMEOUT:?}"))?
 }
 
-/// The first cell of the first row.
-async fn query(cql: SocketAddr, text: &str) -> Result<Vec<u8>> {
+async fn first(cql: SocketAddr, text: &str) -> Result<Vec<u8>> {
+    query(cql, text).await?.into_iter().next().context("no row in the result")
+}
+
+async fn query(cql: SocketAddr, text: &str) -> Result<Vec<Vec<u8>>> {
     let mut stream = TcpStream::connect(cql).await?;
     let startup = [&[0, 1][..], &string("CQL_VERSION"), &string("3.0.0")].concat();
     match exchange(&mut stream, STARTUP, &startup).await? {
@@ -76,7 +87,7 @@ async fn query(cql: SocketAddr, text: &str) -> Result<Vec<u8>> {
     // Consistency ONE, no flags.
     let body = [&length.to_be_bytes()[..], text.as_bytes(), &[0, 1, 0]].concat();
     match exchange(&mut stream, QUERY, &body).await? {
-        (RESULT, body) => first_cell(&body).context("unexpected result"),
+        (RESULT, body) => cells(&body).context("unexpected result"),
         (opcode, _) => bail!("unexpected answer {opcode:#04x} to QUERY"),
     }
 }
@@ -126,8 +137,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The first cell of a result of one column of a simple type; `None` if it is not that, has no row, or a null.
-fn first_cell(body: &[u8]) -> Option<Vec<u8>> {
+/// The cells of a result of one column of a simple type; `None` if it is not that, or a cell is null.
+fn cells(body: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut cursor = Cursor(body);
     let (kind, flags, columns) = (cursor.int()?, cursor.int()?, cursor.int()?);
     if kind != ROWS || columns != 1 || flags & !1 != 0 {
@@ -137,11 +148,16 @@ fn first_cell(body: &[u8]) -> Option<Vec<u8>> {
         cursor.string()?;
     }
     let simple = 1..0x20;
-    if !simple.contains(&cursor.short()?) || cursor.int()? == 0 {
+    if !simple.contains(&cursor.short()?) {
         return None;
     }
-    let length = usize::try_from(i32::from_be_bytes(cursor.take(4)?.try_into().ok()?)).ok()?;
-    Some(cursor.take(length)?.to_vec())
+    let rows = cursor.int()?;
+    let mut cells = Vec::new();
+    for _ in 0..rows {
+        let length = usize::try_from(i32::from_be_bytes(cursor.take(4)?.try_into().ok()?)).ok()?;
+        cells.push(cursor.take(length)?.to_vec());
+    }
+    Some(cells)
 }
 
 fn time_uuid_ms(cell: &[u8]) -> Option<i64> {
@@ -158,30 +174,34 @@ fn time_uuid_ms(cell: &[u8]) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn rows(cell: Option<&[u8]>) -> Vec<u8> {
+    fn result(cells: &[Option<&[u8]>]) -> Vec<u8> {
         let mut body = [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1].to_vec();
         for name in ["system_views", "system_properties", "value"] {
             body.extend(string(name));
         }
-        body.extend([0, 0x0d, 0, 0, 0, 1]);
-        match cell {
-            Some(cell) => {
-                body.extend(u32::try_from(cell.len()).unwrap().to_be_bytes());
-                body.extend(cell);
+        body.extend([0, 0x0d]);
+        body.extend(u32::try_from(cells.len()).unwrap().to_be_bytes());
+        for cell in cells {
+            match cell {
+                Some(cell) => {
+                    body.extend(u32::try_from(cell.len()).unwrap().to_be_bytes());
+                    body.extend(*cell);
+                }
+                None => body.extend((-1i32).to_be_bytes()),
             }
-            None => body.extend((-1i32).to_be_bytes()),
         }
         body
     }
 
     #[test]
-    fn reads_the_first_cell_and_survives_every_cut() {
-        let body = rows(Some(b"42"));
-        assert_eq!(first_cell(&body).as_deref(), Some(&b"42"[..]));
+    fn reads_the_cells_and_survives_every_cut() {
+        let body = result(&[Some(b"42"), Some(b"")]);
+        assert_eq!(cells(&body), Some(vec![b"42".to_vec(), Vec::new()]));
         for length in 0..body.len() {
-            assert_eq!(first_cell(&body[..length]), None, "{length}");
+            assert_eq!(cells(&body[..length]), None, "{length}");
         }
-        assert_eq!(first_cell(&rows(None)), None);
+        assert_eq!(cells(&result(&[])), Some(Vec::new()));
+        assert_eq!(cells(&result(&[None])), None);
     }
 
     #[test]

@@ -69,8 +69,15 @@ mod tests {
         fs::write(snapshot.join("nb-1-big-Data.db"), "rows").unwrap();
         points::gather(&layout, "a", "tag").unwrap();
         let mark = Mark { index: 7, replica_state: serde_json::Value::Null };
-        let manifest =
-            Manifest { id: "a".into(), sequence: 1, mark, cassandra_now_ms: 1, created_ms: 1, files: Files::default() };
+        let manifest = Manifest {
+            id: "a".into(),
+            sequence: 1,
+            mark,
+            cassandra_now_ms: 1,
+            created_ms: 1,
+            files: Files::default(),
+            footprint: None,
+        };
         points::commit(&layout, manifest, None, &Faults::default()).unwrap();
         (dir, layout)
     }

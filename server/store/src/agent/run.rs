@@ -1,7 +1,9 @@
 //! The agent's life: lock, look, serve, stop.
 
 use std::fs::{self, File, TryLockError};
+use std::future::IntoFuture;
 use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -48,18 +50,30 @@ pub async fn run_with_faults(args: AgentArgs, faults: Faults) -> Result<()> {
         TcpListener::bind(setup.args.listen).await.with_context(|| format!("can't listen on {}", setup.args.listen))?;
     let (state, decision) = look(&setup.layout)?;
     let agent = Agent::new(setup, state)?;
-    let stopper = agent.clone();
-    let serve = axum::serve(listener, http::router(agent.clone()));
-    let work = async {
-        agent.first_steps(decision).await?;
-        serve.await.context("the agent's HTTP server ended")
-    };
+    let mut asked = pin!(async {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("SIGINT"),
+        }
+    });
     tokio::select! {
-        result = work => result?,
-        _ = terminate.recv() => tracing::info!("SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("SIGINT"),
+        result = agent.first_steps(decision) => result?,
+        () = &mut asked => {
+            agent.shut_down().await;
+            return Ok(());
+        }
     }
-    stopper.shut_down().await;
+    let mut serving = pin!(axum::serve(listener, http::router(agent.clone())).into_future());
+    tokio::select! {
+        result = &mut serving => return result.context("the agent's HTTP server ended"),
+        () = &mut asked => {}
+    }
+    let mut stopped = pin!(agent.shut_down());
+    tokio::select! {
+        () = &mut stopped => {}
+        // It is served on meanwhile: a live replica sees the stop, drains and marks.
+        _ = &mut serving => stopped.await,
+    }
     Ok(())
 }
 

@@ -8,12 +8,16 @@ use uuid::Uuid;
 
 use super::jolokia::Jolokia;
 use super::layout::Layout;
+use super::plan::Caller;
 use super::process::Process;
 use super::{disk, plan};
-use crate::api::{Clean, Code, Jvm, Refusal, RestorePoint, Status};
+use crate::api::{Clean, Code, Damaged, Jvm, Refusal, RestorePoint, Status};
 
 /// How many aborted ids are remembered. A call can be overtaken by its own abort only while both are on their way.
 const ABORTED_KEPT: usize = 256;
+
+/// How many logs are remembered that the store belonged to before.
+const EARLIER_LOGS: usize = 8;
 
 /// The agent's numbers, on the disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,16 +26,56 @@ pub struct Persisted {
     pub store_id: Uuid,
     /// Number of the last start of the JVM.
     pub generation: u64,
-    /// The highest incarnation that ever called.
+    /// The log that the store belongs to.
+    #[serde(default)]
+    pub log_id: Option<i64>,
+    /// The highest incarnation of that log that ever called.
     pub highest_incarnation: Option<i64>,
+    /// The highest incarnations of logs that the store belonged to before, latest last.
+    #[serde(default)]
+    pub earlier: Vec<Caller>,
     /// Number of the last manifest.
     pub sequence: u64,
+    /// The restore point that the last rewind put back.
+    #[serde(default)]
+    pub last_put_back: Option<String>,
 }
 
 impl Persisted {
     /// The numbers of a new volume.
     pub fn new() -> Self {
-        Self { store_id: Uuid::new_v4(), generation: 0, highest_incarnation: None, sequence: 0 }
+        Self {
+            store_id: Uuid::new_v4(),
+            generation: 0,
+            log_id: None,
+            highest_incarnation: None,
+            earlier: Vec::new(),
+            sequence: 0,
+            last_put_back: None,
+        }
+    }
+
+    /// Who has called with the highest number, if anybody has.
+    pub fn owner(&self) -> Option<Caller> {
+        Some(Caller { log: self.log_id?, incarnation: self.highest_incarnation? })
+    }
+
+    /// The highest incarnation of a log that ever called.
+    pub fn highest(&self, log: i64) -> Option<i64> {
+        let known = self.owner().into_iter().chain(self.earlier.iter().copied());
+        known.filter(|known| known.log == log).map(|known| known.incarnation).next()
+    }
+
+    /// The store is the caller's from now on.
+    pub fn give_to(&mut self, caller: Caller) {
+        if let Some(owner) = self.owner().filter(|owner| owner.log != caller.log) {
+            self.earlier.retain(|known| known.log != owner.log && known.log != caller.log);
+            if self.earlier.len() == EARLIER_LOGS {
+                self.earlier.remove(0);
+            }
+            self.earlier.push(owner);
+        }
+        (self.log_id, self.highest_incarnation) = (Some(caller.log), Some(caller.incarnation));
     }
 
     /// Writes them, durably.
@@ -71,6 +115,8 @@ pub struct State {
     pub clean: Option<Clean>,
     /// Committed restore points, oldest first.
     pub points: Vec<RestorePoint>,
+    /// Those of them that the last rewind found damaged.
+    pub damaged: Vec<Damaged>,
     /// The JVM.
     pub running: Option<Running>,
     /// What it is doing.
@@ -81,8 +127,6 @@ pub struct State {
     aborted: VecDeque<String>,
     /// Cassandra may hold snapshots that an earlier call did not clear.
     pub leftovers: bool,
-    /// The agent is shutting down.
-    pub stopping: bool,
 }
 
 impl State {
@@ -92,13 +136,18 @@ impl State {
             persisted,
             clean,
             points,
+            damaged: Vec::new(),
             running: None,
             jvm: Jvm::Stopped,
             pending: None,
             aborted: VecDeque::new(),
             leftovers: true,
-            stopping: false,
         }
+    }
+
+    /// Whether nothing is kept here that its log could not simply replay: no restore point, no clean mark beyond index 0.
+    pub fn holds_nothing(&self) -> bool {
+        self.points.is_empty() && self.valid_mark().is_none_or(|clean| clean.manifest.is_none())
     }
 
     /// The generation of the live JVM.
@@ -159,8 +208,11 @@ impl State {
             dirty: clean.is_none(),
             clean,
             restore_points: self.points.clone(),
+            damaged: self.damaged.clone(),
+            log_id: self.persisted.log_id,
             highest_incarnation: self.persisted.highest_incarnation,
-            stopping: self.stopping,
+            // The agent itself knows.
+            stopping: false,
         }
     }
 }
@@ -168,6 +220,22 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_highest_incarnation_is_kept_for_each_log_within_a_bound() {
+        let mut numbers = Persisted::new();
+        let caller = |log, incarnation| Caller { log, incarnation };
+        for (log, incarnation) in [(7, 5), (7, 6), (8, 1), (7, 9)] {
+            numbers.give_to(caller(log, incarnation));
+        }
+        assert_eq!(numbers.owner(), Some(caller(7, 9)));
+        assert_eq!((numbers.highest(7), numbers.highest(8), numbers.highest(9)), (Some(9), Some(1), None));
+        for log in 100..200 {
+            numbers.give_to(caller(log, 1));
+        }
+        assert_eq!((numbers.highest(199), numbers.highest(198), numbers.highest(7)), (Some(1), Some(1), None));
+        assert_eq!(numbers.earlier.len(), EARLIER_LOGS);
+    }
 
     #[test]
     fn aborted_ids_are_remembered_within_a_bound() {

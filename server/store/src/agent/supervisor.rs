@@ -1,8 +1,9 @@
 //! Starting, watching, stopping and rewinding the JVM.
 
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
@@ -18,12 +19,20 @@ use super::plan::{self, AtStart, Intent};
 use super::process::Spawner;
 use super::state::{Running, State};
 use super::{config, disk, points, probe, rewind};
-use crate::api::{Clean, Code, Held, Jvm, Refusal, Rewind, Rewound, Status};
+use crate::api::{Clean, Code, Damaged, Held, Jvm, Refusal, Rewind, Rewound, Status};
 
 /// Longest time from spawning a JVM to its first CQL answer.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pause between two looks at a starting JVM.
 const START_POLL: Duration = Duration::from_millis(100);
+/// A replica that was heard of so lately is taken for alive; it asks for the status more often.
+const HEARD_LATELY: Duration = Duration::from_secs(5);
+/// Pause between two looks for the mark of a replica that drains.
+const MARK_POLL: Duration = Duration::from_millis(50);
+/// Pause between two questions to a running JVM.
+const HANG_POLL: Duration = Duration::from_secs(1);
+/// Fewest questions without an answer before a JVM is ended: a machine that stood still as a whole proves nothing.
+const HANG_PROBES: u32 = 3;
 /// The user name for Jolokia.
 const JOLOKIA_USER: &str = "agent";
 
@@ -53,6 +62,10 @@ pub struct Agent {
     state: Arc<Mutex<State>>,
     status: Arc<watch::Sender<Status>>,
     spawner: Spawner,
+    /// It is shutting down. Beside the state, for whoever asks to see it at once, whatever holds the lock.
+    stopping: Arc<AtomicBool>,
+    /// When the current incarnation of the replica was last heard of.
+    heard: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
 /// The state, locked; what `status` says is brought up to date when it is given back.
@@ -106,12 +119,28 @@ impl Agent {
     pub fn new(setup: Setup, state: State) -> Result<Self> {
         let status = Arc::new(watch::channel(state.status()).0);
         let (setup, state) = (Arc::new(setup), Arc::new(Mutex::new(state)));
-        Ok(Self { setup, state, status, spawner: Spawner::new()? })
+        let (stopping, heard) = (Arc::default(), Arc::default());
+        Ok(Self { setup, state, status, spawner: Spawner::new()?, stopping, heard })
     }
 
     /// What the agent and its JVM are doing, without waiting for calls under way.
     pub fn status(&self) -> Status {
-        self.status.borrow().clone()
+        Status { stopping: self.is_stopping(), ..self.status.borrow().clone() }
+    }
+
+    /// Whether it is shutting down.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The current incarnation of the replica has called.
+    pub(super) fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn heard_lately(&self) -> bool {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some_and(|at| at.elapsed() < HEARD_LATELY)
     }
 
     /// Waits for the calls before this one.
@@ -151,19 +180,43 @@ impl Agent {
         Ok(())
     }
 
+    /// Looks for damage before a rewind: at the newest restore points, until one is whole.
+    async fn check_points(&self, state: &mut State, to: &Rewind) -> Result<(), Refusal> {
+        let mut candidates = match to {
+            Rewind::Empty => Vec::new(),
+            Rewind::Latest => state.points.clone(),
+            Rewind::RestorePoint { id } => state.points.iter().filter(|point| point.id == *id).cloned().collect(),
+        };
+        candidates.sort_by_key(|point| std::cmp::Reverse(point.sequence));
+        let (layout, last) = (self.setup.layout.clone(), state.persisted.last_put_back.clone());
+        let damaged = blocking(move || {
+            let mut damaged = Vec::new();
+            for point in candidates {
+                let read = plan::read_before(&point, last.as_deref());
+                match points::check(&layout, &point.id, read) {
+                    Ok(()) => break,
+                    Err(error) => damaged.push(Damaged { id: point.id, detail: format!("{error:#}") }),
+                }
+            }
+            Ok(damaged)
+        });
+        state.damaged = damaged.await.map_err(|e| failed(&e))?;
+        for damaged in &state.damaged {
+            tracing::error!("{damaged}");
+        }
+        Ok(())
+    }
+
     /// The call `rewind`.
     ///
     /// # Errors
     /// If there is nothing to rewind to, or the disk fails.
     pub(super) async fn rewind(&self, state: &mut State, to: &Rewind) -> Result<Rewound, Refusal> {
-        let (layout, known) = (self.setup.layout.clone(), state.points.clone());
-        let checked = blocking(move || {
-            Ok(known.into_iter().map(|point| (point.clone(), points::is_whole(&layout, &point.id))).collect::<Vec<_>>())
-        });
-        let checked = checked.await.map_err(|e| failed(&e))?;
-        let intent = plan::rewind_to(to, &checked)?;
+        self.check_points(state, to).await?;
+        let intent = plan::rewind_to(to, &state.points, &state.damaged)?;
         tracing::info!(?intent, "rewinding");
         self.stop_jvm(state).await.map_err(|e| failed(&e))?;
+        state.persisted.last_put_back = intent.restore_point.clone();
         self.carry_out(state, intent).await.map_err(|e| failed(&e))?;
         let manifest = state.clean.as_ref().and_then(|clean| clean.manifest.clone());
         let generation = self.start_jvm(state, false).await?;
@@ -254,10 +307,35 @@ impl Agent {
                     state.jvm = Jvm::Running;
                 }
                 drop(state);
-                let end = running.process.ended().await;
-                self.note_end(running.generation, format!("Cassandra ended by itself: {end}")).await;
+                let detail = tokio::select! {
+                    end = running.process.ended() => format!("Cassandra ended by itself: {end}"),
+                    detail = self.hung() => detail,
+                };
+                // At once, and not only when the lock is free: calls that wait for a hung JVM hold it.
+                if let Err(error) = running.process.kill().await {
+                    tracing::error!("after {detail}: {error:#}");
+                }
+                self.note_end(running.generation, detail).await;
             }
             Err(error) => self.note_end(running.generation, format!("Cassandra did not start: {error:#}")).await,
+        }
+    }
+
+    /// Completes when a running JVM has given no CQL answer for so long that only another one will.
+    async fn hung(&self) -> String {
+        let limit = self.setup.args.hang_limit;
+        let (mut answered, mut misses) = (Instant::now(), 0);
+        loop {
+            tokio::time::sleep(HANG_POLL).await;
+            // Draining closes the port.
+            if self.is_stopping() || probe::options(self.setup.args.cql()).await.is_ok() {
+                (answered, misses) = (Instant::now(), 0);
+                continue;
+            }
+            misses += 1;
+            if misses >= HANG_PROBES && answered.elapsed() >= limit {
+                return format!("Cassandra hangs: no CQL answer for {limit:?}");
+            }
         }
     }
 
@@ -304,19 +382,36 @@ impl Agent {
         .await
     }
 
-    /// Shuts down: takes no more calls; drains the JVM if the replica has drained and marked, else just ends it.
-    /// Returns in time whatever happens; the JVM ends with the agent in any case.
+    /// Shuts down: takes no more calls, but for the mark of a replica that is there to drain; drains the JVM if it has
+    /// marked, else just ends it. Returns in time whatever happens; the JVM ends with the agent in any case.
     pub async fn shut_down(&self) {
         let timeout = self.setup.args.stop_timeout;
         let stop = async {
+            self.stopping.store(true, Ordering::Release);
+            self.wait_for_mark(timeout * 3 / 5).await;
             let mut state = self.lock().await;
-            state.stopping = true;
             if let Err(error) = self.stop_for_good(&mut state).await {
                 tracing::warn!("stopping: {error:#}; the next start rewinds");
             }
         };
         if tokio::time::timeout(timeout, stop).await.is_err() {
             tracing::warn!(?timeout, "not stopped in time; the next start rewinds");
+        }
+    }
+
+    /// A live replica sees in the status that the agent stops, drains and marks: then its next start needs no rewind.
+    /// Waits for that, at most for `limit`, and only while there is a replica that could do it.
+    async fn wait_for_mark(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let waits = || {
+            let status = self.status.borrow();
+            status.clean.is_none() && status.jvm == Jvm::Running && self.heard_lately()
+        };
+        if waits() {
+            tracing::info!(?limit, "waiting for the replica to drain");
+        }
+        while waits() && Instant::now() < deadline {
+            tokio::time::sleep(MARK_POLL).await;
         }
     }
 

@@ -124,13 +124,33 @@ pub fn summary(entries: &[Entry]) -> Files {
     Files { count: entries.len() as u64, bytes: entries.iter().map(|entry| entry.size).sum(), digest }
 }
 
-/// Whether the tree holds exactly these files, by path and size.
-pub fn is_whole(tree: &Path, entries: &[Entry]) -> bool {
-    let Ok(found) = files(tree) else { return false };
-    found.len() == entries.len()
-        && found.iter().zip(entries).all(|(path, entry)| {
-            *path == entry.path && fs::metadata(tree.join(path)).is_ok_and(|metadata| metadata.len() == entry.size)
-        })
+/// Checks that the tree holds exactly these files, by path and size; with `read`, by content, too.
+///
+/// # Errors
+/// If it does not: the first difference, or why it can't be seen.
+pub fn check(tree: &Path, entries: &[Entry], read: bool) -> Result<()> {
+    let found = files(tree)?;
+    for (path, entry) in found.iter().zip(entries) {
+        if *path != entry.path {
+            bail!("{} is there in place of {}", path.display(), entry.path.display());
+        }
+        let open = || format!("can't read {}", path.display());
+        let file = File::open(tree.join(path)).with_context(open)?;
+        let size = file.metadata().with_context(open)?.len();
+        if size != entry.size {
+            bail!("{} has {size} bytes in place of {}", path.display(), entry.size);
+        }
+        if read {
+            let crc = checksum(file).with_context(open)?;
+            if crc != entry.crc {
+                bail!("the content of {} has the checksum {crc:08x} in place of {:08x}", path.display(), entry.crc);
+            }
+        }
+    }
+    if found.len() != entries.len() {
+        bail!("it has {} files in place of {}", found.len(), entries.len());
+    }
+    Ok(())
 }
 
 /// Links a sealed tree into the new folder `to`, durably. What an earlier, interrupted attempt left there goes first.
@@ -221,7 +241,7 @@ mod tests {
         let entries = seal(&tree, None).unwrap();
         let paths: Vec<_> = entries.iter().map(|entry| entry.path.to_str().unwrap()).collect();
         assert_eq!(paths, ["ks/t-1/.idx/nb-1-big-Data.db", "ks/t-1/nb-1-big-Data.db", "ks/t-1/nb-1-big-TOC.txt"]);
-        assert!(is_whole(&tree, &entries));
+        check(&tree, &entries, true).unwrap();
 
         // Cassandra writes over the table of contents in place: neither tree may see it.
         fs::write(table.join("nb-1-big-TOC.txt"), "Data.db\nSAI.db\n").unwrap();
@@ -230,7 +250,7 @@ mod tests {
         copy(&tree, &back).unwrap();
         assert_eq!(seal(&back, None).unwrap(), entries);
         fs::write(back.join("ks/t-1/nb-1-big-TOC.txt"), "x").unwrap();
-        assert!(is_whole(&tree, &entries));
+        check(&tree, &entries, true).unwrap();
     }
 
     #[test]
@@ -252,21 +272,25 @@ mod tests {
     }
 
     #[test]
-    fn missing_surplus_and_cut_files_are_seen() {
+    fn missing_surplus_cut_and_changed_files_are_seen() {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         write(&tree.join("a"), "aaa");
         write(&tree.join("b"), "bbb");
         let entries = seal(&tree, None).unwrap();
-        assert!(is_whole(&tree, &entries));
+        let damage = |read| check(&tree, &entries, read).map_err(|error| error.to_string());
+        assert_eq!((damage(false), damage(true)), (Ok(()), Ok(())));
+        write(&tree.join("b"), "bxb");
+        assert_eq!(damage(false), Ok(()));
+        assert!(damage(true).unwrap_err().contains("content of b"));
         write(&tree.join("c"), "");
-        assert!(!is_whole(&tree, &entries));
+        assert!(damage(false).unwrap_err().contains("3 files"));
         fs::remove_file(tree.join("c")).unwrap();
         write(&tree.join("b"), "bb");
-        assert!(!is_whole(&tree, &entries));
-        fs::remove_file(tree.join("b")).unwrap();
-        assert!(!is_whole(&tree, &entries));
-        assert!(!is_whole(&dir.path().join("nowhere"), &entries));
+        assert!(damage(false).unwrap_err().contains("b has 2 bytes"));
+        fs::remove_file(tree.join("a")).unwrap();
+        assert!(damage(false).unwrap_err().contains("in place of a"));
+        assert!(check(&dir.path().join("nowhere"), &entries, false).is_err());
     }
 
     #[test]

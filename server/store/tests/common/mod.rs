@@ -11,6 +11,8 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// The log that stores belong to.
+pub const LOG: i64 = 3;
 /// Longest wait for anything, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -91,6 +93,11 @@ impl Bed {
         self.agent = Some(self.command().spawn().unwrap());
     }
 
+    pub fn start_agent_with(&mut self, flags: &[&str]) {
+        assert!(self.agent.is_none());
+        self.agent = Some(self.command().args(flags).spawn().unwrap());
+    }
+
     pub fn start_agent_that_crashes_at(&mut self, fault: &str) {
         assert!(self.agent.is_none());
         self.agent = Some(self.command().env("AGENT_FAULT", fault).spawn().unwrap());
@@ -119,7 +126,11 @@ impl Bed {
     }
 
     pub fn store(&self, incarnation: i64) -> Store {
-        Store::new(&format!("http://127.0.0.1:{}", self.ports[0]), TOKEN, incarnation).unwrap()
+        self.store_of(LOG, incarnation)
+    }
+
+    pub fn store_of(&self, log: i64, incarnation: i64) -> Store {
+        Store::new(&format!("http://127.0.0.1:{}", self.ports[0]), TOKEN, log, incarnation).unwrap()
     }
 
     pub fn cql_address(&self) -> String {
@@ -152,8 +163,12 @@ impl Bed {
         self.until("Cassandra runs", |status| status.jvm == Jvm::Running).await
     }
 
+    pub fn whole_log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
     pub fn log(&self) -> String {
-        let text = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let text = self.whole_log();
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
