@@ -38,3 +38,9 @@ write_env() { # what `cluster/env` prints
     [ -z "${DOCKER_BUILDKIT:-}" ] || echo "export DOCKER_BUILDKIT=$DOCKER_BUILDKIT"
     echo "export PATH=$(printf %q "$("$REPO_ROOT/cluster/binaries" kubectl helm kind)"):\$PATH"; } > "$CLUSTER_STATE/env"
 }
+
+# An existing cluster's nodes pull images: without the registry's name, minutes of building would be for nothing.
+need_registry() {
+  [ "$CLUSTER" != existing ] || { [ -n "${REGISTRY:-}" ] && [ -n "${TAG:-}" ]; } ||
+    die "CLUSTER=existing needs REGISTRY=registry.example.com/team and TAG=...: images are pushed there and its nodes pull them"
+}

@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// The label of namespaces that these programs made: only these do they delete or put a release into, because with
+/// `CLUSTER=existing` the cluster is somebody's own.
+const MADE_BY_US: &str = "tests.replicateddb.dev/made";
 
 /// A namespace of the cluster, with the environment that its tools need.
 #[derive(Clone)]
@@ -40,6 +44,9 @@ impl Cluster {
         ensure!(output.status.success(), "{}\nrun: make cluster", String::from_utf8_lossy(&output.stderr));
         let env = exports(&String::from_utf8_lossy(&output.stdout));
         let cluster = Self { env, namespace: namespace.to_owned() };
+        let server =
+            ["config", "view", "--minify", "-o", "jsonpath={.current-context} at {.clusters[0].cluster.server}"];
+        println!("cluster: {}", cluster.kubectl(&server).context("no usable kubeconfig; run: make cluster")?);
         cluster.kubectl(&["version"]).context("the cluster does not answer; run: make cluster")?;
         Ok(cluster)
     }
@@ -133,17 +140,53 @@ impl Cluster {
         Ok(names.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
     }
 
-    /// Makes this namespace, with the `restricted` Pod Security level enforced, so that every pod of the product proves
-    /// that it needs no more.
+    /// Makes this namespace anew, with the `restricted` Pod Security level enforced, so that every pod of the product
+    /// proves that it needs no more. One that is there is deleted first, if these programs made it.
     ///
     /// # Errors
-    /// As [`Cluster::tool`].
-    pub fn create_namespace(&self) -> Result<()> {
-        let manifest = format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n",
-            self.namespace
+    /// When there is a namespace of this name that somebody else made, or as [`Cluster::tool`].
+    pub fn fresh_namespace(&self) -> Result<()> {
+        self.delete_namespace()?;
+        self.make_namespace("restricted")
+    }
+
+    /// Makes this namespace unless it is there already.
+    ///
+    /// # Errors
+    /// When there is a namespace of this name that somebody else made, or as [`Cluster::tool`].
+    pub fn ensure_namespace(&self) -> Result<()> {
+        if self.namespace_is_there()? { Ok(()) } else { self.make_namespace("restricted") }
+    }
+
+    /// Deletes this namespace with everything in it and waits until it is gone; none is fine.
+    ///
+    /// # Errors
+    /// When somebody else made it, or as [`Cluster::tool`].
+    pub fn delete_namespace(&self) -> Result<()> {
+        if self.namespace_is_there()? { self.delete(&["namespace", &self.namespace]) } else { Ok(()) }
+    }
+
+    fn make_namespace(&self, level: &str) -> Result<()> {
+        let labels = json!({"pod-security.kubernetes.io/enforce": level, MADE_BY_US: "true"});
+        let manifest =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}});
+        self.tool("kubectl", &["create", "-f", "-"], Some(&manifest.to_string())).map(drop)
+    }
+
+    /// Whether this namespace exists and is ours; one that is somebody else's is an error.
+    fn namespace_is_there(&self) -> Result<bool> {
+        let name = &self.namespace;
+        let text = self.kubectl(&["get", "namespace", name, "--ignore-not-found", "-o", "json"])?;
+        if text.trim().is_empty() {
+            return Ok(false);
+        }
+        let found: Value = serde_json::from_str(&text).context("kubectl's JSON")?;
+        ensure!(
+            found["metadata"]["labels"][MADE_BY_US] == "true",
+            "the namespace {name} was not made by this program, so nothing in it is touched. Delete it, or, if nothing in \
+             it is needed, hand it over: kubectl label namespace {name} {MADE_BY_US}=true"
         );
-        self.tool("kubectl", &["apply", "-f", "-"], Some(&manifest)).map(drop)
+        Ok(true)
     }
 
     /// Writes what one needs to look into a failure in this namespace into `dir`: objects, events and every log.

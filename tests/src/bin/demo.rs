@@ -21,7 +21,7 @@ use serde_json::Value;
 /// Shows the whole of ReplicatedDB on a Kubernetes cluster, and fails when anything it shows is not so.
 #[derive(Parser)]
 struct Args {
-    /// Namespace for the database and the client.
+    /// Namespace for the database and the client; it is made anew.
     #[arg(long, default_value = "demo")]
     namespace: String,
     /// Acknowledged writes per second that the client aims at.
@@ -70,8 +70,7 @@ fn demo(args: &Args, progress: &mut Progress) -> Result<()> {
     })?;
     let database = Database::new(&cluster, NAME);
     progress.step("One ReplicatedDB applied; ZooKeeper, Cassandra and three replicas start", |p| {
-        cluster.delete(&["namespace", &args.namespace])?;
-        cluster.create_namespace()?;
+        cluster.fresh_namespace()?;
         p.note(MANIFEST);
         let begin = Instant::now();
         cluster.apply(MANIFEST)?;

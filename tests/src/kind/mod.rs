@@ -6,8 +6,8 @@ mod recovery;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use crate::{
     client::Client,
@@ -58,7 +58,7 @@ pub fn run(only: &[String]) -> Result<()> {
         context.cluster.in_namespace(OPERATOR_NAMESPACE).keep_logs(&dir.join("operator"))?;
         Ok(dir.display().to_string())
     });
-    cluster.delete(&["namespace", NAMESPACE])?;
+    cluster.delete_namespace()?;
     result
 }
 
@@ -66,8 +66,7 @@ impl Suite {
     /// The main database, running and written to before, and its client pod.
     fn main(&mut self) -> Result<(Database, &Client)> {
         if self.main.is_none() {
-            self.cluster.delete(&["namespace", NAMESPACE])?;
-            self.cluster.create_namespace()?;
+            self.cluster.fresh_namespace()?;
             let database = Database::new(&self.cluster, NAME);
             self.cluster.apply(&manifest(NAME, 3, 3))?;
             database.wait_settled(AVAILABLE_LIMIT, |message| println!("    {message}"))?;
@@ -100,9 +99,29 @@ fn setting(name: &str, default: &str) -> String {
 /// Installs or upgrades the chart with the images of this build, and waits until the operator is available.
 ///
 /// # Errors
-/// When Helm fails or the operator does not become available.
+/// When the operator is installed by somebody else, Helm fails or the operator does not become available.
 pub fn install_operator(cluster: &Cluster) -> Result<()> {
+    refuse_foreign_releases(cluster)?;
+    cluster.in_namespace(OPERATOR_NAMESPACE).ensure_namespace()?;
     helm_upgrade(cluster, &[])
+}
+
+/// Fails when the chart is installed elsewhere than these programs do: two operators would look after one database, and
+/// an upgrade of somebody's own would be a surprise.
+fn refuse_foreign_releases(cluster: &Cluster) -> Result<()> {
+    let releases: Value =
+        serde_json::from_str(&cluster.tool("helm", &["list", "--all", "--all-namespaces", "-o", "json"], None)?)?;
+    for release in releases.as_array().into_iter().flatten() {
+        let (name, namespace) = (&release["name"], &release["namespace"]);
+        let ours = name == RELEASE && namespace == OPERATOR_NAMESPACE;
+        let chart = release["chart"].as_str().unwrap_or_default();
+        ensure!(
+            ours || !chart.starts_with("replicateddb-operator-"),
+            "the operator is installed already, as release {name} in namespace {namespace}: uninstall it, or use another \
+             cluster (make cluster)"
+        );
+    }
+    Ok(())
 }
 
 /// `helm upgrade --install` of the chart with further settings.
@@ -110,7 +129,7 @@ fn helm_upgrade(cluster: &Cluster, settings: &[&str]) -> Result<()> {
     let (registry, tag) = (format!("image.registry={}", registry()), format!("image.tag={}", tag()));
     let mut args =
         vec!["upgrade", "--install", RELEASE, "charts/replicateddb-operator", "--namespace", OPERATOR_NAMESPACE];
-    args.extend(["--create-namespace", "--wait", "--timeout", "3m", "--set", &registry, "--set", &tag]);
+    args.extend(["--wait", "--timeout", "3m", "--set", &registry, "--set", &tag]);
     for setting in settings {
         args.extend(["--set", setting]);
     }
