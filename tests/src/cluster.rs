@@ -1,13 +1,20 @@
 //! The Kubernetes cluster of `cluster/up`, reached as users reach it: through `kubectl` and `helm`.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
+
+/// Longest run of kubectl or helm: above each limit that they are given themselves. One that hangs is killed then.
+const TOOL_LIMIT: Duration = Duration::from_secs(300);
+/// Time between two looks at whether a tool ended.
+const TOOL_POLL: Duration = Duration::from_millis(20);
 
 /// The label of namespaces that these programs made: only these do they delete or put a release into, because with
 /// `CLUSTER=existing` the cluster is somebody's own.
@@ -19,6 +26,16 @@ pub struct Cluster {
     env: Vec<(String, String)>,
     /// The namespace that commands go to.
     pub namespace: String,
+}
+
+/// Everything that a pipe of a child gives, read beside it so that it never blocks on a full pipe.
+fn reader(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What could be read counts: a pipe of a killed child may break.
+        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+        bytes
+    })
 }
 
 /// The checkout that this program was built from; the scripts and the chart are there.
@@ -66,6 +83,7 @@ impl Cluster {
     /// # Errors
     /// When it fails; the message has its standard error.
     pub fn tool(&self, program: &str, args: &[&str], input: Option<&str>) -> Result<String> {
+        let command = format!("{program} {}", args.join(" "));
         let mut child = Command::new(program)
             .args(args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -75,14 +93,27 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("{program} cannot be started"))?;
+        let (stdout, stderr) = (reader(child.stdout.take()), reader(child.stderr.take()));
         if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
-            stdin.write_all(text.as_bytes())?;
+            // A tool that ended early says why on its standard error.
+            let _ = stdin.write_all(text.as_bytes());
         }
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if start.elapsed() > TOOL_LIMIT {
+                child.kill()?;
+                child.wait()?;
+                bail!("{command}: killed after {} s without an end", TOOL_LIMIT.as_secs());
+            }
+            std::thread::sleep(TOOL_POLL);
+        };
+        let output = |reader: JoinHandle<Vec<u8>>| reader.join().map_err(|_| anyhow!("{command}: its output is lost"));
+        let (stdout, stderr) = (output(stdout)?, output(stderr)?);
+        ensure!(status.success(), "{command}: {}", String::from_utf8_lossy(&stderr).trim());
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 
     /// `kubectl` in this namespace.
@@ -90,7 +121,10 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::tool`].
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.tool("kubectl", &[&["--namespace", &self.namespace], args].concat(), None)
+        // Streams and waits have limits of their own; the flag would cut them.
+        let bounded = !matches!(args.first(), Some(&("exec" | "wait" | "delete" | "logs")));
+        let limit: &[&str] = if bounded { &["--request-timeout=60s"] } else { &[] };
+        self.tool("kubectl", &[&["--namespace", &self.namespace], limit, args].concat(), None)
     }
 
     /// `kubectl get ... -o json`.
@@ -107,7 +141,11 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::tool`]; a manifest that breaks a rule gives the API server's message.
     pub fn apply(&self, manifest: &str) -> Result<String> {
-        self.tool("kubectl", &["--namespace", &self.namespace, "apply", "-f", "-"], Some(manifest))
+        self.tool(
+            "kubectl",
+            &["--namespace", &self.namespace, "--request-timeout=60s", "apply", "-f", "-"],
+            Some(manifest),
+        )
     }
 
     /// Deletes something and waits until it is gone; nothing to delete is fine.
@@ -170,7 +208,7 @@ impl Cluster {
         let labels = json!({"pod-security.kubernetes.io/enforce": level, MADE_BY_US: "true"});
         let manifest =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}});
-        self.tool("kubectl", &["create", "-f", "-"], Some(&manifest.to_string())).map(drop)
+        self.tool("kubectl", &["--request-timeout=60s", "create", "-f", "-"], Some(&manifest.to_string())).map(drop)
     }
 
     /// Whether this namespace exists and is ours; one that is somebody else's is an error.
@@ -227,9 +265,20 @@ fn exports(text: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_fails_tells_why_and_one_that_talks_much_is_read() {
+        let cluster = Cluster { env: Vec::new(), namespace: "none".into() };
+        let error = cluster.tool("sh", &["-c", "echo because >&2; exit 3"], Some("unread")).unwrap_err();
+        assert!(error.to_string().ends_with(": because"), "{error}");
+        let much = cluster.tool("sh", &["-c", "head -c 300000 /dev/zero | tr '\\0' x"], None).unwrap();
+        assert_eq!(much.len(), 300_000);
+    }
+
     #[test]
     fn exports_are_read_with_and_without_quotes() {
-        let found = super::exports("export KUBECONFIG=\"/a/b\"\n# note\nexport X='1'\nexport Y=2\n");
+        let found = exports("export KUBECONFIG=\"/a/b\"\n# note\nexport X='1'\nexport Y=2\n");
         let want = [("KUBECONFIG", "/a/b"), ("X", "1"), ("Y", "2")];
         assert_eq!(found, want.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }

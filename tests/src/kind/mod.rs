@@ -50,16 +50,26 @@ fn scenarios() -> Vec<Scenario<Suite>> {
 /// When there is no cluster or a scenario failed.
 pub fn run(only: &[String]) -> Result<()> {
     let cluster = Cluster::connect(NAMESPACE)?;
-    install_operator(&cluster)?;
+    if let Err(error) = install_operator(&cluster) {
+        let kept = keep_logs(&cluster, "install").unwrap_or_else(|error| format!("could not be kept: {error:#}"));
+        return Err(error.context(format!("the operator cannot be installed; logs: {kept}; again: make test-kind")));
+    }
     let mut context = Suite { cluster: cluster.clone(), main: None };
-    let result = scenario::run("kind", &scenarios(), only, &mut context, |context, name| {
-        let dir = failure_dir("kind", name)?;
-        context.cluster.keep_logs(&dir)?;
-        context.cluster.in_namespace(OPERATOR_NAMESPACE).keep_logs(&dir.join("operator"))?;
-        Ok(dir.display().to_string())
-    });
+    let result =
+        scenario::run("kind", &scenarios(), only, &mut context, |context, name| keep_logs(&context.cluster, name));
     cluster.delete_namespace()?;
     result
+}
+
+/// Copies what there is to look into, of the namespace and of the operator's, below the failures folder; gives the place.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn keep_logs(cluster: &Cluster, name: &str) -> Result<String> {
+    let dir = failure_dir("kind", name)?;
+    cluster.keep_logs(&dir)?;
+    cluster.in_namespace(OPERATOR_NAMESPACE).keep_logs(&dir.join("operator"))?;
+    Ok(dir.display().to_string())
 }
 
 impl Suite {
