@@ -19,6 +19,9 @@ if ! python3 -c 'import yaml' 2> /dev/null; then
   python=$CACHE_ROOT/chart-tests/bin/python3
   if ! "$python" -c 'import yaml' 2> /dev/null; then
     log "installing PyYAML into ${python%/bin/*}"
+    # Debian's python3 has the module venv, and not what it needs.
+    python3 -c 'import ensurepip' 2> /dev/null || apt_packages python3-venv
+    rm -rf "${python%/bin/*}"
     python3 -m venv "${python%/bin/*}"
     "$python" -m pip install --quiet --disable-pip-version-check 'PyYAML==6.0.3'
   fi

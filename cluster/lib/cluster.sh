@@ -3,6 +3,7 @@
 
 CLUSTER=${CLUSTER:-auto}              # auto | registry | built | existing
 CLUSTER_NAME=${CLUSTER_NAME:-replicateddb}
+WORKERS_ASKED=${WORKERS:-}            # a cluster that is there is kept, whatever its workers, unless a number is asked for
 WORKERS=${WORKERS:-2}
 CLUSTER_STATE=$CACHE_ROOT/clusters/$CLUSTER_NAME   # kubeconfig and env of the cluster
 
@@ -21,6 +22,9 @@ choose_kind() {
   fi
   if [ "$choice" = registry ]; then log "cluster: kind with its own node image ($why)"
   else log "cluster: kind with a node image built from distribution packages and Go modules ($why)"; fi
+  if [ "$choice" = built ] && cgroup_v2; then
+    die "this host has cgroup v2, for which no node image is built here. Let Docker reach an image registry (a mirror in its settings is enough, then CLUSTER=registry), or use a cluster that you have: CLUSTER=existing"
+  fi
   echo "$choice"
 }
 
@@ -37,4 +41,10 @@ write_env() { # what `cluster/env` prints
     [ -z "${DOCKER_HOST:-}" ] || echo "export DOCKER_HOST=$(printf %q "$DOCKER_HOST")"
     [ -z "${DOCKER_BUILDKIT:-}" ] || echo "export DOCKER_BUILDKIT=$DOCKER_BUILDKIT"
     echo "export PATH=$(printf %q "$("$REPO_ROOT/cluster/binaries" kubectl helm kind)"):\$PATH"; } > "$CLUSTER_STATE/env"
+}
+
+# An existing cluster's nodes pull images: without the registry's name, minutes of building would be for nothing.
+need_registry() {
+  [ "$CLUSTER" != existing ] || { [ -n "${REGISTRY:-}" ] && [ -n "${TAG:-}" ]; } ||
+    die "CLUSTER=existing needs REGISTRY=registry.example.com/team and TAG=...: images are pushed there and its nodes pull them"
 }

@@ -10,8 +10,14 @@ readonly REGISTRY_TRY_SECONDS=${REGISTRY_TRY_SECONDS:-120}
 readonly BASE_IMAGE=debian:bookworm-slim
 readonly BASE_RELEASE=bookworm
 
-alive() { local pid; pid=$(cat "$1" 2> /dev/null) && [ -n "$pid" ] && kill -0 "$pid" 2> /dev/null; }
-own_engine_runs() { alive "$ENGINE/dockerd.pid"; }
+# Whether our own dockerd or containerd runs. After a restart of the host its process id may be anybody's: the process must
+# have its name, and must have been started with a file of ours.
+alive() { # NAME
+  local pid
+  pid=$(cat "$ENGINE/$1.pid" 2> /dev/null) && [[ $pid =~ ^[0-9]+$ ]] || return 1
+  [ "$(cat "/proc/$pid/comm" 2> /dev/null)" = "$1" ] && grep -qaF -- "$ENGINE/$1." "/proc/$pid/cmdline" 2> /dev/null
+}
+own_engine_runs() { alive dockerd; }
 engine_answers() { have docker && timeout 20 docker info > /dev/null 2>&1; }
 
 # Points the docker and kind commands at the engine to use, without starting one. False if none runs.
@@ -45,9 +51,9 @@ start_engine() {
   apt_install dockerd=docker.io docker=docker.io iptables=iptables
   engine_answers && return 0   # installing the package has started it, where there is an init system
   [ ${#OWN_DOCKER_HOST} -lt 100 ] || die "the path $ENGINE is too long for a socket: set REPLICATEDDB_CACHE to a shorter one"
+  stop_engine   # a containerd whose dockerd died, and pid files from before a restart of the host
   log "no Docker engine runs: starting one of our own in $ENGINE"
   mkdir -p "$ENGINE"
-  rm -f "$ENGINE"/{dockerd,containerd}.pid
   containerd_config "$ENGINE/containerd" "$ENGINE/containerd-state" "$ENGINE/containerd.sock" > "$ENGINE/containerd.toml"
   # 9>&- : the daemons must not inherit the lock
   setsid containerd --config "$ENGINE/containerd.toml" > "$ENGINE/containerd.log" 2>&1 < /dev/null 9>&- &
@@ -71,10 +77,10 @@ stop_engine() {
   local name i ran=""
   ! own_engine_runs || ran=1
   for name in dockerd containerd; do
-    if alive "$ENGINE/$name.pid"; then
+    if alive "$name"; then
       kill "$(cat "$ENGINE/$name.pid")"
-      for ((i = 0; i < 300; i++)); do alive "$ENGINE/$name.pid" || break; sleep 0.1; done
-      ! alive "$ENGINE/$name.pid" || die "$name does not stop (pid $(cat "$ENGINE/$name.pid"))"
+      for ((i = 0; i < 300; i++)); do alive "$name" || break; sleep 0.1; done
+      ! alive "$name" || die "$name does not stop (pid $(cat "$ENGINE/$name.pid"))"
       log "stopped our own $name"
     fi
     rm -f "$ENGINE/$name.pid"

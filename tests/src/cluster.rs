@@ -1,13 +1,24 @@
 //! The Kubernetes cluster of `cluster/up`, reached as users reach it: through `kubectl` and `helm`.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::{Value, json};
+
+/// Longest run of kubectl or helm: above each limit that they are given themselves. One that hangs is killed then.
+const TOOL_LIMIT: Duration = Duration::from_secs(300);
+/// Time between two looks at whether a tool ended.
+const TOOL_POLL: Duration = Duration::from_millis(20);
+
+/// The label of namespaces that these programs made: only these do they delete or put a release into, because with
+/// `CLUSTER=existing` the cluster is somebody's own.
+const MADE_BY_US: &str = "tests.replicateddb.dev/made";
 
 /// A namespace of the cluster, with the environment that its tools need.
 #[derive(Clone)]
@@ -15,6 +26,16 @@ pub struct Cluster {
     env: Vec<(String, String)>,
     /// The namespace that commands go to.
     pub namespace: String,
+}
+
+/// Everything that a pipe of a child gives, read beside it so that it never blocks on a full pipe.
+fn reader(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What could be read counts: a pipe of a killed child may break.
+        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+        bytes
+    })
 }
 
 /// The checkout that this program was built from; the scripts and the chart are there.
@@ -40,6 +61,9 @@ impl Cluster {
         ensure!(output.status.success(), "{}\nrun: make cluster", String::from_utf8_lossy(&output.stderr));
         let env = exports(&String::from_utf8_lossy(&output.stdout));
         let cluster = Self { env, namespace: namespace.to_owned() };
+        let server =
+            ["config", "view", "--minify", "-o", "jsonpath={.current-context} at {.clusters[0].cluster.server}"];
+        println!("cluster: {}", cluster.kubectl(&server).context("no usable kubeconfig; run: make cluster")?);
         cluster.kubectl(&["version"]).context("the cluster does not answer; run: make cluster")?;
         Ok(cluster)
     }
@@ -59,6 +83,7 @@ impl Cluster {
     /// # Errors
     /// When it fails; the message has its standard error.
     pub fn tool(&self, program: &str, args: &[&str], input: Option<&str>) -> Result<String> {
+        let command = format!("{program} {}", args.join(" "));
         let mut child = Command::new(program)
             .args(args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -68,14 +93,27 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("{program} cannot be started"))?;
+        let (stdout, stderr) = (reader(child.stdout.take()), reader(child.stderr.take()));
         if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
-            stdin.write_all(text.as_bytes())?;
+            // A tool that ended early says why on its standard error.
+            let _ = stdin.write_all(text.as_bytes());
         }
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if start.elapsed() > TOOL_LIMIT {
+                child.kill()?;
+                child.wait()?;
+                bail!("{command}: killed after {} s without an end", TOOL_LIMIT.as_secs());
+            }
+            std::thread::sleep(TOOL_POLL);
+        };
+        let output = |reader: JoinHandle<Vec<u8>>| reader.join().map_err(|_| anyhow!("{command}: its output is lost"));
+        let (stdout, stderr) = (output(stdout)?, output(stderr)?);
+        ensure!(status.success(), "{command}: {}", String::from_utf8_lossy(&stderr).trim());
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 
     /// `kubectl` in this namespace.
@@ -83,7 +121,10 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::tool`].
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        self.tool("kubectl", &[&["--namespace", &self.namespace], args].concat(), None)
+        // Streams and waits have limits of their own; the flag would cut them.
+        let bounded = !matches!(args.first(), Some(&("exec" | "wait" | "delete" | "logs")));
+        let limit: &[&str] = if bounded { &["--request-timeout=60s"] } else { &[] };
+        self.tool("kubectl", &[&["--namespace", &self.namespace], limit, args].concat(), None)
     }
 
     /// `kubectl get ... -o json`.
@@ -100,7 +141,11 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::tool`]; a manifest that breaks a rule gives the API server's message.
     pub fn apply(&self, manifest: &str) -> Result<String> {
-        self.tool("kubectl", &["--namespace", &self.namespace, "apply", "-f", "-"], Some(manifest))
+        self.tool(
+            "kubectl",
+            &["--namespace", &self.namespace, "--request-timeout=60s", "apply", "-f", "-"],
+            Some(manifest),
+        )
     }
 
     /// Deletes something and waits until it is gone; nothing to delete is fine.
@@ -133,17 +178,53 @@ impl Cluster {
         Ok(names.filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect())
     }
 
-    /// Makes this namespace, with the `restricted` Pod Security level enforced, so that every pod of the product proves
-    /// that it needs no more.
+    /// Makes this namespace anew, with the `restricted` Pod Security level enforced, so that every pod of the product
+    /// proves that it needs no more. One that is there is deleted first, if these programs made it.
     ///
     /// # Errors
-    /// As [`Cluster::tool`].
-    pub fn create_namespace(&self) -> Result<()> {
-        let manifest = format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n",
-            self.namespace
+    /// When there is a namespace of this name that somebody else made, or as [`Cluster::tool`].
+    pub fn fresh_namespace(&self) -> Result<()> {
+        self.delete_namespace()?;
+        self.make_namespace("restricted")
+    }
+
+    /// Makes this namespace unless it is there already.
+    ///
+    /// # Errors
+    /// When there is a namespace of this name that somebody else made, or as [`Cluster::tool`].
+    pub fn ensure_namespace(&self) -> Result<()> {
+        if self.namespace_is_there()? { Ok(()) } else { self.make_namespace("restricted") }
+    }
+
+    /// Deletes this namespace with everything in it and waits until it is gone; none is fine.
+    ///
+    /// # Errors
+    /// When somebody else made it, or as [`Cluster::tool`].
+    pub fn delete_namespace(&self) -> Result<()> {
+        if self.namespace_is_there()? { self.delete(&["namespace", &self.namespace]) } else { Ok(()) }
+    }
+
+    fn make_namespace(&self, level: &str) -> Result<()> {
+        let labels = json!({"pod-security.kubernetes.io/enforce": level, MADE_BY_US: "true"});
+        let manifest =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}});
+        self.tool("kubectl", &["--request-timeout=60s", "create", "-f", "-"], Some(&manifest.to_string())).map(drop)
+    }
+
+    /// Whether this namespace exists and is ours; one that is somebody else's is an error.
+    fn namespace_is_there(&self) -> Result<bool> {
+        let name = &self.namespace;
+        let text = self.kubectl(&["get", "namespace", name, "--ignore-not-found", "-o", "json"])?;
+        if text.trim().is_empty() {
+            return Ok(false);
+        }
+        let found: Value = serde_json::from_str(&text).context("kubectl's JSON")?;
+        ensure!(
+            found["metadata"]["labels"][MADE_BY_US] == "true",
+            "the namespace {name} was not made by this program, so nothing in it is touched. Delete it, or, if nothing in \
+             it is needed, hand it over: kubectl label namespace {name} {MADE_BY_US}=true"
         );
-        self.tool("kubectl", &["apply", "-f", "-"], Some(&manifest)).map(drop)
+        Ok(true)
     }
 
     /// Writes what one needs to look into a failure in this namespace into `dir`: objects, events and every log.
@@ -184,9 +265,20 @@ fn exports(text: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_fails_tells_why_and_one_that_talks_much_is_read() {
+        let cluster = Cluster { env: Vec::new(), namespace: "none".into() };
+        let error = cluster.tool("sh", &["-c", "echo because >&2; exit 3"], Some("unread")).unwrap_err();
+        assert!(error.to_string().ends_with(": because"), "{error}");
+        let much = cluster.tool("sh", &["-c", "head -c 300000 /dev/zero | tr '\\0' x"], None).unwrap();
+        assert_eq!(much.len(), 300_000);
+    }
+
     #[test]
     fn exports_are_read_with_and_without_quotes() {
-        let found = super::exports("export KUBECONFIG=\"/a/b\"\n# note\nexport X='1'\nexport Y=2\n");
+        let found = exports("export KUBECONFIG=\"/a/b\"\n# note\nexport X='1'\nexport Y=2\n");
         let want = [("KUBECONFIG", "/a/b"), ("X", "1"), ("Y", "2")];
         assert_eq!(found, want.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }

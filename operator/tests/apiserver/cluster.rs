@@ -40,20 +40,22 @@ const OPERATOR: &str = "operator";
 const PLAIN_OPERATOR: &str = "plain-operator";
 const TOKEN: &str = "a-token-for-tests";
 
-/// The processes of the control plane. They end with this process: each hangs on a pipe from it.
+/// The processes of the control plane. They end with this process: each hangs on a pipe from it, and the first removes
+/// their folder.
 pub struct Cluster {
     url: String,
-    _directory: tempfile::TempDir,
     _children: Vec<Child>,
 }
 
 /// Runs a command for as long as its standard input is open.
 const TIED: &str = r#""$@" & child=$!; trap 'kill -9 $child' EXIT; cat >/dev/null"#;
+/// The same, and removes the working folder afterwards.
+const TIED_TO_FOLDER: &str = r#""$@" & child=$!; trap 'kill -9 $child; wait; rm -rf "$PWD"' EXIT; cat >/dev/null"#;
 
 fn spawn(binaries: &Path, name: &str, directory: &Path, arguments: &[String]) -> Child {
     let log = std::fs::File::create(directory.join(format!("{name}.log"))).unwrap();
     Command::new("sh")
-        .args(["-c", TIED, "sh"])
+        .args(["-c", if name == "etcd" { TIED_TO_FOLDER } else { TIED }, "sh"])
         .arg(binaries.join(name))
         .args(arguments)
         .current_dir(directory)
@@ -62,6 +64,28 @@ fn spawn(binaries: &Path, name: &str, directory: &Path, arguments: &[String]) ->
         .stderr(log)
         .spawn()
         .unwrap()
+}
+
+/// At each panic, so also of a test that failed, copies the control plane's logs to where all failed tests' logs are.
+fn keep_logs_of_failures(directory: PathBuf) {
+    let cache = std::env::var_os("REPLICATEDDB_CACHE").filter(|cache| !cache.is_empty()).map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/tmp".into())).join(".cache/replicateddb");
+    let kept = cache.unwrap_or_else(home).join("failures/operator");
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        let copied = std::fs::create_dir_all(&kept).and_then(|()| {
+            BINARIES
+                .iter()
+                .map(|name| format!("{name}.log"))
+                .filter(|log| directory.join(log).exists())
+                .try_for_each(|log| std::fs::copy(directory.join(&log), kept.join(&log)).map(drop))
+        });
+        match copied {
+            Ok(()) => eprintln!("the control plane's logs: {}\nagain: make test-operator", kept.display()),
+            Err(error) => eprintln!("the control plane's logs could not be kept in {}: {error}", kept.display()),
+        }
+    }));
 }
 
 fn free_port() -> u16 {
@@ -95,8 +119,8 @@ impl Cluster {
     fn start() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let binaries = binaries();
-        let temporary = tempfile::tempdir().unwrap();
-        let directory = temporary.path().to_owned();
+        let directory = tempfile::tempdir().unwrap().keep();
+        keep_logs_of_failures(directory.clone());
         let [etcd, peer, secure] = [free_port(), free_port(), free_port()];
         let url = format!("https://127.0.0.1:{secure}");
         write_credentials(&directory, &url);
@@ -141,7 +165,7 @@ impl Cluster {
         ]);
         let mut children =
             vec![spawn(&binaries, "etcd", &directory, &etcd), spawn(&binaries, "kube-apiserver", &directory, &api)];
-        let cluster = Self { url, _directory: temporary, _children: Vec::new() };
+        let cluster = Self { url, _children: Vec::new() };
         tokio::runtime::Runtime::new().unwrap().block_on(cluster.install(&directory));
         children.push(spawn(&binaries, "kube-controller-manager", &directory, &manager));
         Self { _children: children, ..cluster }
@@ -152,7 +176,7 @@ impl Cluster {
         let client = self.client();
         let begun = Instant::now();
         while client.apiserver_version().await.is_err() {
-            assert!(begun.elapsed() < PATIENCE, "no API server; logs are in {}", directory.display());
+            assert!(begun.elapsed() < PATIENCE, "no API server in {}", directory.display());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         self.grant().await;

@@ -1,6 +1,10 @@
 //! From a resource to its objects, and back to them after whatever happens to them.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -21,6 +25,9 @@ use crate::{
     cluster::{Cluster, create, eventually, settings},
     kubelet::Kubelet,
 };
+
+/// Looks in a row without a write after which the operator counts as at rest.
+const QUIET_LOOKS: u32 = 30;
 
 /// A whole operator in this process.
 pub struct Operator {
@@ -104,9 +111,16 @@ async fn no_write_at_rest() {
     let operator = Operator::start(&namespace, "a");
     create(&client, &namespace, "orders", |_| {}).await;
     settled(&client, &namespace, "orders").await;
-    // what is still under way (Events, a last look) comes to its end
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // What is still under way (Events, a last look) comes to its end: no write between some looks in a row.
+    let last = Mutex::new((operator.writes(), 0));
+    eventually("the last writes before the rest", || async {
+        let mut last = last.lock().unwrap();
+        *last = if last.0 == operator.writes() { (last.0, last.1 + 1) } else { (operator.writes(), 0) };
+        last.1 >= QUIET_LOOKS
+    })
+    .await;
     let (writes, before) = (operator.writes(), versions(&client, &namespace).await);
+    // This is the rest that is watched, not a wait for something.
     tokio::time::sleep(Duration::from_secs(65)).await;
     assert_eq!(operator.writes(), writes);
     assert_eq!(versions(&client, &namespace).await, before);

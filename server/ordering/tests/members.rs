@@ -6,10 +6,14 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use common::{config, new_root, server};
-use replicateddb_ordering::OrderedLog;
 use replicateddb_ordering::fixture::Proxy;
 use replicateddb_ordering::members::{Member, Members};
 use replicateddb_ordering::znode_log::{Config, ZnodeLog};
+use replicateddb_ordering::{LogHealth, OrderedLog};
+use tokio::time::timeout;
+
+/// Longest wait for something that must come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn member(id: u32, cql_port: u16) -> Member {
     Member {
@@ -25,7 +29,7 @@ fn member(id: u32, cql_port: u16) -> Member {
 
 async fn see(members: &Members, expected: &[Member]) {
     let mut all = members.watch();
-    let seen = tokio::time::timeout(Duration::from_secs(60), all.wait_for(|all| all == expected)).await;
+    let seen = timeout(PATIENCE, all.wait_for(|all| all == expected)).await;
     assert!(seen.is_ok(), "saw {:?}, not {expected:?}", *members.watch().borrow());
 }
 
@@ -77,8 +81,8 @@ async fn come_back_after_expiry_and_never_as_an_old_incarnation() {
     proxy.set_cut(true);
     tokio::time::sleep(Duration::from_millis(2500)).await;
     proxy.set_cut(false);
-    let mut health = log.health();
-    health.wait_for(|health| health.is_connected()).await.unwrap();
-    members.registered().wait_for(|registered| !registered).await.unwrap();
+    let (mut health, mut registered) = (log.health(), members.registered());
+    timeout(PATIENCE, health.wait_for(LogHealth::is_connected)).await.expect("the old process connects again").unwrap();
+    timeout(PATIENCE, registered.wait_for(|registered| !registered)).await.expect("it gives up its entry").unwrap();
     see(&watcher, &[member(0, 9044)]).await;
 }

@@ -12,6 +12,7 @@ use replicateddb_ordering::conformance::{self, Harness, append, assert_dense, en
 use replicateddb_ordering::fixture::{Proxy, ZooKeeper};
 use replicateddb_ordering::znode_log::{Config, DigestAuth, OpenError, ZnodeLog};
 use replicateddb_ordering::{AppendError, Incarnation, LogHealth, OrderedLog, Position};
+use tokio::sync::watch;
 
 /// How long what must happen may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -121,6 +122,11 @@ async fn a_killed_server_loses_nothing() {
     println!("{} entries, {copies} of them second copies after unknown outcomes", items.len());
 }
 
+async fn connected(health: &mut watch::Receiver<LogHealth>, want: bool) {
+    let seen = tokio::time::timeout(PATIENCE, health.wait_for(|health| health.is_connected() == want)).await;
+    seen.unwrap_or_else(|_| panic!("the log is not connected: {want}, not so after {PATIENCE:?}")).unwrap();
+}
+
 /// A session that expires on the server is replaced inside: the incarnation stays, appends and tails go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_session_is_replaced() {
@@ -136,12 +142,16 @@ async fn an_expired_session_is_replaced() {
     let (other, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
     let mut tail = log.tail(Position::START);
     append(&log, entry(0, 0)).await;
-    assert_eq!(parse(&tail.next().await.unwrap().unwrap().entry), (0, 0));
+    let mut next = async || {
+        let item = tokio::time::timeout(PATIENCE, tail.next()).await.expect("the tail goes on");
+        parse(&item.unwrap().unwrap().entry)
+    };
+    assert_eq!(next().await, (0, 0));
     let mut health = log.health();
-    health.wait_for(LogHealth::is_connected).await.unwrap();
+    connected(&mut health, true).await;
 
     proxy.set_cut(true);
-    health.wait_for(|health| !health.is_connected()).await.unwrap();
+    connected(&mut health, false).await;
     append(&other, entry(1, 0)).await;
     let started = std::time::Instant::now();
     let refused = log.append(entry(0, 1)).await;
@@ -151,11 +161,9 @@ async fn an_expired_session_is_replaced() {
     tokio::time::sleep(Duration::from_millis(2500)).await;
     proxy.set_cut(false);
 
-    health.wait_for(LogHealth::is_connected).await.unwrap();
+    connected(&mut health, true).await;
     append(&log, entry(0, 2)).await;
-    let seen: Vec<_> =
-        [tail.next().await, tail.next().await].into_iter().map(|item| parse(&item.unwrap().unwrap().entry)).collect();
-    assert_eq!(seen, [(1, 0), (0, 2)]);
+    assert_eq!([next().await, next().await], [(1, 0), (0, 2)]);
     assert_eq!(read_to_end(&other, Position::START).await.len(), 3, "the refused append never came");
 }
 

@@ -21,7 +21,7 @@ use serde_json::Value;
 /// Shows the whole of ReplicatedDB on a Kubernetes cluster, and fails when anything it shows is not so.
 #[derive(Parser)]
 struct Args {
-    /// Namespace for the database and the client.
+    /// Namespace for the database and the client; it is made anew.
     #[arg(long, default_value = "demo")]
     namespace: String,
     /// Acknowledged writes per second that the client aims at.
@@ -53,25 +53,27 @@ struct Recovery {
 fn main() -> Result<()> {
     let args = Args::parse();
     let mut progress = Progress::default();
-    let result = demo(&args, &mut progress);
+    let cluster = Cluster::connect(&args.namespace)?;
+    let result = demo(&args, &cluster, &mut progress);
     println!("\nsteps:");
     for (title, took) in progress.steps() {
         println!("  {:>7.1} s  {title}", took.as_secs_f64());
     }
-    result
+    result.map_err(|error| {
+        let kept = kind::keep_logs(&cluster, "demo").unwrap_or_else(|error| format!("could not be kept: {error:#}"));
+        error.context(format!("the demonstration failed; logs: {kept}; again: make demo"))
+    })
 }
 
-fn demo(args: &Args, progress: &mut Progress) -> Result<()> {
-    let cluster = Cluster::connect(&args.namespace)?;
+fn demo(args: &Args, cluster: &Cluster, progress: &mut Progress) -> Result<()> {
     progress.step("The operator, installed by Helm", |p| {
-        kind::install_operator(&cluster)?;
+        kind::install_operator(cluster)?;
         p.note(&cluster.in_namespace(kind::OPERATOR_NAMESPACE).kubectl(&["get", "deployments"])?);
         Ok(())
     })?;
-    let database = Database::new(&cluster, NAME);
+    let database = Database::new(cluster, NAME);
     progress.step("One ReplicatedDB applied; ZooKeeper, Cassandra and three replicas start", |p| {
-        cluster.delete(&["namespace", &args.namespace])?;
-        cluster.create_namespace()?;
+        cluster.fresh_namespace()?;
         p.note(MANIFEST);
         let begin = Instant::now();
         cluster.apply(MANIFEST)?;
@@ -81,7 +83,7 @@ fn demo(args: &Args, progress: &mut Progress) -> Result<()> {
         Ok(())
     })?;
     let client = progress.step("A client in the cluster writes through all replicas", |p| {
-        let client = Client::start(&cluster, &kind::image("client"))?;
+        let client = Client::start(cluster, &kind::image("client"))?;
         client.write(&database, args.rate)?;
         p.note(&format!("a table created, {} rows a second asked for, each write at QUORUM", args.rate));
         Ok(client)

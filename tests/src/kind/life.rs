@@ -142,9 +142,6 @@ fn reinstall(suite: &mut Suite) -> Result<()> {
 fn namespace(suite: &mut Suite) -> Result<()> {
     let (database, _) = suite.main()?;
     suite.main = None;
-    database
-        .cluster
-        .tool("kubectl", &["delete", "namespace", &database.cluster.namespace, "--timeout=180s"], None)
-        .context("deletion")?;
+    database.cluster.delete_namespace().context("deletion")?;
     Ok(())
 }

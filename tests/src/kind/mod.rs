@@ -6,8 +6,8 @@ mod recovery;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use crate::{
     client::Client,
@@ -50,24 +50,33 @@ fn scenarios() -> Vec<Scenario<Suite>> {
 /// When there is no cluster or a scenario failed.
 pub fn run(only: &[String]) -> Result<()> {
     let cluster = Cluster::connect(NAMESPACE)?;
-    install_operator(&cluster)?;
+    if let Err(error) = install_operator(&cluster) {
+        let kept = keep_logs(&cluster, "install").unwrap_or_else(|error| format!("could not be kept: {error:#}"));
+        return Err(error.context(format!("the operator cannot be installed; logs: {kept}; again: make test-kind")));
+    }
     let mut context = Suite { cluster: cluster.clone(), main: None };
-    let result = scenario::run("kind", &scenarios(), only, &mut context, |context, name| {
-        let dir = failure_dir("kind", name)?;
-        context.cluster.keep_logs(&dir)?;
-        context.cluster.in_namespace(OPERATOR_NAMESPACE).keep_logs(&dir.join("operator"))?;
-        Ok(dir.display().to_string())
-    });
-    cluster.delete(&["namespace", NAMESPACE])?;
+    let result =
+        scenario::run("kind", &scenarios(), only, &mut context, |context, name| keep_logs(&context.cluster, name));
+    cluster.delete_namespace()?;
     result
+}
+
+/// Copies what there is to look into, of the namespace and of the operator's, below the failures folder; gives the place.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn keep_logs(cluster: &Cluster, name: &str) -> Result<String> {
+    let dir = failure_dir("kind", name)?;
+    cluster.keep_logs(&dir)?;
+    cluster.in_namespace(OPERATOR_NAMESPACE).keep_logs(&dir.join("operator"))?;
+    Ok(dir.display().to_string())
 }
 
 impl Suite {
     /// The main database, running and written to before, and its client pod.
     fn main(&mut self) -> Result<(Database, &Client)> {
         if self.main.is_none() {
-            self.cluster.delete(&["namespace", NAMESPACE])?;
-            self.cluster.create_namespace()?;
+            self.cluster.fresh_namespace()?;
             let database = Database::new(&self.cluster, NAME);
             self.cluster.apply(&manifest(NAME, 3, 3))?;
             database.wait_settled(AVAILABLE_LIMIT, |message| println!("    {message}"))?;
@@ -100,9 +109,29 @@ fn setting(name: &str, default: &str) -> String {
 /// Installs or upgrades the chart with the images of this build, and waits until the operator is available.
 ///
 /// # Errors
-/// When Helm fails or the operator does not become available.
+/// When the operator is installed by somebody else, Helm fails or the operator does not become available.
 pub fn install_operator(cluster: &Cluster) -> Result<()> {
+    refuse_foreign_releases(cluster)?;
+    cluster.in_namespace(OPERATOR_NAMESPACE).ensure_namespace()?;
     helm_upgrade(cluster, &[])
+}
+
+/// Fails when the chart is installed elsewhere than these programs do: two operators would look after one database, and
+/// an upgrade of somebody's own would be a surprise.
+fn refuse_foreign_releases(cluster: &Cluster) -> Result<()> {
+    let releases: Value =
+        serde_json::from_str(&cluster.tool("helm", &["list", "--all", "--all-namespaces", "-o", "json"], None)?)?;
+    for release in releases.as_array().into_iter().flatten() {
+        let (name, namespace) = (&release["name"], &release["namespace"]);
+        let ours = name == RELEASE && namespace == OPERATOR_NAMESPACE;
+        let chart = release["chart"].as_str().unwrap_or_default();
+        ensure!(
+            ours || !chart.starts_with("replicateddb-operator-"),
+            "the operator is installed already, as release {name} in namespace {namespace}: uninstall it, or use another \
+             cluster (make cluster)"
+        );
+    }
+    Ok(())
 }
 
 /// `helm upgrade --install` of the chart with further settings.
@@ -110,7 +139,7 @@ fn helm_upgrade(cluster: &Cluster, settings: &[&str]) -> Result<()> {
     let (registry, tag) = (format!("image.registry={}", registry()), format!("image.tag={}", tag()));
     let mut args =
         vec!["upgrade", "--install", RELEASE, "charts/replicateddb-operator", "--namespace", OPERATOR_NAMESPACE];
-    args.extend(["--create-namespace", "--wait", "--timeout", "3m", "--set", &registry, "--set", &tag]);
+    args.extend(["--wait", "--timeout", "3m", "--set", &registry, "--set", &tag]);
     for setting in settings {
         args.extend(["--set", setting]);
     }

@@ -46,14 +46,7 @@ fn scenarios() -> Vec<Scenario<Local>> {
 /// When the stack does not come up or a scenario failed.
 pub fn run(only: &[String]) -> Result<()> {
     let mut local = Local::start()?;
-    let result = scenario::run("local", &scenarios(), only, &mut local, |local, name| {
-        let dir = failure_dir("local", name)?;
-        for member in local.members() {
-            let log = local.stack.log(member);
-            std::fs::copy(&log, dir.join(format!("{member}.log"))).with_context(|| log.display().to_string())?;
-        }
-        Ok(dir.display().to_string())
-    });
+    let result = scenario::run("local", &scenarios(), only, &mut local, |local, name| keep_logs(&local.stack, name));
     local.runtime.block_on(local.stack.down(&mut |_, _| ()))?;
     result
 }
@@ -70,14 +63,17 @@ impl Local {
             .replica_args(vec!["--restore-point-interval".into(), "10s".into()])
             .create()?;
         let runtime = Runtime::new()?;
-        runtime
-            .block_on(stack.up(UP_LIMIT, &mut |time, line| println!("    [{:>5.1} s] {line}", time.as_secs_f64())))?;
+        let up = stack.up(UP_LIMIT, &mut |time, line| println!("    [{:>5.1} s] {line}", time.as_secs_f64()));
+        if let Err(error) = runtime.block_on(up) {
+            let kept = keep_logs(&stack, "start").unwrap_or_else(|error| format!("could not be kept: {error:#}"));
+            return Err(error.context(format!("the stack did not start; its logs: {kept}; again: make test-local")));
+        }
         let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build()?;
         Ok(Self { runtime, stack, http, _dir: dir })
     }
 
     fn members(&self) -> Vec<Member> {
-        Member::all(self.stack.settings().replicas, self.stack.settings().zookeepers)
+        members(&self.stack)
     }
 
     /// A session that talks to replica `i` alone.
@@ -122,6 +118,21 @@ impl Local {
         println!("{}", text.trim_end());
         Ok(())
     }
+}
+
+fn members(stack: &Stack) -> Vec<Member> {
+    Member::all(stack.settings().replicas, stack.settings().zookeepers)
+}
+
+/// Copies the members' logs to where failed scenarios' logs are; gives the folder. A member that never ran has none.
+fn keep_logs(stack: &Stack, name: &str) -> Result<String> {
+    let dir = failure_dir("local", name)?;
+    for (member, log) in members(stack).into_iter().map(|member| (member, stack.log(member))) {
+        if log.exists() {
+            std::fs::copy(&log, dir.join(format!("{member}.log"))).with_context(|| log.display().to_string())?;
+        }
+    }
+    Ok(dir.display().to_string())
 }
 
 /// The one string of a result's first row.
