@@ -57,8 +57,8 @@ impl Database {
         Ok(conditions.into_iter().find(|c| c["type"] == kind).and_then(|c| c["status"].as_str().map(str::to_owned)))
     }
 
-    /// Waits until Available is true, Progressing and Degraded are false for the latest generation and every pod is Ready, telling `note` each new message
-    /// of the status.
+    /// Waits until Available is true, Progressing and Degraded are false for the latest generation and every pod is
+    /// Ready, telling `note` each new message of the status.
     ///
     /// # Errors
     /// When `limit` has passed.
@@ -139,6 +139,14 @@ impl Database {
             let now = self.pod(pod)?;
             Ok(now.uid != before && now.ready)
         })
+    }
+
+    /// Kills every process of a pod but its first, with no time to do anything.
+    ///
+    /// # Errors
+    /// When the pod can't be reached.
+    pub fn kill_processes(&self, pod: &str) -> Result<()> {
+        self.cluster.kubectl(&["exec", pod, "--", "sh", "-c", "kill -9 -1"]).map(drop)
     }
 
     /// The name of the ZooKeeper pod that leads the ensemble.

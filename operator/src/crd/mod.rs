@@ -16,7 +16,7 @@ mod tiers;
 pub use amount::{Amount, AmountError, compare};
 pub use definition::{DefinitionError, definition, yaml};
 pub use reference::reference;
-pub use settings::{CASSANDRA_KEYS, Settings, TIMEOUT_FLOORS, ZOOKEEPER_KEYS};
+pub use settings::{CASSANDRA_FORMS, CASSANDRA_KEYS, Settings, TIMEOUT_FLOORS, ZOOKEEPER_KEYS};
 pub use status::{Images, MemberStatus, Pull, PullPolicy, Release, ReplicatedDBStatus, StorageStatus};
 pub use tiers::{
     Batching, CassandraMode, CassandraSpec, ComputeAmounts, Engine, LogFormat, OnDelete, OrderingSpec, PodAdditions,

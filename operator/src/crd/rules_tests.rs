@@ -139,6 +139,12 @@ fn settings_are_those_that_are_allowed() {
     let allowed = create(|rdb| {
         rdb.spec.zookeeper.config = all(ZOOKEEPER_KEYS);
         rdb.spec.cassandra.config = all(CASSANDRA_KEYS);
+        for form in CASSANDRA_FORMS {
+            let example = form.words.rsplit(' ').next().unwrap_or_default();
+            for key in form.keys {
+                rdb.spec.cassandra.config.insert((*key).to_owned(), example.to_owned());
+            }
+        }
         for (key, seconds) in TIMEOUT_FLOORS {
             rdb.spec.cassandra.config.insert((*key).to_owned(), format!("{seconds}s"));
         }
@@ -153,6 +159,8 @@ fn settings_are_those_that_are_allowed() {
         "commitlog_sync",
         "batch_size_fail_threshold",
         "native_transport_max_frame_size",
+        "prepared_statements_cache_size",
+        "tombstone_failure_threshold",
     ] {
         let refused = create(|rdb| {
             rdb.spec.zookeeper.config = all(&[key]);
@@ -174,6 +182,23 @@ fn timeouts_have_a_floor() {
         }
         for bad in [format!("{}s", seconds - 1), "5".to_owned(), "1d".to_owned(), "1ms".to_owned()] {
             assert!(with(key, &bad).contains(&format!("{key} must be at least {seconds}s")), "{key}: {bad}");
+        }
+    }
+}
+
+/// Each key has a form or a floor: a value that the store agent refuses would keep the pod from starting.
+#[test]
+fn values_have_the_form_of_their_key() {
+    for key in CASSANDRA_KEYS {
+        let formed = CASSANDRA_FORMS.iter().any(|form| form.keys.contains(key));
+        assert!(formed || TIMEOUT_FLOORS.iter().any(|(timed, _)| timed == key), "{key}");
+    }
+    for form in CASSANDRA_FORMS {
+        for key in form.keys {
+            for bad in ["64 MiB", "many", "1.5", "64M"] {
+                let refused = create(|rdb| drop(rdb.spec.cassandra.config.insert((*key).to_owned(), bad.to_owned())));
+                assert!(refused.contains(&format!("must be {}", form.words)), "{key}: {bad}: {refused}");
+            }
         }
     }
 }
@@ -218,7 +243,7 @@ fn every_rule_has_a_message_with_a_remedy() {
     }
     let mut found = Vec::new();
     rules(&serde_json::to_value(definition().unwrap()).unwrap(), &mut found);
-    assert_eq!(found.len(), 41, "a rule was added or taken away: test it here, then change the number");
+    assert_eq!(found.len(), 45, "a rule was added or taken away: test it here, then change the number");
     let remedies = [
         "choose",
         "set it",

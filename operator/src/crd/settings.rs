@@ -56,12 +56,10 @@ pub const CASSANDRA_KEYS: &[&str] = &[
     "memtable_heap_space",
     "memtable_offheap_space",
     "native_transport_max_threads",
-    "prepared_statements_cache_size",
     "range_request_timeout",
     "read_request_timeout",
     "request_timeout",
     "sstable_preemptive_open_interval",
-    "tombstone_failure_threshold",
     "tombstone_warn_threshold",
     "truncate_request_timeout",
     "write_request_timeout",
@@ -80,8 +78,58 @@ pub const TIMEOUT_FLOORS: &[(&str, u32)] = &[
 /// A time that Cassandra and CEL read alike.
 const TIMEOUT_PATTERN: &str = "^[0-9]{1,8}(ms|s|m|h)$";
 
-fn schema(file: &str, keys: &[&str], floors: &[(&str, u32)]) -> Schema {
-    let list = keys.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(", ");
+/// The form of the values of some keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    /// In words, with an example.
+    pub words: &'static str,
+    pattern: &'static str,
+    /// The keys whose values have it.
+    pub keys: &'static [&'static str],
+}
+
+/// The forms of the values of `spec.cassandra.config`: the store agent's, which would refuse another when the pod starts.
+pub const CASSANDRA_FORMS: &[Form] = &[
+    Form {
+        words: "a size such as 64MiB",
+        pattern: "^[0-9]{1,9}(B|KiB|MiB|GiB)$",
+        keys: &[
+            "batch_size_warn_threshold",
+            "column_index_size",
+            "file_cache_size",
+            "key_cache_size",
+            "memtable_heap_space",
+            "memtable_offheap_space",
+            "sstable_preemptive_open_interval",
+        ],
+    },
+    Form { words: "a rate such as 16MiB/s", pattern: "^[0-9]{1,9}(B|KiB|MiB)/s$", keys: &["compaction_throughput"] },
+    Form {
+        words: "a number between 0 and 1 such as 0.5",
+        pattern: r"^0\.[0-9]{0,6}[1-9]$",
+        keys: &["memtable_cleanup_threshold"],
+    },
+    Form {
+        words: "a whole number such as 16",
+        pattern: "^[0-9]{1,9}$",
+        keys: &[
+            "concurrent_compactors",
+            "concurrent_materialized_view_writes",
+            "concurrent_reads",
+            "concurrent_writes",
+            "memtable_flush_writers",
+            "native_transport_max_threads",
+            "tombstone_warn_threshold",
+        ],
+    },
+];
+
+fn quoted(keys: &[&str]) -> String {
+    keys.iter().map(|key| format!("'{key}'")).collect::<Vec<_>>().join(", ")
+}
+
+fn schema(file: &str, keys: &[&str], floors: &[(&str, u32)], forms: &[Form]) -> Schema {
+    let list = quoted(keys);
     let message: Cow<'_, str> = format!(
         "only these keys of {file} may be set, the operator owns the others; remove what is not among: {}",
         keys.join(", ")
@@ -94,6 +142,12 @@ fn schema(file: &str, keys: &[&str], floors: &[(&str, u32)]) -> Schema {
             "message": format!("{key} must be at least {seconds}s, for example {seconds}s: a shorter one ends records that only take their time; raise it or leave it out"),
         })
     }));
+    rules.extend(forms.iter().map(|Form { words, pattern, keys }| {
+        json!({
+            "rule": format!("self.all(key, !(key in [{}]) || self[key].matches(r'{pattern}'))", quoted(keys)),
+            "message": format!("{} must be {words}: set it like that", keys.join(", ")),
+        })
+    }));
     json_schema!({
         "type": "object",
         "maxProperties": SETTINGS_MAX,
@@ -103,9 +157,9 @@ fn schema(file: &str, keys: &[&str], floors: &[(&str, u32)]) -> Schema {
 }
 
 pub(super) fn zookeeper_schema(_: &mut schemars::SchemaGenerator) -> Schema {
-    schema("zoo.cfg", ZOOKEEPER_KEYS, &[])
+    schema("zoo.cfg", ZOOKEEPER_KEYS, &[], &[])
 }
 
 pub(super) fn cassandra_schema(_: &mut schemars::SchemaGenerator) -> Schema {
-    schema("cassandra.yaml", CASSANDRA_KEYS, TIMEOUT_FLOORS)
+    schema("cassandra.yaml", CASSANDRA_KEYS, TIMEOUT_FLOORS, CASSANDRA_FORMS)
 }

@@ -124,7 +124,8 @@ async fn a_killed_server_loses_nothing() {
 
 async fn connected(health: &mut watch::Receiver<LogHealth>, want: bool) {
     let seen = tokio::time::timeout(PATIENCE, health.wait_for(|health| health.is_connected() == want)).await;
-    seen.unwrap_or_else(|_| panic!("the log is not connected: {want}, not so after {PATIENCE:?}")).unwrap();
+    seen.unwrap_or_else(|_| panic!("the log is not connected: {want}, not so after {PATIENCE:?}"))
+        .expect("the state is sent while the log lives");
 }
 
 /// A session that expires on the server is replaced inside: the incarnation stays, appends and tails go on.

@@ -63,8 +63,8 @@ impl Local {
             .replica_args(vec!["--restore-point-interval".into(), "10s".into()])
             .create()?;
         let runtime = Runtime::new()?;
-        let up = stack.up(UP_LIMIT, &mut |time, line| println!("    [{:>5.1} s] {line}", time.as_secs_f64()));
-        if let Err(error) = runtime.block_on(up) {
+        let mut progress = |time: Duration, line: &str| println!("    [{:>5.1} s] {line}", time.as_secs_f64());
+        if let Err(error) = runtime.block_on(stack.up(UP_LIMIT, &mut progress)) {
             let kept = keep_logs(&stack, "start").unwrap_or_else(|error| format!("could not be kept: {error:#}"));
             return Err(error.context(format!("the stack did not start; its logs: {kept}; again: make test-local")));
         }
