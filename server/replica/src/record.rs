@@ -33,8 +33,10 @@ pub const MAX_STATEMENTS: usize = u16::MAX as usize;
 pub mod flags {
     /// Sending the record twice to one state may show (counters, lists): an ambiguous attempt means a rewind.
     pub const NOT_REPEATABLE: u32 = 1;
+    /// A batch of counters: Cassandra takes those in a kind of batch of their own.
+    pub const COUNTERS: u32 = 2;
     /// Every bit this version knows.
-    pub const KNOWN: u32 = NOT_REPEATABLE;
+    pub const KNOWN: u32 = NOT_REPEATABLE | COUNTERS;
 }
 
 /// What a record is; decides how it is applied. The numbers stand in the log and never change.

@@ -201,11 +201,33 @@ async fn fill(handle: &ReplicaHandle, from: i32) {
     done(handle, request(RequestKind::Batch, batch)).await;
     let whole = "BEGIN BATCH INSERT INTO t (k, c, v) VALUES (2000, 1, 'a'); DELETE FROM t WHERE k = 5; APPLY BATCH";
     done(handle, request(RequestKind::Dml, vec![(whole, Vec::new())])).await;
+    let once = |request| Request { flags: flags::NOT_REPEATABLE, ..request };
     for n in 0..5 {
         let append = vec![("UPDATE lists SET l = l + ? WHERE k = ?", vec![list(from + n), int(1)])];
-        let request = Request { flags: flags::NOT_REPEATABLE, ..request(RequestKind::Dml, append) };
-        done(handle, request).await;
+        done(handle, once(request(RequestKind::Dml, append))).await;
+        let add = vec![("UPDATE counts SET n = n + ? WHERE k = ?", vec![long(n.into()), int(n % 2)])];
+        done(handle, once(request(RequestKind::Dml, add))).await;
     }
+    for (text, value) in [
+        ("UPDATE lists SET l = ? + l WHERE k = ?", list(-from)),
+        ("UPDATE lists SET l = l - ? WHERE k = ?", list(from + 1)),
+        ("UPDATE lists SET l[1] = ? WHERE k = ?", int(7)),
+        ("DELETE l[?] FROM lists WHERE k = ?", int(2)),
+    ] {
+        done(handle, once(request(RequestKind::Dml, vec![(text, vec![value, int(1)])]))).await;
+    }
+    let counters = vec![
+        ("UPDATE counts SET n = n - ? WHERE k = ?", vec![long(3), int(2)]),
+        ("UPDATE ks.counts SET n = n + 1 WHERE k = 3", Vec::new()),
+    ];
+    let counters = request(RequestKind::Batch, counters);
+    done(handle, Request { flags: flags::NOT_REPEATABLE | flags::COUNTERS, ..counters }).await;
+    let deleted = vec![("DELETE FROM counts WHERE k = ?", vec![int(1)])];
+    done(handle, once(request(RequestKind::Dml, deleted))).await;
+}
+
+fn long(value: i64) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(&value.to_be_bytes()))
 }
 
 /// A list of one int.
@@ -218,6 +240,7 @@ async fn schema(handle: &ReplicaHandle) {
     ddl(handle, "CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}").await;
     ddl(handle, "CREATE TABLE t (k int, c int, v text, dropped int, PRIMARY KEY (k, c))").await;
     ddl(handle, "CREATE TABLE lists (k int PRIMARY KEY, l list<int>)").await;
+    ddl(handle, "CREATE TABLE counts (k int PRIMARY KEY, n counter)").await;
     ddl(handle, "CREATE TABLE gone (k int PRIMARY KEY)").await;
     ddl(handle, "ALTER TABLE t DROP dropped").await;
     ddl(handle, "CREATE TABLE IF NOT EXISTS gone (k int PRIMARY KEY)").await;

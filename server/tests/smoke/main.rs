@@ -9,7 +9,11 @@ use futures::TryStreamExt;
 use scylla::{
     client::session::Session,
     errors::{DbError, ExecutionError, RequestAttemptError},
-    statement::{Consistency, Statement, batch::Batch},
+    statement::{
+        Consistency, Statement,
+        batch::{Batch, BatchType},
+    },
+    value::Counter,
 };
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -22,6 +26,7 @@ async fn a_replica_from_first_start_to_restart() -> Result<()> {
     reads(&bed).await?;
     values_of_functions(&session).await?;
     batches(&session).await?;
+    lists_and_counters(&session).await?;
     refusals(&session).await?;
     topology(&bed, &session).await?;
     drop(session);
@@ -102,15 +107,48 @@ async fn batches(session: &Session) -> Result<()> {
     Ok(())
 }
 
+async fn lists_and_counters(session: &Session) -> Result<()> {
+    run(session, "CREATE TABLE lists (k int PRIMARY KEY, l list<int>)").await?;
+    let append = session.prepare("UPDATE lists SET l = l + ? WHERE k = 1").await?;
+    for element in 0..5 {
+        session.execute_unpaged(&append, (vec![element],)).await?;
+    }
+    for text in [
+        "UPDATE lists SET l = [9, 8] + l WHERE k = 1",
+        "UPDATE lists SET l[2] = 7 WHERE k = 1",
+        "DELETE l[3] FROM lists WHERE k = 1",
+        "UPDATE lists SET l = l - [4] WHERE k = 1",
+    ] {
+        run(session, text).await?;
+    }
+    let rows = session.query_unpaged("SELECT l FROM lists WHERE k = 1", ()).await?.into_rows_result()?;
+    assert_eq!(rows.single_row::<(Vec<i32>,)>()?.0, [9, 8, 7, 2, 3]);
+
+    run(session, "CREATE TABLE counts (k int PRIMARY KEY, n counter)").await?;
+    let add = session.prepare("UPDATE counts SET n = n + ? WHERE k = ?").await?;
+    for by in [Counter(5), Counter(-2)] {
+        session.execute_unpaged(&add, (by, 1)).await?;
+    }
+    let mut batch = Batch::new(BatchType::Counter);
+    batch.append_statement(add.clone());
+    batch.append_statement("UPDATE counts SET n = n - 1 WHERE k = 1");
+    session.batch(&batch, ((Counter(10), 2), ())).await?;
+    run(session, "BEGIN COUNTER BATCH UPDATE counts SET n += 4 WHERE k = 2; APPLY BATCH").await?;
+    for (k, want) in [(1, 2), (2, 14)] {
+        let rows = session.query_unpaged("SELECT n FROM counts WHERE k = ?", (k,)).await?.into_rows_result()?;
+        assert_eq!(rows.single_row::<(Counter,)>()?.0, Counter(want));
+    }
+    Ok(())
+}
+
 async fn refusals(session: &Session) -> Result<()> {
     let before = number(session, "SELECT count(*) FROM s.t").await?;
     for text in [
         "INSERT INTO t (p, c) VALUES (5, 5) IF NOT EXISTS",
         "UPDATE t SET v = 'x' WHERE p = 5 AND c = 5 IF v = 'y'",
         "INSERT INTO t (p, c) VALUES (5, 5) USING TTL 60",
-        "UPDATE t SET l = l + [1] WHERE p = 5 AND c = 5",
-        "UPDATE t SET l[0] = 1 WHERE p = 1 AND c = 1",
-        "CREATE TABLE c (k int PRIMARY KEY, n counter)",
+        "UPDATE t SET l[100] = 1 WHERE p = 1 AND c = 1",
+        "UPDATE counts USING TTL 60 SET n = n + 1 WHERE k = 1",
         "CREATE TABLE d (k int PRIMARY KEY) WITH default_time_to_live = 60",
         "CREATE ROLE r",
         "INSERT INTO system.local (key) VALUES ('x')",

@@ -85,7 +85,7 @@ fn refusals(suite: &mut Suite) -> Result<()> {
     for statement in [
         "INSERT INTO r.t (id, v) VALUES (1, 'x') IF NOT EXISTS",
         "INSERT INTO r.t (id, v) VALUES (1, 'x') USING TTL 100",
-        "CREATE TABLE r.c (id int PRIMARY KEY, n counter)",
+        "CREATE TABLE r.d (id int PRIMARY KEY) WITH default_time_to_live = 100",
         "CREATE ROLE someone WITH LOGIN = true",
         "INSERT INTO r.nothing (id) VALUES (1)",
         "INSERT INTO r.t (id, v VALUES",

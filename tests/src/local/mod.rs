@@ -1,6 +1,7 @@
 //! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
 
 mod faults;
+mod lists;
 mod load;
 mod statements;
 
@@ -37,7 +38,7 @@ pub struct Local {
 }
 
 fn scenarios() -> Vec<Scenario<Local>> {
-    [statements::scenarios(), faults::scenarios()].into_iter().flatten().collect()
+    [statements::scenarios(), lists::scenarios(), faults::scenarios()].into_iter().flatten().collect()
 }
 
 /// Runs the suite, or the scenarios named.

@@ -177,7 +177,7 @@ impl Cassandra {
                 statements.push(BatchStatement { body, values: statement.values.clone() });
             }
             let batch = Batch {
-                kind: BatchKind::Unlogged,
+                kind: if record.flags & flags::COUNTERS == 0 { BatchKind::Unlogged } else { BatchKind::Counter },
                 statements,
                 consistency: Consistency::One,
                 serial_consistency: None,

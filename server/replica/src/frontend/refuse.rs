@@ -1,7 +1,7 @@
 //! What is refused: everything that could not be executed exactly the same, and exactly once, on every replica.
 
 use replicateddb_cql::statement::{
-    Action, AttributeValue, Feature, Ident, Kind, Object, Operation, OperationKind, Statement, is_system_keyspace,
+    Action, AttributeValue, Feature, Ident, Kind, Object, Statement, is_system_keyspace,
 };
 
 use super::{
@@ -53,10 +53,6 @@ fn by_feature(text: &str, feature: &Feature) -> Option<Refusal> {
             "roles and permissions are not replicated yet, and every client may do everything; restrict who reaches the \
              CQL port instead",
         )),
-        Feature::CounterBatch | Feature::CounterColumn(_) => Some(Refusal::invalid(
-            "counters are not supported yet: an increment that is repeated after a failure would count twice; use a bigint \
-             column, or rows that are counted",
-        )),
         Feature::Conditional(_) => Some(Refusal::invalid(
             "conditional writes (IF ...) are not supported yet; plain writes are in one order for all clients, and a read \
              at QUORUM sees every write acknowledged before it",
@@ -71,8 +67,8 @@ fn by_feature(text: &str, feature: &Feature) -> Option<Refusal> {
             "default_time_to_live is not supported yet: replicas would let data expire at different moments; leave it out, \
              or at 0",
         )),
-        // A timestamp in the text stands. Whether an operation is harmless, the column's type tells: see `by_columns`.
-        Feature::Timestamp(_) | Feature::Operation(_) => None,
+        // A timestamp in the text stands. Operations, of lists and counters too, are executed once, in the log's order.
+        Feature::Timestamp(_) | Feature::Operation(_) | Feature::CounterBatch | Feature::CounterColumn(_) => None,
     }
 }
 
@@ -84,45 +80,24 @@ pub enum Verdict {
         /// Executing it twice gives the same as once.
         repeatable: bool,
     },
-    /// Don't.
-    Refuse(Refusal),
     /// It names a column that is not known here.
     UnknownColumn(String),
 }
 
 /// Judges one INSERT, UPDATE or DELETE by the columns of its table.
-pub fn by_columns(text: &str, statement: &Statement, columns: &TableColumns) -> Verdict {
-    if columns.any(ColumnClass::Counter) {
-        return Verdict::Refuse(Refusal::invalid(
-            "counters are not supported yet: an increment that is repeated after a failure would count twice",
-        ));
-    }
+pub fn by_columns(statement: &Statement, columns: &TableColumns) -> Verdict {
+    // Nothing done to an element, or to a counter, is harmless twice; of sets and maps it would be, but nobody needs it.
+    let mut repeatable = !columns.any(ColumnClass::Counter);
     for operation in &statement.operations {
         match columns.class(operation.column.as_str()) {
             None => return Verdict::UnknownColumn(operation.column.to_string()),
-            Some(ColumnClass::List) => return Verdict::Refuse(list_operation(text, operation)),
-            Some(ColumnClass::Counter | ColumnClass::Plain) => {}
+            Some(ColumnClass::List | ColumnClass::Counter) => repeatable = false,
+            Some(ColumnClass::Plain) => {}
         }
     }
     // Overwriting a list writes cells with names made up at execution: done twice, both copies stay.
-    let repeatable = statement.kind == Kind::Delete || !columns.any(ColumnClass::List);
+    repeatable &= statement.kind == Kind::Delete || !columns.any(ColumnClass::List);
     Verdict::Execute { repeatable }
-}
-
-fn list_operation(text: &str, operation: &Operation) -> Refusal {
-    let what = match operation.kind {
-        OperationKind::Add => "appending to a list",
-        OperationKind::Prepend => "prepending to a list",
-        OperationKind::Subtract => "removing values from a list",
-        OperationKind::SetElement => "setting an element of a list",
-        OperationKind::DeleteElement => "deleting an element of a list",
-    };
-    Refusal::invalid(format!(
-        "{what} is not supported yet (column {}, in `{}`): it is not repeatable after a failure; write the whole list, or \
-         use a set, a map or rows",
-        operation.column,
-        operation.span.of(text)
-    ))
 }
 
 #[cfg(test)]
@@ -145,8 +120,6 @@ mod tests {
             ("UPDATE a.t USING TIMESTAMP 1 AND TTL ? SET v = 1 WHERE k = 1", "USING TTL ?"),
             ("CREATE TABLE a.t (k int PRIMARY KEY) WITH default_time_to_live = 9", "default_time_to_live"),
             ("ALTER TABLE a.t WITH comment = 'x' AND default_time_to_live = 9", "default_time_to_live"),
-            ("CREATE TABLE a.t (k int PRIMARY KEY, c counter)", "counters"),
-            ("BEGIN COUNTER BATCH UPDATE a.t SET c = c + 1 WHERE k = 1; APPLY BATCH", "counters"),
             ("CREATE ROLE x", "roles"),
             ("GRANT ALL ON KEYSPACE a TO x", "roles"),
             ("DROP USER x", "roles"),
@@ -186,6 +159,8 @@ mod tests {
             "CREATE TABLE IF NOT EXISTS a.t (k int PRIMARY KEY, counter int) WITH default_time_to_live = 0",
             "CREATE KEYSPACE a WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}",
             "UPDATE a.t SET s = s + {1}, m['x'] = 2 WHERE k = 1",
+            "CREATE TABLE a.t (k int PRIMARY KEY, c counter)",
+            "BEGIN COUNTER BATCH UPDATE a.t SET c = c + 1 WHERE k = 1; APPLY BATCH",
             "BEGIN BATCH INSERT INTO a.t (k) VALUES (1); DELETE FROM a.t WHERE k = 2; APPLY BATCH",
             "TRUNCATE a.t",
             "DROP TABLE IF EXISTS a.t",
@@ -201,11 +176,11 @@ mod tests {
             ("s".to_owned(), ColumnClass::Plain),
             ("l".to_owned(), ColumnClass::List),
         ]);
-        by_columns(text, &classify(text), &columns)
+        by_columns(&classify(text), &columns)
     }
 
     #[test]
-    fn lists_may_be_written_whole_but_not_in_part() {
+    fn what_makes_cells_of_its_own_is_not_repeatable() {
         for text in [
             "UPDATE a.t SET l = l + [1] WHERE k = 1",
             "UPDATE a.t SET l += ? WHERE k = 1",
@@ -213,21 +188,22 @@ mod tests {
             "UPDATE a.t SET l = l - [1] WHERE k = 1",
             "UPDATE a.t SET l[0] = 1 WHERE k = 1",
             "DELETE l[0] FROM a.t WHERE k = 1",
+            "INSERT INTO a.t (k, l) VALUES (1, [2])",
+            "UPDATE a.t SET s = s + {1} WHERE k = 1",
         ] {
-            assert!(matches!(judge(text), Verdict::Refuse(_)), "{text}");
+            assert_eq!(judge(text), Verdict::Execute { repeatable: false }, "{text}");
         }
-        assert_eq!(judge("INSERT INTO a.t (k, l) VALUES (1, [2])"), Verdict::Execute { repeatable: false });
         assert_eq!(judge("DELETE l FROM a.t WHERE k = 1"), Verdict::Execute { repeatable: true });
-        assert_eq!(judge("UPDATE a.t SET s = s + {1} WHERE k = 1"), Verdict::Execute { repeatable: false });
         assert_eq!(judge("UPDATE a.t SET x = x + {1} WHERE k = 1"), Verdict::UnknownColumn("x".into()));
     }
 
     #[test]
-    fn counters_are_refused_by_type() {
-        let text = "UPDATE a.t SET c = c + 1 WHERE k = 1";
-        let columns = TableColumns::new([("c".to_owned(), ColumnClass::Counter)]);
-        assert!(matches!(by_columns(text, &classify(text), &columns), Verdict::Refuse(_)));
-        let columns = TableColumns::new([("c".to_owned(), ColumnClass::Plain)]);
-        assert_eq!(by_columns(text, &classify(text), &columns), Verdict::Execute { repeatable: true });
+    fn counters_are_never_repeatable() {
+        for text in ["UPDATE a.t SET c = c + 1 WHERE k = 1", "DELETE FROM a.t WHERE k = 1"] {
+            let columns = TableColumns::new([("c".to_owned(), ColumnClass::Counter)]);
+            assert_eq!(by_columns(&classify(text), &columns), Verdict::Execute { repeatable: false });
+            let columns = TableColumns::new([("c".to_owned(), ColumnClass::Plain)]);
+            assert_eq!(by_columns(&classify(text), &columns), Verdict::Execute { repeatable: true });
+        }
     }
 }

@@ -146,7 +146,7 @@ impl<C: Core> Service<C> {
                     // Cassandra will say what is missing.
                     continue;
                 };
-                all &= self.judge(part.text(), statement, keyspace, table.as_str(), consistency).await?;
+                all &= self.judge(statement, keyspace, table.as_str(), consistency).await?;
             }
         }
         Ok(all)
@@ -156,7 +156,6 @@ impl<C: Core> Service<C> {
     /// barrier, which makes the verdict true of a moment after the request was made (I4).
     async fn judge(
         &self,
-        text: &str,
         statement: &Statement,
         keyspace: &str,
         table: &str,
@@ -164,9 +163,8 @@ impl<C: Core> Service<C> {
     ) -> Result<bool, Bytes> {
         let mut caught_up = false;
         loop {
-            let missing = match self.verdict(text, statement, keyspace, table).await {
+            let missing = match self.verdict(statement, keyspace, table).await {
                 Ok(Some(Verdict::Execute { repeatable })) => return Ok(repeatable),
-                Ok(Some(Verdict::Refuse(refusal))) => return Err(body(&refusal)),
                 Ok(Some(Verdict::UnknownColumn(column))) => {
                     format!("Undefined column name {column} in table {keyspace}.{table}")
                 }
@@ -183,14 +181,13 @@ impl<C: Core> Service<C> {
 
     async fn verdict(
         &self,
-        text: &str,
         statement: &Statement,
         keyspace: &str,
         table: &str,
     ) -> Result<Option<Verdict>, ControlError> {
         let version = *self.core.schema().borrow();
         let columns = self.schema.columns(&self.control, version, keyspace, table).await?;
-        Ok(columns.map(|columns| refuse::by_columns(text, statement, &columns)))
+        Ok(columns.map(|columns| refuse::by_columns(statement, &columns)))
     }
 }
 

@@ -194,7 +194,6 @@ async fn refused_is_never_proposed() {
     let mut client = bed.client().await;
     for text in [
         "INSERT INTO a.t (k) VALUES (1) IF NOT EXISTS",
-        "UPDATE a.t SET l = l + [1] WHERE k = 1",
         "UPDATE a.t SET nothing = nothing + 1 WHERE k = 1",
         "INSERT INTO a.t (k) VALUES (1) USING TTL 9",
         "GRANT ALL ON KEYSPACE a TO x",

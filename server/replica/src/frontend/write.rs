@@ -24,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Write {
     kind: RequestKind,
+    /// What [`flags`] the kind of a BATCH brings.
+    flags: u32,
     parts: Vec<Part>,
 }
 
@@ -70,7 +72,7 @@ impl Write {
             Plan::Write(plan) => plan.kind,
             _ => RequestKind::Dml,
         };
-        Self { kind, parts: vec![Part { prepared, values }] }
+        Self { kind, flags: 0, parts: vec![Part { prepared, values }] }
     }
 
     /// How it is counted.
@@ -121,7 +123,7 @@ impl Write {
             }
             statements.push(StatementText { text, values });
         }
-        let flags = if repeatable { 0 } else { flags::NOT_REPEATABLE };
+        let flags = self.flags | if repeatable { 0 } else { flags::NOT_REPEATABLE };
         Ok(Request { kind: self.kind, keyspace: common, statements, flags })
     }
 
@@ -134,16 +136,11 @@ impl Write {
 }
 
 /// Takes up a BATCH of a session that uses `keyspace`. Whether it was asked for as logged makes no difference: the log
-/// gives atomicity, so it is executed as an unlogged one.
+/// gives atomicity, so it is executed as an unlogged one, or as one of counters.
 ///
 /// # Errors
 /// See [`BatchError`].
 pub fn batch(batch: Batch, keyspace: Option<String>, cache: &PreparedCache) -> Result<Write, BatchError> {
-    if batch.kind == BatchKind::Counter {
-        let message = "counter batches are not supported yet: an increment that is repeated after a failure would count \
-                       twice; use a bigint column, or rows that are counted";
-        return Err(BatchError::Refused(Refusal::invalid(message)));
-    }
     let mut parts = Vec::with_capacity(batch.statements.len());
     for member in batch.statements {
         let prepared = match member.body {
@@ -162,7 +159,8 @@ pub fn batch(batch: Batch, keyspace: Option<String>, cache: &PreparedCache) -> R
             }
         }
     }
-    Ok(Write { kind: RequestKind::Batch, parts })
+    let flags = if batch.kind == BatchKind::Counter { flags::COUNTERS } else { 0 };
+    Ok(Write { kind: RequestKind::Batch, flags, parts })
 }
 
 fn is_row(plan: &WritePlan) -> bool {
@@ -217,14 +215,17 @@ mod tests {
         assert_eq!(request.keyspace.as_deref(), Some("one"));
         let texts: Vec<_> = request.statements.iter().map(|statement| statement.text.as_str()).collect();
         assert_eq!(texts, [insert, "UPDATE \"Two\".t SET v = 1 WHERE k = 1", "DELETE FROM three.t WHERE k = 1"]);
-        assert_eq!(request.kind, RequestKind::Batch);
+        assert_eq!((request.kind, request.flags), (RequestKind::Batch, 0));
+        let counters = vec![text("UPDATE three.t SET n = n + 1 WHERE k = 1")];
+        let write = batch(of(BatchKind::Counter, counters), None, &cache).expect("fine");
+        let request = write.request(false, 0).expect("fine");
+        assert_eq!(request.flags, flags::COUNTERS | flags::NOT_REPEATABLE);
     }
 
     #[test]
     fn what_a_batch_may_not_hold() {
         let cache = PreparedCache::new(10, 1000);
         let of_text = |kind, member: &str| batch(of(kind, vec![text(member)]), Some("a".into()), &cache);
-        assert!(matches!(of_text(BatchKind::Counter, "DELETE FROM t WHERE k = 1"), Err(BatchError::Refused(_))));
         for member in ["SELECT * FROM t", "TRUNCATE t", "USE b", "nonsense", "DELETE FROM t WHERE k = 1 IF EXISTS"] {
             assert!(matches!(of_text(BatchKind::Logged, member), Err(BatchError::Refused(_))), "{member}");
         }
