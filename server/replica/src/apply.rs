@@ -257,7 +257,7 @@ where
             }
             match self.feeding.pop_front() {
                 Some(admitted) => self.feed(admitted)?,
-                None if holding => return Ok(()),
+                None if holding || self.restore_points.holds_back(self.state.index()) => return Ok(()),
                 None => match self.intake.pop_front() {
                     Some((at, commit_time_ms, entry)) => self.admit(at, commit_time_ms, entry)?,
                     None => return Ok(()),

@@ -64,6 +64,9 @@ pub struct RestorePoints<A> {
     generation: u64,
     /// Records between two restore points.
     records: u64,
+    /// The store was rewound to the same index before: nothing beyond the next restore point is admitted until that is
+    /// made, or a replay of a long log would never get so far without trouble.
+    cautious: bool,
     doing: Doing,
     /// Index and time of the last snapshot that became one, or of the start.
     last: (u64, Instant),
@@ -77,8 +80,8 @@ pub struct RestorePoints<A> {
 }
 
 impl<A: Agent> RestorePoints<A> {
-    /// None is under way; the store is at `index`. `setbacks`: how often in a row the store was rewound to the same index. Each halves the
-    /// distance between restore points, so that a replay that keeps meeting trouble still comes forward.
+    /// None is under way; the store is at `index`. `setbacks`: how often the store was rewound to the same index lately.
+    /// Each halves the distance between restore points, so that a replay that keeps meeting trouble still comes forward.
     pub fn new(shared: Arc<Shared>, agent: A, generation: u64, index: u64, setbacks: u32) -> Self {
         let now = Instant::now();
         let most = shared.config.restore_point_records.max(1);
@@ -88,6 +91,7 @@ impl<A: Agent> RestorePoints<A> {
             agent,
             generation,
             records,
+            cautious: setbacks > 0,
             doing: Doing::Nothing,
             last: (index, now),
             drained: (now, 0),
@@ -101,6 +105,11 @@ impl<A: Agent> RestorePoints<A> {
     /// No record may be admitted: lanes drain, or the snapshot is being taken.
     pub fn holds_lanes(&self) -> bool {
         matches!(self.doing, Doing::Draining(_) | Doing::Saving(_))
+    }
+
+    /// No record behind `index` may be admitted before a restore point is made there.
+    pub fn holds_back(&self, index: u64) -> bool {
+        self.cautious && index.saturating_sub(self.last.0) >= self.records
     }
 
     /// One is under way that would come to nothing if the replica stopped now. A commit is carried out by the agent to
@@ -213,6 +222,7 @@ impl<A: Agent> RestorePoints<A> {
 
     fn saved(&mut self, index: u64) {
         self.doing = Doing::Nothing;
+        self.cautious = false;
         let (at, writes) = self.drained;
         self.last = (index, at);
         // Others were applied while it was committed.
@@ -229,6 +239,8 @@ impl<A: Agent> RestorePoints<A> {
     fn failed(&mut self, trouble: Trouble) -> Step {
         let Trouble { reason, over } = trouble;
         self.doing = Doing::Nothing;
+        // Without one, too, the replay has to go on.
+        self.cautious = false;
         self.not_before = Instant::now() + self.shared.config.restore_point_retry;
         self.shared.metrics.error("restore_point");
         self.shared.condition(Condition::RestorePoint, Some(format!("no restore point could be made: {reason}")));

@@ -93,7 +93,8 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             self.shared.condition(Condition::Agent, None);
             trust_clean = false;
             let (generation, before) = (recovered.generation, recovered.state.index());
-            setbacks = if last == Some(before) { setbacks.saturating_add(1) } else { 0 };
+            // One good stretch does not mean that the trouble is over.
+            setbacks = if last == Some(before) { setbacks.saturating_add(1) } else { setbacks.saturating_sub(1) };
             last = Some(before);
             match self.one_generation(recovered, setbacks).await {
                 Exit::Stopped(state) => {

@@ -254,7 +254,7 @@ async fn check(cluster: &Cluster, seed: u64) {
     }
     let crashes = !seed.is_multiple_of(2);
     assert!(crashes || told.stuck == 0, "{} requests were ordered and never applied, seed {seed}", told.stuck);
-    assert!(told.acknowledged.len() > 20, "the run has shown something, seed {seed}: {}", told.acknowledged.len());
+    assert!(told.acknowledged.len() > 5, "the run has shown something, seed {seed}: {}", told.acknowledged.len());
 }
 
 fn number(name: &str) -> Option<u64> {
