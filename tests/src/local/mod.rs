@@ -121,7 +121,7 @@ impl Local {
 }
 
 fn members(stack: &Stack) -> Vec<Member> {
-    Member::all(stack.settings().replicas, stack.settings().zookeepers)
+    stack.settings().members()
 }
 
 /// Copies the members' logs to where failed scenarios' logs are; gives the folder. A member that never ran has none.
