@@ -61,8 +61,8 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
         data_center: args.data_center.clone(),
         rack: args.rack.clone(),
     };
-    let running = Running::start(&args, id, log, store, identity, &admin_port);
-    let finished = running.handle.finished();
+    let mut running = Running::start(&args, id, log, store, identity, &admin_port);
+    let handle = running.handle.clone();
     let reason = tokio::select! {
         signal = &mut stop_asked => {
             tracing::info!(signal, "stopping");
@@ -70,7 +70,12 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
             tracing::info!(%reason, "stopped");
             return Ok(ExitCode::SUCCESS);
         }
-        reason = finished => reason,
+        reason = handle.finished() => reason,
+        ended = &mut running.frontend => match ended {
+            // It ends by itself when the replica does.
+            Ok(()) => handle.finished().await,
+            Err(error) => format!("the front end has failed: {error}"),
+        },
     };
     tracing::error!(%reason, "the replica has ended");
     Ok(ExitCode::from(1))

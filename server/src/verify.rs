@@ -53,7 +53,12 @@ async fn collect(client: &reqwest::Client, replica: &str, index: u64, deadline: 
     loop {
         let last = match client.get(format!("http://{replica}/digest/{index}")).send().await {
             Ok(response) if response.status().is_success() => {
-                return response.json().await.with_context(|| format!("reading the digest of {replica}"));
+                let digest: Digest =
+                    response.json().await.with_context(|| format!("reading the digest of {replica}"))?;
+                if let Some(reason) = digest.failed {
+                    bail!("{replica} has no digest of index {index}: {reason}");
+                }
+                return Ok(digest);
             }
             Ok(response) => response.status().to_string(),
             Err(error) => error.to_string(),
@@ -116,7 +121,7 @@ mod tests {
             .iter()
             .map(|(name, rows, sha256)| (name.to_string(), TableDigest { rows: *rows, sha256: sha256.to_string() }))
             .collect();
-        Digest { index, tables }
+        Digest { index, tables, failed: None }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! | `GET /readyz` | 200 only while clients are served (I5), otherwise 503 with the reason |
 //! | `GET /status` | [`Status`] as JSON |
 //! | `GET /metrics` | OpenMetrics |
-//! | `POST /digest` | orders a digest record and gives this replica's [`Digest`] |
+//! | `POST /digest` | orders a digest record and gives this replica's [`Digest`]; 429 while one is under way |
 //! | `GET /digest/{index}` | this replica's digest of that record; 404 until it has it |
 //! | `POST /restore-point` | takes a restore point now and gives its index |
 
@@ -21,6 +21,7 @@ use axum::{
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use crate::{
     frontend::Core,
@@ -67,11 +68,13 @@ pub struct RestorePoint {
 struct Shared<A> {
     replica: A,
     metrics: Registry,
+    /// Each of these holds every lane of this replica, a digest those of all replicas: one at a time.
+    exclusive: Mutex<()>,
 }
 
 /// The routes.
 pub fn router<A: Admin>(replica: A, metrics: Registry) -> Router {
-    let shared = Arc::new(Shared { replica, metrics });
+    let shared = Arc::new(Shared { replica, metrics, exclusive: Mutex::default() });
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready::<A>))
@@ -106,7 +109,13 @@ async fn show_metrics<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Respons
     }
 }
 
+fn busy() -> Response {
+    let text = "a digest or a restore point asked for before is under way: ask again when it has ended\n";
+    (StatusCode::TOO_MANY_REQUESTS, text).into_response()
+}
+
 async fn digest<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Response {
+    let Ok(_exclusive) = shared.exclusive.try_lock() else { return busy() };
     match shared.replica.digest().await {
         Ok(digest) => Json(digest).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
@@ -121,6 +130,7 @@ async fn digest_at<A: Admin>(State(shared): State<Arc<Shared<A>>>, Path(index): 
 }
 
 async fn restore_point<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Response {
+    let Ok(_exclusive) = shared.exclusive.try_lock() else { return busy() };
     match shared.replica.restore_point().await {
         Ok(index) => Json(RestorePoint { index }).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),

@@ -25,7 +25,7 @@ use crate::execute::{Executed, Execution};
 use crate::lanes::{Lanes, Scheduler, Ticket};
 use crate::metrics::KindLabel;
 use crate::reads::{Hold, Reads};
-use crate::record::{Entry, RecordKind};
+use crate::record::{Entry, Record, RecordKind};
 use crate::replica::{Outcome, SchemaEvent};
 use crate::restore_point::{RestorePoints, Step};
 use crate::shared::Shared;
@@ -58,6 +58,12 @@ pub enum Command {
     Read(Lanes, oneshot::Sender<Hold>),
 }
 
+/// A record that holds or waits for its lanes.
+struct Waiting {
+    admitted: Arc<Admitted>,
+    repeatable: bool,
+}
+
 type Planned = (Arc<Admitted>, Result<Plan, Failure>);
 
 /// See the module's head. One life of it per generation of the backend.
@@ -69,12 +75,15 @@ pub struct Applier<B, A, T> {
     state: State,
     intake: VecDeque<(Position, i64, Entry)>,
     intake_records: usize,
+    intake_bytes: usize,
     /// Admitted and not planned; all of one entry.
     feeding: VecDeque<Arc<Admitted>>,
     planning: Option<BoxFuture<'static, Planned>>,
     scheduler: Scheduler,
+    /// Bytes of the records in the scheduler.
+    in_lanes_bytes: usize,
     /// In the scheduler and not executing.
-    waiting: HashMap<u64, Arc<Admitted>>,
+    waiting: HashMap<u64, Waiting>,
     /// Holding their lanes and not executing.
     ready: VecDeque<u64>,
     executing: FuturesUnordered<BoxFuture<'static, Executed>>,
@@ -133,9 +142,11 @@ where
             state,
             intake: VecDeque::new(),
             intake_records: 0,
+            intake_bytes: 0,
             feeding: VecDeque::new(),
             planning: None,
             scheduler: Scheduler::default(),
+            in_lanes_bytes: 0,
             waiting: HashMap::new(),
             ready: VecDeque::new(),
             executing: FuturesUnordered::new(),
@@ -161,11 +172,16 @@ where
             if holding && self.is_drained() {
                 if stop.is_cancelled() && !self.restore_points.is_busy() {
                     self.publish();
+                    if self.stray {
+                        let reason = "an earlier write of unknown outcome could land later";
+                        return Exit::Rewind(reason.to_owned());
+                    }
                     return Exit::Stopped(Box::new(self.state));
                 }
                 self.restore_points.drained(&self.state);
             }
-            let room = self.intake_records < self.shared.config.intake_records;
+            let room = self.intake_records < self.shared.config.intake_records
+                && self.intake_bytes < self.shared.config.intake_bytes;
             tokio::select! {
                 Some(executed) = self.executing.next(), if !self.executing.is_empty() => {
                     if let Err(exit) = self.finish(executed) {
@@ -221,6 +237,7 @@ where
         let entry = Entry::decode(committed.entry).map_err(|e| Exit::Fatal(format!("entry at {at}: {e} (I8)")))?;
         self.shared.saw_entry(entry.records.iter().all(|record| record.kind == RecordKind::Tick));
         self.intake_records += entry.records.len();
+        self.intake_bytes += bytes_of(&entry);
         self.intake.push_back((at, committed.commit_time_ms, entry));
         Ok(())
     }
@@ -233,7 +250,8 @@ where
             {
                 self.start(ticket)?;
             }
-            let full = self.scheduler.records() >= self.shared.config.in_lanes.max(1);
+            let full = self.scheduler.records() >= self.shared.config.in_lanes.max(1)
+                || self.in_lanes_bytes >= self.shared.config.in_lanes_bytes;
             if self.planning.is_some() || self.excluding.is_some() || full {
                 return Ok(());
             }
@@ -250,6 +268,7 @@ where
 
     fn admit(&mut self, at: Position, commit_time_ms: i64, entry: Entry) -> Result<(), Exit> {
         self.intake_records -= entry.records.len();
+        self.intake_bytes -= bytes_of(&entry);
         let own = self.is_own(entry.origin, entry.incarnation);
         if own {
             let sequences = entry.records.iter().map(|record| record.sequence);
@@ -278,7 +297,8 @@ where
                 self.complete(&admitted);
             }
             RecordKind::Ddl | RecordKind::Truncate | RecordKind::Digest => {
-                return self.plan((admitted, Ok(Plan::Lanes(Lanes::all()))));
+                let repeatable = admitted.record.kind == RecordKind::Digest;
+                return self.plan((admitted, Ok(Plan::Execute { lanes: Lanes::all(), repeatable })));
             }
             RecordKind::Dml | RecordKind::Batch => {
                 let backend = self.backend.clone();
@@ -300,10 +320,11 @@ where
                 self.complete(&admitted);
                 Ok(())
             }
-            Ok(Plan::Lanes(lanes)) => {
+            Ok(Plan::Execute { lanes, repeatable }) => {
                 let index = admitted.index;
                 self.excluding = lanes.is_all().then_some(index);
-                self.waiting.insert(index, admitted);
+                self.in_lanes_bytes += admitted.record.encoded_len();
+                self.waiting.insert(index, Waiting { admitted, repeatable });
                 if self.scheduler.submit(index, lanes) {
                     self.ready.push_back(index);
                 }
@@ -313,7 +334,7 @@ where
     }
 
     fn start(&mut self, ticket: u64) -> Result<(), Exit> {
-        let admitted = self.waiting.remove(&ticket).expect("a ready record waits");
+        let Waiting { admitted, repeatable } = self.waiting.remove(&ticket).expect("a ready record waits");
         if self.stray && matches!(admitted.record.kind, RecordKind::Ddl | RecordKind::Truncate) {
             let reason = "an earlier write of unknown outcome could land after a schema change or TRUNCATE";
             return Err(Exit::Rewind(reason.to_owned()));
@@ -324,6 +345,7 @@ where
             agent: self.agent.clone(),
             table_id: self.state.table_id(ticket),
             admitted,
+            repeatable,
         };
         self.executing.push(Box::pin(execution.run()));
         Ok(())
@@ -356,6 +378,7 @@ where
             self.schema_applied(&admitted, &reply);
         }
         self.excluding.take_if(|index| *index == admitted.index);
+        self.in_lanes_bytes -= admitted.record.encoded_len();
         self.free(Ticket::Record(admitted.index));
         self.restore_points.wrote(self.state.index());
         self.answer(&admitted, reply);
@@ -418,6 +441,10 @@ where
             }
         }
     }
+}
+
+fn bytes_of(entry: &Entry) -> usize {
+    entry.records.iter().map(Record::encoded_len).sum()
 }
 
 /// Finds a record's lanes, as often as it takes; fails only if the generation is over.

@@ -17,8 +17,12 @@ pub struct Config {
     pub executing: usize,
     /// Records that hold or wait for lanes.
     pub in_lanes: usize,
+    /// Bytes of records from which on no further ones get lanes.
+    pub in_lanes_bytes: usize,
     /// Records read from the log and not yet given lanes.
     pub intake_records: usize,
+    /// Bytes of records from which on no further entries are read.
+    pub intake_bytes: usize,
     /// Time between restore points, if anything was written since the last one.
     pub restore_point_interval: Duration,
     /// Records between restore points.
@@ -55,7 +59,9 @@ impl Default for Config {
             limits: Limits::default(),
             executing: 256,
             in_lanes: 2048,
+            in_lanes_bytes: 32 << 20,
             intake_records: 8192,
+            intake_bytes: 16 << 20,
             restore_point_interval: Duration::from_secs(60),
             restore_point_records: 50_000,
             restore_point_timeout: Duration::from_secs(60),

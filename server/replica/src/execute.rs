@@ -5,19 +5,22 @@ use std::sync::Arc;
 
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::response::{self, ResultBody, SchemaTarget};
-use replicateddb_cql::statement::classify;
 use replicateddb_store::api::Table;
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
-use crate::record::{Record, RecordKind, flags};
-use crate::replica::{Digest, Serving};
+use crate::record::{Record, RecordKind};
+use crate::replica::Digest;
 use crate::shared::{Condition, Shared};
 use crate::site::{Agent, Backend, Failure, Place, Reply};
 use crate::state::Admitted;
 
 /// A record that is tried again for longer than this is shown as a condition.
 const SHOW_AFTER: Duration = Duration::from_secs(2);
+/// Attempts to read all tables for a digest.
+const DIGEST_ATTEMPTS: usize = 3;
+/// Longest time that a digest holds every lane.
+const DIGEST_LIMIT: Duration = Duration::from_secs(120);
 /// Attempts to switch off the compaction of a table that a replay created or altered.
 const COMPACTION_ATTEMPTS: usize = 3;
 
@@ -43,22 +46,8 @@ pub struct Execution<B, A> {
     pub table_id: Uuid,
     /// The record.
     pub admitted: Arc<Admitted>,
-}
-
-/// Whether a second copy of the record may reach the same state without showing.
-fn is_repeatable(record: &Record) -> bool {
-    match record.kind {
-        RecordKind::Dml | RecordKind::Batch => {
-            record.flags & flags::NOT_REPEATABLE == 0
-                && record.statements.iter().all(|statement| {
-                    // List appends and counters look like operations on sets and maps: all count.
-                    let said = classify(&statement.text);
-                    said.conditional.is_none() && said.each().all(|each| each.operations.is_empty())
-                })
-        }
-        RecordKind::Ddl | RecordKind::Truncate => false,
-        RecordKind::Barrier | RecordKind::Tick | RecordKind::Digest | RecordKind::Semantics => true,
-    }
+    /// A second copy of it may reach the same state without showing.
+    pub repeatable: bool,
 }
 
 impl<B: Backend, A: Agent> Execution<B, A> {
@@ -75,7 +64,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                 Err(Failure::Gone { reason }) => break Err(reason),
                 Err(Failure::Retry { reason, ambiguous: unknown }) => {
                     self.shared.metrics.error(if unknown { "apply_unknown" } else { "apply_retry" });
-                    if unknown && !is_repeatable(&self.admitted.record) {
+                    if unknown && !self.repeatable {
                         break Err(format!("record {} may have been executed: {reason}", self.admitted.index));
                     }
                     ambiguous |= unknown;
@@ -102,17 +91,55 @@ impl<B: Backend, A: Agent> Execution<B, A> {
     async fn attempt(&self) -> Result<Reply, Failure> {
         let Admitted { index, timestamp_us, record, .. } = &*self.admitted;
         if record.kind == RecordKind::Digest {
-            let tables = self.backend.digest().await?;
-            self.shared.keep_digest(Digest { index: *index, tables });
+            self.digest(*index).await?;
             return Ok(Reply { flags: 0, opcode: Opcode::Result.code(), body: response::void() });
         }
         self.backend.execute(Place { timestamp_us: *timestamp_us, table_id: self.table_id }, record).await
     }
 
+    /// Reads every table, or keeps why not: whatever a digest meets, it holds every lane for a bounded time. While the
+    /// replica catches up nobody can want it any more.
+    async fn digest(&self, index: u64) -> Result<(), Failure> {
+        if !self.shared.is_current() {
+            self.shared.keep_digest(Digest::failed(index, "the replica was catching up; order another one"));
+            return Ok(());
+        }
+        let mut reason = String::new();
+        let attempts = async {
+            for attempt in 0..DIGEST_ATTEMPTS {
+                if attempt > 0 {
+                    tokio::time::sleep(self.shared.config.apply_retry_last).await;
+                }
+                match self.backend.digest().await {
+                    Ok(tables) => return Ok(Some(tables)),
+                    Err(gone @ Failure::Gone { .. }) => return Err(gone),
+                    Err(Failure::Retry { reason: now, .. }) => reason = now,
+                }
+            }
+            Ok(None)
+        };
+        let tables = match tokio::time::timeout(DIGEST_LIMIT, attempts).await {
+            Ok(tables) => tables?,
+            Err(_) => {
+                reason = format!("the tables could not be read within {} s: {reason}", DIGEST_LIMIT.as_secs());
+                None
+            }
+        };
+        let digest = match tables {
+            Some(tables) => Digest { index, tables, failed: None },
+            None => {
+                self.shared.metrics.error("digest");
+                Digest::failed(index, reason)
+            }
+        };
+        self.shared.keep_digest(digest);
+        Ok(())
+    }
+
     /// A table that is created or altered compacts from then on; while the replica is not current it must not, for
     /// compaction expires cells by the wall clock (design 4.3).
     async fn hold_compaction(&self, reply: &Reply) {
-        let current = matches!(*self.shared.serving.borrow(), Serving::Yes { .. });
+        let current = self.shared.is_current();
         let Some(table) = changed_table(&self.admitted.record, reply).filter(|_| !current) else { return };
         for _ in 0..COMPACTION_ATTEMPTS {
             match self.agent.autocompaction(false, Some(vec![table.clone()])).await {

@@ -198,6 +198,16 @@ pub struct Digest {
     pub index: u64,
     /// By `keyspace.table`.
     pub tables: BTreeMap<String, TableDigest>,
+    /// Why there is none, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+impl Digest {
+    /// None, and why.
+    pub fn failed(index: u64, reason: impl Into<String>) -> Self {
+        Self { index, tables: BTreeMap::new(), failed: Some(reason.into()) }
+    }
 }
 
 /// Requests to the applier that may wait.
@@ -346,7 +356,11 @@ impl ReplicaHandle {
         let outcome = self.propose_record(Record::bare(RequestKind::Digest)).await?;
         let lost =
             || ProposeError::Unavailable { reason: "the digest was replaced already".to_owned(), maybe_written: false };
-        self.shared.digest(outcome.index).ok_or_else(lost)
+        let digest = self.shared.digest(outcome.index).ok_or_else(lost)?;
+        match digest.failed {
+            Some(reason) => Err(ProposeError::Unavailable { reason, maybe_written: false }),
+            None => Ok(digest),
+        }
     }
 
     /// The digest computed here for the digest record at `index`, if it was applied and is one of the last few.

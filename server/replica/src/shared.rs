@@ -1,6 +1,7 @@
 //! What the core's tasks and the handle share: whether clients are served, and what people are shown.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{broadcast, watch};
@@ -65,6 +66,8 @@ pub struct Shared {
     pub serving: watch::Sender<Serving>,
     /// The schema version applied here.
     pub schema: watch::Sender<Uuid>,
+    /// What was in the log when the replica last looked is applied.
+    current: AtomicBool,
     /// Applied schema changes.
     pub events: broadcast::Sender<SchemaEvent>,
     /// Why the core has ended.
@@ -95,6 +98,7 @@ impl Shared {
             unresolved: Arc::default(),
             serving: watch::Sender::new(Serving::No { reason: "starting".to_owned() }),
             schema: watch::Sender::new(Uuid::nil()),
+            current: AtomicBool::new(false),
             events: broadcast::Sender::new(EVENTS),
             finished: watch::Sender::new(None),
             known: Mutex::new(known),
@@ -182,6 +186,7 @@ impl Shared {
 
     /// Recovery begins.
     pub fn recovering(&self) {
+        self.set_current(false);
         self.lock().recovering_since = Instant::now();
     }
 
@@ -194,6 +199,16 @@ impl Shared {
         replay.records = to.saturating_sub(replay.from);
         replay.seconds = seconds;
         Some(replay.clone())
+    }
+
+    /// Whether the replica has caught up with the log since it last recovered or lost its backend.
+    pub fn is_current(&self) -> bool {
+        self.current.load(Ordering::SeqCst)
+    }
+
+    /// See [`Shared::is_current`].
+    pub fn set_current(&self, current: bool) {
+        self.current.store(current, Ordering::SeqCst);
     }
 
     /// A restore point was committed.

@@ -18,8 +18,13 @@ use crate::replica::TableDigest;
 /// What has to be known to execute a record in its place.
 #[derive(Debug, Clone)]
 pub enum Plan {
-    /// Execute it in these lanes.
-    Lanes(Lanes),
+    /// Execute it.
+    Execute {
+        /// What it touches.
+        lanes: Lanes,
+        /// By the schema at its index, a second copy may reach the same state without showing.
+        repeatable: bool,
+    },
     /// It fails before it touches anything, on every replica; this is its result.
     Answer(Reply),
 }

@@ -116,6 +116,9 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
                     }
                 }
                 Exit::Fatal(reason) => return reason,
+                Exit::Rewind(reason) if self.stop.is_cancelled() => {
+                    return format!("stopped; without a clean mark the next start rewinds: {reason}");
+                }
                 Exit::Rewind(reason) => {
                     tracing::warn!(%reason, "the store has to be rewound");
                     self.shared.condition(Condition::Backend, None);
@@ -270,6 +273,7 @@ impl<A: Agent, B: Backend> Life<A, B> {
                 }
                 Health::Gone { reason } => return reason,
                 Health::Lost { reason } => {
+                    self.shared.set_current(false);
                     // At once: sessions find their own connections broken, too.
                     self.shared.stop_serving(&reason);
                     self.shared.condition(Condition::Backend, Some(reason));
@@ -299,8 +303,7 @@ impl<A: Agent, B: Backend> Life<A, B> {
         // The first barrier is behind all that was in the log when the replay began, the second catches up with what
         // came meanwhile.
         self.catch_up().await;
-        self.catch_up().await;
-        self.start_compaction().await;
+        self.now_current().await;
         let index = self.shared.applied();
         if let Some(replay) = self.shared.replayed(index) {
             self.shared.metrics.replayed.inc_by(replay.records);
@@ -310,6 +313,15 @@ impl<A: Agent, B: Backend> Life<A, B> {
             never = self.serve_while_healthy() => never,
             never = ticks => never,
         }
+    }
+
+    /// Catches up, and lets compaction go on. A DDL that was under way when the replica became current may still switch
+    /// its table's compaction off: it is behind the second barrier, and what is behind it does not.
+    async fn now_current(&self) {
+        self.catch_up().await;
+        self.shared.set_current(true);
+        self.catch_up().await;
+        self.start_compaction().await;
     }
 
     /// Completes when everything acknowledged before is applied here.
@@ -344,8 +356,7 @@ impl<A: Agent, B: Backend> Life<A, B> {
             if healthy && !serving && matches!(phase, Phase::Replaying | Phase::Serving) {
                 if !caught_up {
                     // While the backend was lost nothing was applied; a DDL may have left its table without compaction.
-                    self.catch_up().await;
-                    self.start_compaction().await;
+                    self.now_current().await;
                     caught_up = true;
                     continue;
                 }

@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
-use replicateddb_cql::response::{self, ErrorCode, Prepared};
+use replicateddb_cql::response::{self, Column, ColumnType, ErrorCode, Prepared};
 use replicateddb_cql::statement::{Action, Ident, Kind, Statement, classify};
 use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
@@ -19,7 +19,7 @@ use super::pool::Pool;
 use super::prepared::{Known, PreparedCache, Preparing};
 use super::{BackendError, scan};
 use crate::lanes::Lanes;
-use crate::record::{Record, RecordKind, StatementText};
+use crate::record::{Record, RecordKind, StatementText, flags};
 use crate::replica::TableDigest;
 use crate::site::{Backend, Connector, Health, Place, Plan};
 
@@ -65,15 +65,23 @@ enum Ready {
 impl Backend for Cassandra {
     async fn plan(&self, record: &Record) -> Result<Plan, Failure> {
         let mut lanes = Lanes::none();
+        let mut repeatable = record.flags & flags::NOT_REPEATABLE == 0;
         for statement in &record.statements {
             let keyspace = record.keyspace.as_deref();
             match self.ready(keyspace, statement).await? {
                 Ready::Refused(reply) => return Ok(Plan::Answer(reply)),
-                Ready::Text => add_tables(&mut lanes, &classify(&statement.text), keyspace),
-                Ready::Prepared(known) => add_lanes(&mut lanes, &known, keyspace, &statement.values),
+                Ready::Text => {
+                    let said = classify(&statement.text);
+                    repeatable &= is_repeatable(&statement.text, &said, &[]);
+                    add_tables(&mut lanes, &said, keyspace);
+                }
+                Ready::Prepared(known) => {
+                    repeatable &= is_repeatable(&statement.text, &known.said, &known.prepared.bind);
+                    add_lanes(&mut lanes, &known, keyspace, &statement.values);
+                }
             }
         }
-        Ok(Plan::Lanes(lanes))
+        Ok(Plan::Execute { lanes, repeatable })
     }
 
     async fn execute(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
@@ -201,6 +209,19 @@ fn params(values: Values, place: Place) -> Params {
     let mut params = Params::new(Consistency::One, values);
     params.timestamp = Some(place.timestamp_us);
     params
+}
+
+/// Whether a second copy of a statement, with the same write time, reaches the same state without showing; `bind` are its
+/// markers by the schema at its index. In doubt it does not. The proposer says what it knows by the schema that it saw
+/// (`NOT_REPEATABLE`), which may have been another one.
+fn is_repeatable(text: &str, said: &Statement, bind: &[Column]) -> bool {
+    // Appends to lists and counters look like operations on sets and maps: all count. A whole list gets new element ids.
+    let literal_list = lex::tokens(text).any(|token| token.is_symbol(b'['));
+    let bound_list = bind.iter().any(|column| matches!(column.kind, ColumnType::List(_)));
+    said.conditional.is_none()
+        && !literal_list
+        && !bound_list
+        && said.each().all(|each| !each.json && each.operations.is_empty())
 }
 
 /// A table id of the client's own, if given twice, is an error that says nothing (0x0000), on every replica for ever.

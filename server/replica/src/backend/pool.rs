@@ -2,8 +2,8 @@
 //! unqualified names are resolved in (a connection can't take back a USE).
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use replicateddb_cql::Consistency;
@@ -36,9 +36,52 @@ struct Slot {
     failed: Option<(Instant, String)>,
 }
 
+impl Slot {
+    /// Its connection, if it is open. Hundreds may ask while the backend is away: one attempt in a while answers all.
+    fn usable(&self) -> Result<Option<Connection>, Failure> {
+        if let Some(connection) = self.connection.as_ref().filter(|connection| connection.is_open()) {
+            return Ok(Some(connection.clone()));
+        }
+        match self.failed.as_ref().filter(|(at, _)| at.elapsed() < RETRY) {
+            Some((_, reason)) => Err(Failure::Retry { reason: reason.clone(), ambiguous: false }),
+            None => Ok(None),
+        }
+    }
+
+    /// Remembers that an attempt failed.
+    fn keep(&mut self, attempt: Result<Connection, Failure>) -> Result<Connection, Failure> {
+        self.connection = None;
+        self.failed = match &attempt {
+            Ok(_) => None,
+            Err(Failure::Retry { reason, .. } | Failure::Gone { reason }) => Some((Instant::now(), reason.clone())),
+        };
+        attempt
+    }
+}
+
+#[derive(Default)]
+struct Keyspaces {
+    slots: HashMap<(String, usize), Keyspace>,
+}
+
 struct Keyspace {
-    connection: Connection,
+    slot: Arc<Mutex<Slot>>,
     used: Instant,
+}
+
+impl Keyspaces {
+    /// The place of a keyspace's connection; whoever fills it holds up nobody else.
+    fn slot(&mut self, key: (String, usize)) -> Arc<Mutex<Slot>> {
+        if !self.slots.contains_key(&key)
+            && self.slots.len() >= WITH_KEYSPACE
+            && let Some(oldest) = self.slots.iter().min_by_key(|(_, known)| known.used).map(|(name, _)| name.clone())
+        {
+            self.slots.remove(&oldest);
+        }
+        let known = self.slots.entry(key).or_insert_with(|| Keyspace { slot: Arc::default(), used: Instant::now() });
+        known.used = Instant::now();
+        known.slot.clone()
+    }
 }
 
 struct Shared {
@@ -46,7 +89,7 @@ struct Shared {
     generation: u64,
     slots: [Mutex<Slot>; SHARED],
     next: AtomicUsize,
-    keyspaces: Mutex<HashMap<(String, usize), Keyspace>>,
+    keyspaces: std::sync::Mutex<Keyspaces>,
     health: watch::Sender<Health>,
 }
 
@@ -71,7 +114,7 @@ impl Pool {
             generation,
             slots,
             next: AtomicUsize::new(0),
-            keyspaces: Mutex::default(),
+            keyspaces: Default::default(),
             health: watch::Sender::new(Health::Healthy),
         });
         let watchman = tokio::spawn(watch_over(shared.clone()));
@@ -99,13 +142,13 @@ impl Pool {
     pub async fn using(&self, keyspace: Option<&str>) -> Result<Connection, Failure> {
         let Some(keyspace) = keyspace else { return self.any().await };
         let key = (keyspace.to_owned(), self.shared.next_number());
-        // One at a time: a keyspace's first use is rare.
-        let mut keyspaces = self.shared.keyspaces.lock().await;
-        if let Some(known) = keyspaces.get_mut(&key).filter(|known| known.connection.is_open()) {
-            known.used = Instant::now();
-            return Ok(known.connection.clone());
+        let slot = self.shared.keyspaces.lock().unwrap_or_else(PoisonError::into_inner).slot(key);
+        // One attempt to connect answers all who wait for it.
+        let mut slot = slot.lock().await;
+        if let Some(connection) = slot.usable()? {
+            return Ok(connection);
         }
-        let connection = self.shared.connect().await?;
+        let connection = slot.keep(self.shared.connect().await)?;
         let text = format!("USE {}", Ident::new(keyspace).to_cql());
         let query = request::query(&text, &Params::new(Consistency::One, Values::none()));
         let query = query.map_err(|e| Failure::Retry { reason: e.to_string(), ambiguous: false })?;
@@ -123,12 +166,7 @@ impl Pool {
                 });
             }
         }
-        if keyspaces.len() >= WITH_KEYSPACE
-            && let Some(oldest) = keyspaces.iter().min_by_key(|(_, k)| k.used).map(|(name, _)| name.clone())
-        {
-            keyspaces.remove(&oldest);
-        }
-        keyspaces.insert(key, Keyspace { connection: connection.clone(), used: Instant::now() });
+        slot.connection = Some(connection.clone());
         Ok(connection)
     }
 }
@@ -141,24 +179,12 @@ impl Shared {
 
     async fn slot(&self, number: usize) -> Result<Connection, Failure> {
         let mut slot = self.slots[number].lock().await;
-        if let Some(connection) = slot.connection.as_ref().filter(|connection| connection.is_open()) {
-            return Ok(connection.clone());
+        if let Some(connection) = slot.usable()? {
+            return Ok(connection);
         }
-        // Hundreds may ask while it is away; one attempt answers all.
-        if let Some((_, reason)) = slot.failed.as_ref().filter(|(at, _)| at.elapsed() < RETRY) {
-            return Err(Failure::Retry { reason: reason.clone(), ambiguous: false });
-        }
-        match self.connect().await {
-            Ok(connection) => {
-                *slot = Slot { connection: Some(connection.clone()), failed: None };
-                Ok(connection)
-            }
-            Err(failure) => {
-                let (Failure::Retry { reason, .. } | Failure::Gone { reason }) = &failure;
-                *slot = Slot { connection: None, failed: Some((Instant::now(), reason.clone())) };
-                Err(failure)
-            }
-        }
+        let connection = slot.keep(self.connect().await)?;
+        slot.connection = Some(connection.clone());
+        Ok(connection)
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {

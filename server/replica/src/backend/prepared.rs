@@ -15,7 +15,7 @@ use super::pool::Pool;
 /// Statements kept; a text beyond that empties the cache, which costs a PREPARE each.
 const ENTRIES: usize = 4096;
 /// Bytes of text kept.
-const BYTES: usize = 32 << 20;
+const BYTES: usize = 16 << 20;
 
 /// A prepared statement.
 #[derive(Debug)]

@@ -10,17 +10,17 @@ use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Params, Values};
 use replicateddb_cql::response::cell::as_text;
 use replicateddb_cql::response::{self, ResultBody, Row, Rows};
-use replicateddb_cql::statement::Ident;
+use replicateddb_cql::statement::{Ident, is_system_keyspace};
 use sha2::{Digest as _, Sha256};
 
 use super::connection::Connection;
 use super::outcome::{Failure, Meaning, judge};
 use crate::replica::TableDigest;
 
-/// Rows per page.
+/// Rows per page; fewer where rows are large, so that a page's cells stay within [`PAGE_BYTES`].
 const PAGE: i32 = 500;
-/// Every keyspace of Cassandra's own starts with this or is named it; users can't make one of these names.
-const SYSTEM_PREFIX: &str = "system";
+/// Bytes of a page from which on the next one has fewer rows.
+const PAGE_BYTES: usize = 4 << 20;
 const COLUMNS: &str = "SELECT keyspace_name, table_name, column_name, kind, position, type FROM system_schema.columns";
 
 /// Names, kinds (partition key, regular ...) and types of a table's columns.
@@ -75,7 +75,7 @@ fn tables(columns: &[Row]) -> BTreeMap<String, Table> {
     let mut found: BTreeMap<(String, String), Columns> = BTreeMap::new();
     for row in columns {
         let text = |n: usize| row.get(n).and_then(Option::as_deref).and_then(as_text).unwrap_or_default().to_owned();
-        if !text(0).starts_with(SYSTEM_PREFIX) {
+        if !is_system_keyspace(&text(0)) {
             found.entry((text(0), text(1))).or_default().push((text(2), text(3), text(5)));
         }
     }
@@ -107,8 +107,10 @@ fn plan(keyspace: &str, table: &str, mut columns: Columns) -> Table {
 /// Runs a SELECT page by page.
 async fn pages(connection: &Connection, text: &str, mut each: impl FnMut(Vec<Row>)) -> Result<(), Failure> {
     let mut paging_state = None;
+    let mut size = PAGE;
     loop {
-        let rows = page(connection, text, paging_state).await?;
+        let rows = page(connection, text, paging_state, size).await?;
+        size = next_size(size, &rows.rows);
         paging_state = rows.paging_state;
         each(rows.rows);
         if paging_state.is_none() {
@@ -117,10 +119,18 @@ async fn pages(connection: &Connection, text: &str, mut each: impl FnMut(Vec<Row
     }
 }
 
-async fn page(connection: &Connection, text: &str, paging_state: Option<Bytes>) -> Result<Rows, Failure> {
+/// The rows to ask for after a page of `rows`: as many as fit [`PAGE_BYTES`] if the next ones are like them, growing
+/// slowly.
+fn next_size(size: i32, rows: &[Row]) -> i32 {
+    let bytes: usize = rows.iter().flatten().flatten().map(Bytes::len).sum();
+    let fit = rows.len().saturating_mul(PAGE_BYTES) / bytes.max(1);
+    i32::try_from(fit).unwrap_or(PAGE).min(size.saturating_mul(2)).clamp(1, PAGE)
+}
+
+async fn page(connection: &Connection, text: &str, paging_state: Option<Bytes>, size: i32) -> Result<Rows, Failure> {
     let retry = |reason: String| Failure::Retry { reason, ambiguous: false };
     let mut params = Params::new(Consistency::One, Values::none());
-    params.page_size = Some(PAGE);
+    params.page_size = Some(size);
     params.paging_state = paging_state;
     let body = request::query(text, &params).map_err(|e| retry(e.to_string()))?;
     let answer = connection.ask(Opcode::Query, body).await.map_err(|lost| retry(lost.reason))?;
@@ -166,6 +176,16 @@ mod tests {
         assert_eq!(tables["ks.t"].select, r#"SELECT "V", WRITETIME("V"), TTL("V"), "k" FROM "ks"."t""#);
         assert_eq!(tables["ks.t"].presence_only, [false, false, true, false]);
         assert_eq!(tables["ks.c"].select, r#"SELECT "k", "n" FROM "ks"."c""#);
+    }
+
+    #[test]
+    fn pages_of_large_rows_are_short() {
+        let rows = |count: usize, bytes: usize| vec![vec![Some(Bytes::from(vec![0; bytes]))]; count];
+        assert_eq!(next_size(PAGE, &rows(500, 100)), PAGE);
+        assert_eq!(next_size(PAGE, &rows(500, 80_000)), 52);
+        assert_eq!(next_size(52, &rows(52, 8)), 104);
+        assert_eq!(next_size(PAGE, &rows(3, PAGE_BYTES)), 1);
+        assert_eq!(next_size(1, &rows(0, 0)), 1, "an empty page says nothing");
     }
 
     #[test]

@@ -9,8 +9,9 @@ use replicateddb_cql::{
     wire,
 };
 use replicateddb_ordering::members::Member;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, watch};
 
+use super::socket::Out;
 use crate::replica::SchemaEvent;
 
 /// What a client registered for.
@@ -58,7 +59,7 @@ pub async fn push(
     mut interest: watch::Receiver<Interest>,
     mut schema: broadcast::Receiver<SchemaEvent>,
     mut members: watch::Receiver<Vec<Member>>,
-    out: mpsc::Sender<Envelope>,
+    out: Out,
 ) {
     let mut known = addresses(&members.borrow_and_update());
     let mut members_open = true;

@@ -6,18 +6,27 @@ use std::time::Duration;
 pub const DEFAULT_MAX_CLIENTS: usize = 2048;
 /// Requests of one client being executed at once; while so many are, no more are read from its socket.
 pub const MAX_IN_FLIGHT_PER_CLIENT: usize = 1024;
-/// Bytes of request bodies being executed for all clients together; while so many are, nothing more is taken up.
-pub const MAX_IN_FLIGHT_BYTES: usize = 256 * 1024 * 1024;
-/// Largest body of a client's message or of a backend's answer, bytes (Cassandra's own limit is 16 MiB, too).
+/// Bytes of request bodies being read or executed for all clients together; while so many are, nothing more is read.
+pub const MAX_IN_FLIGHT_BYTES: usize = 48 * 1024 * 1024;
+/// Bytes of answers between the local Cassandra and the clients' sockets, for all clients together; while so many are, no
+/// more are read. One larger than that passes alone.
+pub const MAX_ANSWER_BYTES: usize = 48 * 1024 * 1024;
+/// Largest body of a client's message, bytes (Cassandra's own limit is 16 MiB, too).
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
+/// Largest body of a client's message before STARTUP is answered.
+pub const MAX_HANDSHAKE_BODY: usize = 64 * 1024;
+/// Time a client has to send a body whose header it has sent: until then it holds a share of the bound above.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest body of a backend's answer, bytes.
 pub const MAX_ANSWER: usize = 256 * 1024 * 1024;
+/// Bytes of buffers that an idle connection keeps.
+pub const SOCKET_BUFFER_KEPT: usize = 64 * 1024;
 /// Messages queued for one socket.
 pub const SOCKET_QUEUE: usize = 128;
 /// Time a new connection has until STARTUP.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time a socket's peer may take to accept what is written; a client that doesn't read is closed.
-pub const SOCKET_WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+pub const SOCKET_WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time requests in flight have to finish when the server stops.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after which a listener that could not be opened is tried again.
@@ -25,7 +34,7 @@ pub const LISTEN_RETRY: Duration = Duration::from_millis(500);
 /// Prepared statements remembered by the process.
 pub const PREPARED_ENTRIES: usize = 20_000;
 /// Bytes of text of prepared statements remembered by the process.
-pub const PREPARED_BYTES: usize = 64 * 1024 * 1024;
+pub const PREPARED_BYTES: usize = 16 * 1024 * 1024;
 /// Tables whose columns are remembered.
 pub const SCHEMA_TABLES: usize = 10_000;
 /// Time the local Cassandra has to answer a question of the front end's own.

@@ -16,7 +16,10 @@ use super::{
     answer,
     control::Control,
     core::Core,
-    limits::{DRAIN_TIMEOUT, LISTEN_RETRY, MAX_ANSWER, MAX_IN_FLIGHT_BYTES, PREPARED_BYTES, PREPARED_ENTRIES},
+    limits::{
+        DRAIN_TIMEOUT, LISTEN_RETRY, MAX_ANSWER, MAX_ANSWER_BYTES, MAX_IN_FLIGHT_BYTES, PREPARED_BYTES,
+        PREPARED_ENTRIES,
+    },
     metrics::Metrics,
     peers::Peers,
     prepared::PreparedCache,
@@ -27,6 +30,8 @@ use super::{
 };
 use crate::replica::Serving;
 
+/// Connections, one too many, that are told so at once; further ones are closed without a word.
+const FAREWELLS: usize = 64;
 /// Time a connection that is one too many is given to take the explanation.
 const FAREWELL: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -49,6 +54,7 @@ pub struct Frontend<C> {
     metrics: Arc<Metrics>,
     prepared: Arc<PreparedCache>,
     budget: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
 }
 
 impl<C: Core> Frontend<C> {
@@ -56,7 +62,8 @@ impl<C: Core> Frontend<C> {
     pub fn new(core: C, config: Config, peers: Arc<Peers>, metrics: Arc<Metrics>) -> Self {
         let prepared = Arc::new(PreparedCache::new(PREPARED_ENTRIES, PREPARED_BYTES));
         let budget = Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES));
-        Self { core, config, peers, metrics, prepared, budget }
+        let answers = Arc::new(Semaphore::new(MAX_ANSWER_BYTES));
+        Self { core, config, peers, metrics, prepared, budget, answers }
     }
 
     /// Serves whenever the replica does, until `stop`; then finishes what is in flight, bounded, and returns.
@@ -92,16 +99,22 @@ impl<C: Core> Frontend<C> {
         let service = Arc::new(self.service(generation, backend));
         let (closing, _) = watch::channel(Closing::Open);
         let mut sessions = JoinSet::new();
+        let mut farewells = JoinSet::new();
         let closed = loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((socket, _)) => self.admit(socket, &service, &closing, &mut sessions).await,
+                    Ok((socket, _)) if sessions.len() >= self.config.max_clients => self.turn_away(socket, &mut farewells),
+                    Ok((socket, _)) => {
+                        sessions.spawn(session::serve(service.clone(), socket, closing.subscribe()));
+                        self.count(&sessions);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "a client could not be accepted");
                         sleep(LISTEN_RETRY).await;
                     }
                 },
                 Some(_) = sessions.join_next() => self.count(&sessions),
+                Some(_) = farewells.join_next() => {}
                 _ = serving.changed() => break Closing::Now,
                 () = stop.cancelled() => break Closing::Drain,
             }
@@ -141,26 +154,23 @@ impl<C: Core> Frontend<C> {
             peers: self.peers.clone(),
             metrics: self.metrics.clone(),
             budget: self.budget.clone(),
+            answers: self.answers.clone(),
         }
     }
 
-    async fn admit(
-        &self,
-        socket: TcpStream,
-        service: &Arc<Service<C>>,
-        closing: &watch::Sender<Closing>,
-        sessions: &mut JoinSet<()>,
-    ) {
-        if sessions.len() >= self.config.max_clients {
-            self.metrics.clients_refused.inc();
-            tracing::warn!(limit = self.config.max_clients, "a client is turned away: too many are connected");
-            let mut sink = FramedWrite::new(socket, Codec::server(MAX_ANSWER));
-            let message = format!("this replica serves {} clients at once, and they are here", self.config.max_clients);
-            let _ = timeout(FAREWELL, sink.send(answer::error(0, ErrorCode::Overloaded, &message))).await;
+    /// Tells a client that it is one too many, beside whoever else comes.
+    fn turn_away(&self, socket: TcpStream, farewells: &mut JoinSet<()>) {
+        let limit = self.config.max_clients;
+        self.metrics.clients_refused.inc();
+        tracing::warn!(limit, "a client is turned away: too many are connected");
+        if farewells.len() >= FAREWELLS {
             return;
         }
-        sessions.spawn(session::serve(service.clone(), socket, closing.subscribe()));
-        self.count(sessions);
+        farewells.spawn(async move {
+            let mut sink = FramedWrite::new(socket, Codec::server(MAX_ANSWER));
+            let message = format!("this replica serves {limit} clients at once, and they are here");
+            let _ = timeout(FAREWELL, sink.send(answer::error(0, ErrorCode::Overloaded, &message))).await;
+        });
     }
 
     fn count(&self, sessions: &JoinSet<()>) {

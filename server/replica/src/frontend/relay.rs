@@ -5,20 +5,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures::StreamExt;
 use replicateddb_cql::{
     Consistency,
     frame::{Envelope, Opcode},
     response::{self, ErrorCode, ResultBody, ResultKind},
 };
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
 
 use super::{
     answer,
+    limits::MAX_ANSWER_BYTES,
     metrics::Ticket,
     plan::Plan,
     prepared::{Prepared, PreparedCache},
-    socket::Reader,
+    socket::{Out, Reader},
 };
 use crate::reads::Hold;
 
@@ -46,7 +46,7 @@ struct Waiting {
 /// Requests under way to the backend, by stream.
 #[derive(Debug)]
 pub struct Relay {
-    backend: mpsc::Sender<Envelope>,
+    backend: Out,
     waiting: Mutex<HashMap<i16, Waiting>>,
     keyspace: Mutex<Option<String>>,
     prepared: Arc<PreparedCache>,
@@ -65,7 +65,7 @@ pub enum RelayError {
 
 impl Relay {
     /// Over a queue that is written to the backend.
-    pub fn new(backend: mpsc::Sender<Envelope>, prepared: Arc<PreparedCache>) -> Self {
+    pub fn new(backend: Out, prepared: Arc<PreparedCache>) -> Self {
         Self { backend, waiting: Mutex::default(), keyspace: Mutex::default(), prepared }
     }
 
@@ -87,18 +87,24 @@ impl Relay {
         self.backend.send(envelope).await.map_err(|_| RelayError::Closed)
     }
 
-    /// Passes answers on until the backend's connection or the client's queue ends.
-    pub async fn answers(&self, mut backend: Reader, out: mpsc::Sender<Envelope>) {
+    /// Passes answers on until the backend's connection or the client's queue ends. Each holds its share of `bytes`, all
+    /// clients' bound, from before it is read until it is written.
+    pub async fn answers(&self, mut backend: Reader, out: Out, bytes: Arc<Semaphore>) {
         loop {
+            let length = match backend.next_length().await {
+                Ok(length) => u32::try_from(length.min(MAX_ANSWER_BYTES)).unwrap_or(u32::MAX),
+                Err(error) => return tracing::debug!(%error, "a backend connection broke"),
+            };
+            let Ok(share) = bytes.clone().acquire_many_owned(length).await else { return };
             let envelope = match backend.next().await {
-                Some(Ok(envelope)) => envelope,
-                Some(Err(error)) => return tracing::debug!(%error, "a backend connection broke"),
-                None => return,
+                Ok(Some(envelope)) => envelope,
+                Err(error) => return tracing::debug!(%error, "a backend connection broke"),
+                Ok(None) => return,
             };
             // An answer to no request: the connection can't be trusted any more.
             let Some(waiting) = lock(&self.waiting).remove(&envelope.stream) else { return };
             let answer = self.noted(envelope, waiting.expect);
-            if out.send(answer).await.is_err() {
+            if out.send_counted(answer, share).await.is_err() {
                 return;
             }
         }

@@ -55,6 +55,8 @@ pub struct Service<C> {
     pub metrics: Arc<Metrics>,
     /// Bytes of request bodies that may be in flight.
     pub budget: Arc<Semaphore>,
+    /// Bytes of answers on their way to clients, of all sessions.
+    pub answers: Arc<Semaphore>,
 }
 
 impl<C: Core> Service<C> {

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use replicateddb_cql::{
     Consistency,
     frame::{Envelope, FrameError, Opcode},
@@ -17,9 +16,9 @@ use replicateddb_cql::{
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -27,14 +26,14 @@ use super::{
     answer,
     core::Core,
     events::{self, Interest},
-    limits::{DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, MAX_BODY, MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT, SOCKET_QUEUE},
+    limits::{BODY_TIMEOUT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, MAX_BODY, MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT},
     metrics::{RequestClass, Ticket},
     plan::{self, Plan, Refusal},
     prepared::Prepared,
     relay::{Expect, Relay, RelayError},
     select::Select,
     service::Service,
-    socket::{self, Reader},
+    socket::{self, Out, Reader},
     write::{self, Write},
 };
 use crate::backend;
@@ -86,7 +85,7 @@ async fn run<C: Core>(service: Arc<Service<C>>, socket: TcpStream, closing: &mut
         tracing::debug!(%error, "a client's socket takes no options");
     }
     let (mut reader, writer) = socket::client_halves(socket);
-    let (out, queue) = mpsc::channel(SOCKET_QUEUE);
+    let (out, queue) = Out::new();
     let pump = AbortOnDropHandle::new(tokio::spawn(socket::pump(queue, writer)));
     let end = converse(service, &mut reader, out, closing).await;
     if let Err(End::Frame(error)) = &end {
@@ -107,7 +106,7 @@ async fn linger(reader: Reader) {
 async fn converse<C: Core>(
     service: Arc<Service<C>>,
     reader: &mut Reader,
-    out: mpsc::Sender<Envelope>,
+    out: Out,
     closing: &mut watch::Receiver<Closing>,
 ) -> Result<(), End> {
     let stream = tokio::select! {
@@ -123,22 +122,23 @@ async fn converse<C: Core>(
             return Ok(());
         }
     };
+    reader.set_max_body(MAX_BODY);
     let _ = out.send(Envelope::response(stream, Opcode::Ready, response::ready())).await;
     let (backend_reader, backend_writer) = socket::backend_halves(backend);
-    let (to_backend, backend_queue) = mpsc::channel(SOCKET_QUEUE);
+    let (to_backend, backend_queue) = Out::new();
     let relay = Arc::new(Relay::new(to_backend, service.prepared.clone()));
     let mut pipes = JoinSet::new();
     pipes.spawn(async move { drop(socket::pump(backend_queue, backend_writer).await) });
     pipes.spawn({
-        let (relay, out) = (relay.clone(), out.clone());
-        async move { relay.answers(backend_reader, out).await }
+        let (relay, out, bytes) = (relay.clone(), out.clone(), service.answers.clone());
+        async move { relay.answers(backend_reader, out, bytes).await }
     });
     let mut session = Session { service, relay, out, tasks: JoinSet::new(), pipes, interest: None };
     session.requests(reader, closing).await
 }
 
 /// Answers OPTIONS until STARTUP, and gives STARTUP's stream.
-async fn handshake(reader: &mut Reader, out: &mpsc::Sender<Envelope>) -> Result<i16, End> {
+async fn handshake(reader: &mut Reader, out: &Out) -> Result<i16, End> {
     loop {
         let envelope = readable(reader.next().await, out).await?;
         let stream = envelope.stream;
@@ -171,16 +171,16 @@ fn startup(envelope: &Envelope) -> Result<(), String> {
 }
 
 /// What came from the socket, if it is a request; what can't be read is answered before the session ends.
-async fn readable(item: Option<Result<Envelope, FrameError>>, out: &mpsc::Sender<Envelope>) -> Result<Envelope, End> {
+async fn readable(item: Result<Option<Envelope>, FrameError>, out: &Out) -> Result<Envelope, End> {
     match item {
-        None => Err(End::Closed),
-        Some(Ok(envelope)) if envelope.stream >= 0 => Ok(envelope),
-        Some(Ok(envelope)) => {
+        Ok(None) => Err(End::Closed),
+        Ok(Some(envelope)) if envelope.stream >= 0 => Ok(envelope),
+        Ok(Some(envelope)) => {
             let message = "Stream ids of requests must not be negative";
             let _ = out.send(answer::error(envelope.stream, ErrorCode::Protocol, message)).await;
             Err(End::Closed)
         }
-        Some(Err(error)) => {
+        Err(error) => {
             if let Some(stream) = error.stream() {
                 let _ = out.send(answer::error(stream, ErrorCode::Protocol, &error.to_string())).await;
             }
@@ -192,7 +192,7 @@ async fn readable(item: Option<Result<Envelope, FrameError>>, out: &mpsc::Sender
 struct Session<C> {
     service: Arc<Service<C>>,
     relay: Arc<Relay>,
-    out: mpsc::Sender<Envelope>,
+    out: Out,
     /// Requests that wait for something; bounded by the permits of their tickets.
     tasks: JoinSet<Result<(), End>>,
     /// Tasks that live as long as the session: when one ends, so does the session.
@@ -203,13 +203,20 @@ struct Session<C> {
 impl<C: Core> Session<C> {
     async fn requests(&mut self, reader: &mut Reader, closing: &mut watch::Receiver<Closing>) -> Result<(), End> {
         let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT_PER_CLIENT));
+        let mut body_due = None;
         loop {
             let step = async {
-                // Nothing is lost when this is given up: the permit goes back, what was read stays in the reader.
+                // Nothing is lost when this is given up: the permits go back, what was read stays in the reader.
                 let permit = in_flight.clone().acquire_owned().await.map_err(|_| End::Closed)?;
-                Ok::<_, End>((permit, reader.next().await))
+                let length = reader.next_length().await.map_err(FrameError::from)?;
+                let bytes = u32::try_from(length.clamp(1, MAX_BODY)).unwrap_or(u32::MAX);
+                let budget = self.service.budget.clone().acquire_many_owned(bytes).await.map_err(|_| End::Closed)?;
+                let due = *body_due.get_or_insert_with(|| Instant::now() + BODY_TIMEOUT);
+                let late = |_| End::Frame(FrameError::Io(std::io::ErrorKind::TimedOut.into()));
+                let item = timeout_at(due, reader.next()).await.map_err(late)?;
+                Ok::<_, End>((vec![permit, budget], item))
             };
-            let (permit, item) = tokio::select! {
+            let (permits, item) = tokio::select! {
                 step = step => step?,
                 _ = closing.wait_for(|closing| *closing != Closing::Open) => break,
                 _ = self.pipes.join_next() => return Err(End::Closed),
@@ -220,9 +227,7 @@ impl<C: Core> Session<C> {
                 },
             };
             let envelope = readable(item, &self.out).await?;
-            let size = u32::try_from(envelope.body.len().clamp(1, MAX_BODY)).unwrap_or(u32::MAX);
-            let budget = self.service.budget.clone().acquire_many_owned(size).await.map_err(|_| End::Closed)?;
-            let permits = vec![permit, budget];
+            body_due = None;
             let ticket = self.service.metrics.ticket(permits);
             self.request(envelope, ticket).await?;
         }

@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use replicateddb_cql::{
     Consistency,
     frame::Opcode,
@@ -16,6 +17,7 @@ use tokio::{
 };
 
 use super::fake::{Bed, PATIENCE, proposed, query};
+use super::limits::{BODY_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY, MAX_IN_FLIGHT_BYTES};
 use crate::{
     lanes::Lanes,
     record::flags,
@@ -52,6 +54,47 @@ async fn i5_another_generation_is_never_relayed_to() {
     let answer = client.ask(0, Opcode::Startup, body).await;
     assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Bootstrapping));
     assert!(client.next().await.is_none());
+}
+
+#[tokio::test]
+async fn nothing_large_is_taken_before_startup() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.connect().await;
+    client.send(3, Opcode::Startup, Bytes::from(vec![0; MAX_HANDSHAKE_BODY + 1])).await;
+    let answer = client.next().await.expect("told why");
+    assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Protocol));
+    assert!(client.next().await.is_none());
+    // Afterwards the same size is fine.
+    let mut client = bed.client().await;
+    let text = format!("SELECT * FROM a.t /*{}*/", " ".repeat(MAX_HANDSHAKE_BODY));
+    assert_eq!(client.query(&text, Consistency::One).await.opcode, Opcode::Result);
+}
+
+/// Clients that announce bodies and don't send them hold their share for [`BODY_TIMEOUT`] only.
+#[tokio::test]
+async fn announced_bodies_hold_up_the_others_for_a_bounded_time() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut idlers = Vec::new();
+    for _ in 0..MAX_IN_FLIGHT_BYTES / MAX_BODY {
+        let mut idler = bed.client().await;
+        let header = [[4, 0, 0, 1, Opcode::Query.code()].as_slice(), &(MAX_BODY as i32).to_be_bytes()].concat();
+        idler.framed.get_mut().write_all(&header).await.unwrap();
+        idlers.push(idler);
+    }
+    let mut client = bed.client().await;
+    // From here on the clock goes on by itself whenever all wait.
+    tokio::time::pause();
+    let started = tokio::time::Instant::now();
+    let select = query("SELECT * FROM a.t", Consistency::One);
+    client.send(1, Opcode::Query, select).await;
+    let answer = client.framed.next().await.expect("served once a share is free").unwrap();
+    assert_eq!(answer.opcode, Opcode::Result);
+    assert!(started.elapsed() <= BODY_TIMEOUT * 2, "{:?}", started.elapsed());
+    for mut idler in idlers {
+        assert!(!matches!(idler.framed.next().await, Some(Ok(_))), "a client that sends no body is let go");
+    }
 }
 
 #[tokio::test]

@@ -1,40 +1,142 @@
-//! Sockets as streams of envelopes: halves, and the task that writes what is queued.
+//! Sockets as streams of envelopes: a reader that says what it is about to read, and the task that writes what is queued.
 
+use std::io;
+
+use bytes::BytesMut;
 use futures::SinkExt;
-use replicateddb_cql::frame::{Codec, Envelope, FrameError};
+use replicateddb_cql::frame::{Codec, Envelope, FrameError, HEADER_LENGTH, Header};
 use tokio::{
-    io::AsyncWrite,
+    io::{AsyncReadExt, AsyncWrite},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
     time::timeout,
 };
-use tokio_util::codec::{Framed, FramedRead, FramedWrite};
+use tokio_util::codec::{Decoder, Framed, FramedWrite};
 
-use super::limits::{MAX_ANSWER, MAX_BODY, SOCKET_WRITE_TIMEOUT};
+use super::limits::{MAX_ANSWER, MAX_HANDSHAKE_BODY, SOCKET_BUFFER_KEPT, SOCKET_QUEUE, SOCKET_WRITE_TIMEOUT};
 
-/// What is read from a socket.
-pub type Reader = FramedRead<OwnedReadHalf, Codec>;
 /// What is written to a socket.
 pub type Writer = FramedWrite<OwnedWriteHalf, Codec>;
 
-/// The halves of a client's connection.
+/// What is read from a socket. Everything here may be given up and called again: nothing read is lost.
+pub struct Reader {
+    socket: OwnedReadHalf,
+    codec: Codec,
+    buffer: BytesMut,
+}
+
+impl Reader {
+    fn new(socket: OwnedReadHalf, codec: Codec, buffer: BytesMut) -> Self {
+        Self { socket, codec, buffer }
+    }
+
+    /// From now on bodies may have up to `bytes`.
+    pub fn set_max_body(&mut self, bytes: usize) {
+        self.codec = Codec::server(bytes);
+    }
+
+    /// Waits for the next header and gives the bytes of its body, before that is read; 0 if there is none, or if it
+    /// breaks the protocol, which [`Reader::next`] tells.
+    ///
+    /// # Errors
+    /// The socket broke.
+    pub async fn next_length(&mut self) -> io::Result<usize> {
+        loop {
+            if let Some(header) = self.buffer.first_chunk::<HEADER_LENGTH>() {
+                return Ok(usize::try_from(Header::parse(*header).length).unwrap_or(0));
+            }
+            // Versions 1 and 2 have shorter headers, which are refused.
+            if matches!(self.buffer[..], [1 | 2, _, _, ..]) || self.socket.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(0);
+            }
+        }
+    }
+
+    /// The next envelope; `None` if the peer has closed.
+    ///
+    /// # Errors
+    /// The socket broke or the peer breaks the protocol: it can't be read on.
+    pub async fn next(&mut self) -> Result<Option<Envelope>, FrameError> {
+        loop {
+            if let Some(envelope) = self.codec.decode(&mut self.buffer)? {
+                if self.buffer.is_empty() && envelope.body.len() > SOCKET_BUFFER_KEPT {
+                    // Not to share the large body's memory as long as the connection lives.
+                    self.buffer = BytesMut::new();
+                }
+                return Ok(Some(envelope));
+            }
+            if self.socket.read_buf(&mut self.buffer).await? == 0 {
+                return match self.buffer.is_empty() {
+                    true => Ok(None),
+                    false => Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into())),
+                };
+            }
+        }
+    }
+
+    /// The socket.
+    pub fn into_inner(self) -> OwnedReadHalf {
+        self.socket
+    }
+}
+
+/// The halves of a client's connection, for its handshake.
 pub fn client_halves(socket: TcpStream) -> (Reader, Writer) {
     let (read, write) = socket.into_split();
-    (FramedRead::new(read, Codec::server(MAX_BODY)), FramedWrite::new(write, Codec::server(MAX_ANSWER)))
+    let reader = Reader::new(read, Codec::server(MAX_HANDSHAKE_BODY), BytesMut::new());
+    (reader, FramedWrite::new(write, Codec::server(MAX_ANSWER)))
 }
 
 /// The halves of a backend's connection, handshake done. What was read ahead is kept.
 pub fn backend_halves(backend: Framed<TcpStream, Codec>) -> (Reader, Writer) {
     let parts = backend.into_parts();
     let (read, write) = parts.io.into_split();
-    let mut reader = FramedRead::new(read, Codec::client(MAX_ANSWER));
-    *reader.read_buffer_mut() = parts.read_buf;
+    let reader = Reader::new(read, Codec::client(MAX_ANSWER), parts.read_buf);
     let mut writer = FramedWrite::new(write, parts.codec);
     *writer.write_buffer_mut() = parts.write_buf;
     (reader, writer)
+}
+
+/// A message to write, and its share of a bound, given back once it is written.
+#[derive(Debug)]
+pub struct Queued {
+    envelope: Envelope,
+    share: Option<OwnedSemaphorePermit>,
+}
+
+/// The other end is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed;
+
+/// Where messages for a socket are queued, [`SOCKET_QUEUE`] of them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Out(mpsc::Sender<Queued>);
+
+impl Out {
+    /// A queue, and what [`pump`] takes.
+    pub fn new() -> (Self, mpsc::Receiver<Queued>) {
+        let (sender, receiver) = mpsc::channel(SOCKET_QUEUE);
+        (Self(sender), receiver)
+    }
+
+    /// Queues a message, once there is room.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn send(&self, envelope: Envelope) -> Result<(), Closed> {
+        self.0.send(Queued { envelope, share: None }).await.map_err(|_| Closed)
+    }
+
+    /// Queues a message that holds `share` until it is written.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn send_counted(&self, envelope: Envelope, share: OwnedSemaphorePermit) -> Result<(), Closed> {
+        self.0.send(Queued { envelope, share: Some(share) }).await.map_err(|_| Closed)
+    }
 }
 
 /// Writes what is queued until the queue is closed, flushing whenever it is empty. The peer has
@@ -42,17 +144,22 @@ pub fn backend_halves(backend: Framed<TcpStream, Codec>) -> (Reader, Writer) {
 ///
 /// # Errors
 /// The socket broke, or the peer takes nothing.
-pub async fn pump<W>(mut queue: mpsc::Receiver<Envelope>, mut sink: FramedWrite<W, Codec>) -> Result<(), FrameError>
+pub async fn pump<W>(mut queue: mpsc::Receiver<Queued>, mut sink: FramedWrite<W, Codec>) -> Result<(), FrameError>
 where
     W: AsyncWrite + Unpin,
 {
-    let stalled = |_| FrameError::Io(std::io::ErrorKind::TimedOut.into());
+    let stalled = |_| FrameError::Io(io::ErrorKind::TimedOut.into());
     while let Some(first) = queue.recv().await {
-        timeout(SOCKET_WRITE_TIMEOUT, sink.feed(first)).await.map_err(stalled)??;
+        let mut shares = vec![first.share];
+        timeout(SOCKET_WRITE_TIMEOUT, sink.feed(first.envelope)).await.map_err(stalled)??;
         while let Ok(next) = queue.try_recv() {
-            timeout(SOCKET_WRITE_TIMEOUT, sink.feed(next)).await.map_err(stalled)??;
+            shares.push(next.share);
+            timeout(SOCKET_WRITE_TIMEOUT, sink.feed(next.envelope)).await.map_err(stalled)??;
         }
         timeout(SOCKET_WRITE_TIMEOUT, sink.flush()).await.map_err(stalled)??;
+        if sink.write_buffer().capacity() > SOCKET_BUFFER_KEPT {
+            *sink.write_buffer_mut() = BytesMut::new();
+        }
     }
     timeout(SOCKET_WRITE_TIMEOUT, sink.close()).await.map_err(stalled)?
 }

@@ -15,7 +15,7 @@ use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::response::{self, ChangeKind, ErrorCode, SchemaChange, SchemaTarget};
 use replicateddb_replica::backend::BackendError;
 use replicateddb_replica::lanes::Lanes;
-use replicateddb_replica::record::Record;
+use replicateddb_replica::record::{Record, flags};
 use replicateddb_replica::replica::TableDigest;
 use replicateddb_replica::site::{Agent, Backend, Connector, Failure, Health, Place, Plan, Reply};
 use replicateddb_store::api::{Clean, Code, Files, Held, Jvm, Manifest, Mark, Refusal, Rewind, Rewound, Status, Table};
@@ -444,7 +444,7 @@ impl Backend for ModelBackend {
             ["APPEND", list, _] => lanes.add_key("ks", "lists", list.as_bytes()),
             _ => return Ok(Plan::Answer(error(ErrorCode::Syntax))),
         }
-        Ok(Plan::Lanes(lanes))
+        Ok(Plan::Execute { lanes, repeatable: words[0] == "PUT" && record.flags & flags::NOT_REPEATABLE == 0 })
     }
 
     async fn execute(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
