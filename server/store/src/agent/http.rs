@@ -85,7 +85,7 @@ fn refuse_shared(shared: bool) -> Result<(), Refusal> {
     if !shared {
         return Ok(());
     }
-    let message = "this agent runs in shared mode (--shared): its Cassandra belongs to several replicas, each with a keyspace \
+    let message = "the agent runs in shared mode (--shared): its Cassandra belongs to several replicas, each with a keyspace \
                    of its own, so that none can claim, rewind, snapshot or mark it; start the replica with --keyspace, \
                    without --agent";
     Err(Refusal { code: Code::SharedMode, message: message.to_owned() })
