@@ -183,7 +183,8 @@ async fn bring_up(up: Up, dir: PathBuf) -> Result<ExitCode> {
         ($($option:expr => $method:ident),*) => { $(if let Some(value) = $option { builder = builder.$method(value); })* };
     }
     set!(
-        up.replicas => replicas, up.shared_cassandra => shared_cassandra, up.zookeepers => zookeepers, up.engine => engine, up.range => base_loopback,
+        up.replicas => replicas, up.shared_cassandra => shared_cassandra, up.zookeepers => zookeepers,
+        up.engine => engine, up.range => base_loopback,
         up.heap => cassandra_heap, up.profile => cassandra_profile, up.server_bin => server_bin, up.java => java,
         up.artifacts => artifacts, some(up.agent_args) => agent_args, some(up.replica_args) => replica_args
     );
