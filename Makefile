@@ -44,10 +44,10 @@ deny: ## the dependency policy of deny.toml; installs cargo-deny into the cache 
 	@$(REPLICATEDDB_CACHE)/tools/bin/cargo-deny --locked --log-level error check bans licenses sources
 
 .PHONY: local
-local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog]
+local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog] [SHARED_CASSANDRA=1: one for all replicas]
 	@images/artifacts/fetch.sh
 	@cargo build --release --locked -p replicateddb-server -p replicateddb-local
-	@$(CARGO_TARGET_DIR)/release/replicateddb-local up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(ENGINE),--engine $(ENGINE))
+	@$(CARGO_TARGET_DIR)/release/replicateddb-local up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(filter-out 0,$(SHARED_CASSANDRA)),--shared-cassandra)
 
 .PHONY: local-down
 local-down: ## stops it; its data stays

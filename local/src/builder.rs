@@ -17,6 +17,7 @@ use crate::stack::{Stack, private_dir, private_file};
 pub struct Builder {
     dir: Option<PathBuf>,
     replicas: Option<u8>,
+    shared_cassandra: Option<bool>,
     zookeepers: Option<u8>,
     engine: Option<String>,
     range: Option<u8>,
@@ -45,6 +46,12 @@ impl Builder {
     /// How many replicas.
     pub fn replicas(mut self, replicas: u8) -> Self {
         self.replicas = Some(replicas);
+        self
+    }
+
+    /// Whether the replicas share one Cassandra, each in a keyspace of its own, or have one each.
+    pub fn shared_cassandra(mut self, shared: bool) -> Self {
+        self.shared_cassandra = Some(shared);
         self
     }
 
@@ -154,6 +161,7 @@ impl Builder {
         let artifacts = self.artifacts.as_deref().map(absolute).transpose()?;
         Ok(Settings {
             replicas: self.replicas.unwrap_or(base.replicas),
+            shared_cassandra: self.shared_cassandra.unwrap_or(base.shared_cassandra),
             zookeepers: self.zookeepers.unwrap_or(base.zookeepers),
             engine: self.engine.clone().unwrap_or(base.engine),
             range: self.range.unwrap_or(base.range),
@@ -231,5 +239,6 @@ mod tests {
         assert_eq!((second.settings().replicas, second.settings().zookeepers), (4, 3));
         assert_eq!(std::fs::read(second.token_file()).unwrap(), secret);
         assert!(Stack::builder().dir(dir.path()).replicas(1).create().is_err());
+        assert!(Stack::builder().dir(dir.path()).shared_cassandra(true).create().is_err());
     }
 }

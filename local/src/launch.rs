@@ -14,6 +14,8 @@ use crate::settings::Settings;
 pub const STACK_VARIABLE: &str = "REPLICATEDDB_LOCAL_STACK";
 /// The variable that names the member to which a process belongs.
 pub const MEMBER_VARIABLE: &str = "REPLICATEDDB_LOCAL_MEMBER";
+/// The keyspace of each replica in a shared Cassandra: the replica puts its own number in the place of {id}.
+const SHARED_KEYSPACE: &str = "replica_{id}";
 /// The znode below which a local stack keeps everything.
 pub const ROOT: &str = "/replicateddb";
 
@@ -154,6 +156,9 @@ fn agent_args(settings: &Settings, layout: &Layout, java: &Path, jars: &Path, i:
     flag(&mut args, "--jolokia-port", settings.jolokia_port(i));
     flag(&mut args, "--heap", &settings.cassandra_heap);
     flag(&mut args, "--profile", &settings.cassandra_profile);
+    if settings.shared_cassandra {
+        args.push("--shared".to_owned());
+    }
     args.extend(settings.agent_args.iter().cloned());
     args
 }
@@ -164,9 +169,13 @@ fn replica_args(settings: &Settings, layout: &Layout, i: u8) -> Vec<String> {
     flag(&mut args, "--engine", &settings.engine);
     flag(&mut args, "--zookeeper", settings.zookeeper_connect());
     flag(&mut args, "--root", ROOT);
-    flag(&mut args, "--cassandra", settings.cassandra_cql(i));
-    flag(&mut args, "--agent", format!("http://{}", settings.agent(i)));
-    flag(&mut args, "--agent-token-file", text(&layout.token()));
+    flag(&mut args, "--cassandra", settings.cassandra_cql(settings.cassandra_of(i)));
+    if settings.shared_cassandra {
+        flag(&mut args, "--keyspace", SHARED_KEYSPACE);
+    } else {
+        flag(&mut args, "--agent", format!("http://{}", settings.agent(i)));
+        flag(&mut args, "--agent-token-file", text(&layout.token()));
+    }
     flag(&mut args, "--listen", settings.replica_cql(i));
     flag(&mut args, "--advertise", settings.replica_cql(i).ip());
     flag(&mut args, "--admin-listen", settings.replica_admin(i));
@@ -294,6 +303,19 @@ mod tests {
         assert_eq!(value(&replica, "--cassandra"), cassandra);
         assert_eq!(value(&replica, "--agent-token-file"), value(&agent, "--token-file"));
         assert_ne!(replica.log, agent.log);
+    }
+
+    #[test]
+    fn replicas_that_share_a_cassandra_have_keyspaces_and_no_agent() {
+        let (mut settings, layout) = parts();
+        settings.shared_cassandra = true;
+        let agent = launch(&settings, &layout, &cassandra(), 0);
+        assert!(agent.args.iter().any(|arg| arg == "--shared"));
+        let replica = launch(&settings, &layout, &replica(), 2);
+        let cassandra = format!("{}:{}", value(&agent, "--cql-listen-address"), value(&agent, "--cql-port"));
+        assert_eq!(value(&replica, "--cassandra"), cassandra);
+        assert_eq!(value(&replica, "--keyspace"), "replica_{id}");
+        assert!(!replica.args.iter().any(|arg| arg.starts_with("--agent")));
     }
 
     #[test]

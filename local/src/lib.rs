@@ -1,5 +1,6 @@
-//! The whole of ReplicatedDB as processes on one machine: ZooKeeper, N Cassandras with their store agents, and N
-//! replicas, each of them the real program. For people who want to try it, for tests and for benchmarks.
+//! The whole of ReplicatedDB as processes on one machine: ZooKeeper, N Cassandras with their store agents (or one that
+//! all share), and N replicas, each of them the real program. For people who want to try it, for tests and for
+//! benchmarks.
 //!
 //! A stack lives in a folder and its processes outlive the program that started them. Tests take addresses that
 //! nobody else uses and leave nothing behind:

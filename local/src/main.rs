@@ -79,9 +79,13 @@ impl Part {
 /// What is not given stays as it is in the stack of the folder.
 #[derive(Args)]
 struct Up {
-    /// Replicas, each with a Cassandra of its own: 1 to 9 [default: 3]
+    /// Replicas: 1 to 9 [default: 3]
     #[arg(long)]
     replicas: Option<u8>,
+    /// One Cassandra for all replicas, each in a keyspace of its own, instead of one for each: less memory, but one point
+    /// of failure [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    shared_cassandra: Option<bool>,
     /// ZooKeeper servers: 1, 3 or 5 [default: 1]
     #[arg(long)]
     zookeepers: Option<u8>,
@@ -179,7 +183,8 @@ async fn bring_up(up: Up, dir: PathBuf) -> Result<ExitCode> {
         ($($option:expr => $method:ident),*) => { $(if let Some(value) = $option { builder = builder.$method(value); })* };
     }
     set!(
-        up.replicas => replicas, up.zookeepers => zookeepers, up.engine => engine, up.range => base_loopback,
+        up.replicas => replicas, up.shared_cassandra => shared_cassandra, up.zookeepers => zookeepers,
+        up.engine => engine, up.range => base_loopback,
         up.heap => cassandra_heap, up.profile => cassandra_profile, up.server_bin => server_bin, up.java => java,
         up.artifacts => artifacts, some(up.agent_args) => agent_args, some(up.replica_args) => replica_args
     );
@@ -196,7 +201,8 @@ fn some(list: Vec<String>) -> Option<Vec<String>> {
 
 fn sizes(stack: &Stack) -> String {
     let settings = stack.settings();
-    format!("{} ZooKeeper, {} replica(s), engine {}", settings.zookeepers, settings.replicas, settings.engine)
+    let shared = if settings.shared_cassandra { " that share a Cassandra" } else { "" };
+    format!("{} ZooKeeper, {} replica(s){shared}, engine {}", settings.zookeepers, settings.replicas, settings.engine)
 }
 
 fn how_to_use(stack: &Stack) -> String {

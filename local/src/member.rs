@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum Member {
     /// A ZooKeeper server, numbered from 0.
     Zookeeper(u8),
-    /// The store agent of a replica, with its Cassandra.
+    /// A store agent with its Cassandra: the one of the replica with the same number, or number 0, shared by all.
     Cassandra(u8),
     /// A replica.
     Replica(u8),
@@ -33,9 +33,9 @@ impl Member {
 
     /// Every member of a stack of that size, in the order in which they are started.
     #[must_use]
-    pub fn all(replicas: u8, zookeepers: u8) -> Vec<Self> {
+    pub fn all(replicas: u8, cassandras: u8, zookeepers: u8) -> Vec<Self> {
         let zookeepers = (0..zookeepers).map(Self::Zookeeper);
-        let cassandras = (0..replicas).map(Self::Cassandra);
+        let cassandras = (0..cassandras).map(Self::Cassandra);
         let replicas = (0..replicas).map(Self::Replica);
         zookeepers.chain(cassandras).chain(replicas).collect()
     }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for member in Member::all(3, 3) {
+        for member in Member::all(3, 3, 3) {
             assert_eq!(member.to_string().parse::<Member>().unwrap(), member);
         }
     }

@@ -19,7 +19,8 @@ const SHOWN_CHARS: usize = 160;
 /// What a member said of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Whether it does its work: a quorum, an agent that listens, a replica that serves clients.
+    /// Whether it does its work: a quorum, an agent that listens, a shared Cassandra that answers CQL, a replica that serves
+    /// clients.
     pub ready: bool,
     /// What it is doing, or why it is not ready; one line.
     pub detail: String,
@@ -53,6 +54,7 @@ impl Probe {
     pub async fn ask(&self, settings: &Settings, member: Member) -> Answer {
         match member {
             Member::Zookeeper(i) => self.zookeeper(settings.zookeeper_admin(i)).await,
+            Member::Cassandra(i) if settings.shared_cassandra => self.shared(settings.agent(i)).await,
             Member::Cassandra(i) => agent(settings.agent(i)).await,
             Member::Replica(i) => self.replica(settings.replica_admin(i)).await,
         }
@@ -62,6 +64,17 @@ impl Probe {
         match self.json(admin, "/commands/srvr").await {
             Ok((_, body)) => zookeeper_answer(&body),
             Err(error) => Answer::not_yet(format!("{error:#}")),
+        }
+    }
+
+    /// A shared Cassandra comes up without being asked by a replica, and replicas start when it answers.
+    async fn shared(&self, agent: SocketAddr) -> Answer {
+        match self.http.get(format!("http://{agent}/readyz")).send().await {
+            Ok(response) if response.status().is_success() => {
+                Answer { ready: true, detail: "answers CQL, shared by all replicas".to_owned() }
+            }
+            Ok(_) => Answer::not_yet("does not answer CQL yet, shared by all replicas"),
+            Err(_) => Answer::not_yet("agent does not answer yet"),
         }
     }
 

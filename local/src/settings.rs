@@ -21,8 +21,11 @@ const FILE: &str = "stack.json";
 /// What a stack is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Replicas, each with a Cassandra of its own: 1 to [`MAX_REPLICAS`].
+    /// Replicas: 1 to [`MAX_REPLICAS`].
     pub replicas: u8,
+    /// One Cassandra for all replicas, each in a keyspace of its own, instead of one for each.
+    #[serde(default)]
+    pub shared_cassandra: bool,
     /// ZooKeeper servers: one of [`ZOOKEEPER_SIZES`].
     pub zookeepers: u8,
     /// How the replicas order their writes: one of [`ENGINES`].
@@ -55,6 +58,7 @@ impl Settings {
     pub fn standard() -> Self {
         Self {
             replicas: 3,
+            shared_cassandra: false,
             zookeepers: 1,
             engine: ENGINES[0].to_owned(),
             range: 0,
@@ -99,6 +103,11 @@ impl Settings {
         if self.replicas < from.replicas {
             bail!("this stack has {} replicas and can't shrink to {}: {remedy}", from.replicas, self.replicas);
         }
+        if self.shared_cassandra != from.shared_cassandra {
+            let kind =
+                |shared| if shared { "one Cassandra that its replicas share" } else { "a Cassandra for each replica" };
+            bail!("this stack has {}, not {}: {remedy}", kind(from.shared_cassandra), kind(self.shared_cassandra));
+        }
         if self.zookeepers != from.zookeepers {
             bail!("this stack has {} ZooKeeper servers, not {}: {remedy}", from.zookeepers, self.zookeepers);
         }
@@ -132,7 +141,19 @@ impl Settings {
     /// Every member, in the order in which they are started.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
-        Member::all(self.replicas, self.zookeepers)
+        Member::all(self.replicas, self.cassandras(), self.zookeepers)
+    }
+
+    /// How many Cassandras there are.
+    #[must_use]
+    pub fn cassandras(&self) -> u8 {
+        if self.shared_cassandra { 1 } else { self.replicas }
+    }
+
+    /// The number of the Cassandra that replica `i` works with.
+    #[must_use]
+    pub fn cassandra_of(&self, i: u8) -> u8 {
+        if self.shared_cassandra { 0 } else { i }
     }
 
     fn address(&self, net: u8, index: u8, port: u16) -> SocketAddr {
@@ -279,6 +300,22 @@ mod tests {
         assert!(Settings { replicas: 5, ..three.clone() }.check_change(&three).is_ok());
         assert!(Settings { replicas: 2, ..three.clone() }.check_change(&three).is_err());
         assert!(Settings { zookeepers: 3, ..three.clone() }.check_change(&three).is_err());
+    }
+
+    #[test]
+    fn replicas_share_one_cassandra_or_have_their_own_for_good() {
+        let own = Settings::standard();
+        let shared = Settings { shared_cassandra: true, ..own.clone() };
+        let cassandras = |settings: &Settings| {
+            settings.members().into_iter().filter(|member| matches!(member, Member::Cassandra(_))).collect::<Vec<_>>()
+        };
+        assert_eq!(cassandras(&own), [0, 1, 2].map(Member::Cassandra));
+        assert_eq!(cassandras(&shared), [Member::Cassandra(0)]);
+        assert_eq!((own.cassandra_of(2), shared.cassandra_of(2)), (2, 0));
+        for (from, to) in [(&own, &shared), (&shared, &own)] {
+            let refused = to.check_change(from).unwrap_err().to_string();
+            assert!(refused.contains("share") && refused.contains("down --delete"), "{refused}");
+        }
     }
 
     #[test]

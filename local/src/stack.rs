@@ -331,8 +331,9 @@ impl Stack {
         let settings = &self.settings;
         ensure!(
             settings.members().contains(&member),
-            "this stack has no {member}: {} replica(s), {} ZooKeeper server(s)",
+            "this stack has no {member}: {} replica(s), {} Cassandra(s), {} ZooKeeper server(s)",
             settings.replicas,
+            settings.cassandras(),
             settings.zookeepers
         );
         Ok(())

@@ -14,6 +14,21 @@ pub struct Scenario<C> {
     pub run: fn(&mut C) -> Result<()>,
 }
 
+/// Refuses a name in `only` that is no scenario's.
+///
+/// # Errors
+/// When there is one; the text lists the names that there are.
+pub fn check_names<C>(suite: &str, scenarios: &[Scenario<C>], only: &[String]) -> Result<()> {
+    for name in only {
+        anyhow::ensure!(
+            scenarios.iter().any(|scenario| scenario.name == name),
+            "no scenario {name:?} in {suite}; there are: {}",
+            scenarios.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    Ok(())
+}
+
 /// Runs the scenarios whose names are in `only` (all, when empty) and prints a summary.
 ///
 /// After a failure `keep` is called with the scenario's name, to store logs and say where.
@@ -27,13 +42,7 @@ pub fn run<C>(
     context: &mut C,
     mut keep: impl FnMut(&mut C, &str) -> Result<String>,
 ) -> Result<()> {
-    for name in only {
-        anyhow::ensure!(
-            scenarios.iter().any(|scenario| scenario.name == name),
-            "no scenario {name:?} in {suite}; there are: {}",
-            scenarios.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
-        );
-    }
+    check_names(suite, scenarios, only)?;
     let (mut passed, mut failed) = (0, Vec::new());
     for scenario in scenarios.iter().filter(|s| only.is_empty() || only.iter().any(|name| name == s.name)) {
         println!("\n=== {suite}/{}: {}", scenario.name, scenario.proves);

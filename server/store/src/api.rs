@@ -33,7 +33,7 @@ pub enum Jvm {
     Starting,
     /// Answers CQL, with [`Status::generation`].
     Running,
-    /// Ended by itself or did not come up; it stays down until the replica rewinds.
+    /// Ended by itself or did not come up; it stays down until the replica rewinds. A shared one is started again.
     Failed {
         /// What happened, for people.
         detail: String,
@@ -151,7 +151,8 @@ impl std::fmt::Display for Damaged {
 pub struct Status {
     /// Born with the volume: a replaced volume has another.
     pub store_id: Uuid,
-    /// Number of the last start of the JVM; never reused. 0: never started.
+    /// Number of the last start of the JVM; never reused. 0: never started. Of a shared Cassandra, not with another volume
+    /// either.
     pub generation: u64,
     /// What the JVM is doing.
     pub jvm: Jvm,
@@ -166,6 +167,10 @@ pub struct Status {
     /// Those of them that the last rewind found damaged.
     #[serde(default)]
     pub damaged: Vec<Damaged>,
+    /// Several replicas share this Cassandra: there is no mark, no restore point and no log here, and no call but
+    /// `status` is answered.
+    #[serde(default)]
+    pub shared: bool,
     /// The log that the store belongs to; `None` before the first call.
     #[serde(default)]
     pub log_id: Option<i64>,
@@ -291,6 +296,8 @@ pub enum Code {
     StaleIncarnation,
     /// The store belongs to another log than the caller: only people can tell which of the two is to be kept.
     OtherLog,
+    /// The agent's Cassandra is shared by several replicas: it takes no calls of any of them.
+    SharedMode,
     /// The directory is neither clean nor rewound.
     Dirty,
     /// The JVM is not running, or not in the state that the call needs.

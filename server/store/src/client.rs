@@ -318,6 +318,7 @@ mod tests {
             clean: None,
             restore_points: Vec::new(),
             damaged: Vec::new(),
+            shared: false,
             log_id: None,
             highest_incarnation: None,
             stopping: false,

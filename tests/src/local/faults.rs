@@ -10,9 +10,9 @@ use super::{Local, REPLICAS, load::Load};
 use crate::scenario::Scenario;
 
 /// How long some hundred writes may take on two busy cores.
-const WRITES_LIMIT: Duration = Duration::from_secs(90);
+pub(super) const WRITES_LIMIT: Duration = Duration::from_secs(90);
 /// Writes that are to be acknowledged before and after each fault.
-const SOME: usize = 300;
+pub(super) const SOME: usize = 300;
 
 pub fn scenarios() -> Vec<Scenario<Local>> {
     vec![
@@ -50,7 +50,8 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
     ]
 }
 
-async fn replay(local: &Local, i: u8) -> Result<serde_json::Value> {
+/// What replica `i` says of its last replay.
+pub(super) async fn replay(local: &Local, i: u8) -> Result<serde_json::Value> {
     let status = local.status(i).await?;
     println!("    replica-{i}: {}", status["replay"]);
     Ok(status["replay"].clone())
@@ -89,7 +90,7 @@ fn kill_cassandra(local: &mut Local) -> Result<()> {
 }
 
 /// Waits until replica `i` works with another start of its Cassandra than `before`.
-async fn wait_generation(local: &Local, i: u8, before: Option<u64>) -> Result<()> {
+pub(super) async fn wait_generation(local: &Local, i: u8, before: Option<u64>) -> Result<()> {
     let start = Instant::now();
     while local.status(i).await.ok().and_then(|status| status["generation"].as_u64()) <= before {
         ensure!(start.elapsed() < WRITES_LIMIT, "replica-{i} did not notice that its Cassandra died");

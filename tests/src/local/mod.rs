@@ -3,8 +3,10 @@
 mod faults;
 mod lists;
 mod load;
+mod shared;
 mod statements;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,10 +27,12 @@ const UP_LIMIT: Duration = Duration::from_secs(240);
 const READY_LIMIT: Duration = Duration::from_secs(180);
 /// What a driver waits for an answer: longer than any bounded wait of the product.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
-/// Replicas of the suite's stack.
+/// The suite's name.
+const SUITE: &str = "local";
+/// Replicas of the suite's stacks.
 const REPLICAS: u8 = 3;
 
-/// What scenarios share: one stack, on addresses of its own, killed at the end.
+/// What scenarios share: a stack, on addresses of its own, killed at the end.
 pub struct Local {
     runtime: Runtime,
     stack: Stack,
@@ -41,23 +45,50 @@ fn scenarios() -> Vec<Scenario<Local>> {
     [statements::scenarios(), lists::scenarios(), faults::scenarios()].into_iter().flatten().collect()
 }
 
+/// Whose the Cassandras of a stack are.
+#[derive(Clone, Copy)]
+enum Cassandras {
+    /// Each replica has its own.
+    Own,
+    /// All replicas share one.
+    Shared,
+}
+
 /// Runs the suite, or the scenarios named.
 ///
 /// # Errors
 /// When the stack does not come up or a scenario failed.
 pub fn run(only: &[String]) -> Result<()> {
-    let mut local = Local::start()?;
-    let result = scenario::run("local", &scenarios(), only, &mut local, |local, name| keep_logs(&local.stack, name));
+    let all: Vec<_> = scenarios().into_iter().chain(shared::scenarios()).collect();
+    scenario::check_names(SUITE, &all, only)?;
+    let own = run_on(Cassandras::Own, &scenarios(), only);
+    let shared = run_on(Cassandras::Shared, &shared::scenarios(), only);
+    match (own, shared) {
+        (Err(own), Err(shared)) => Err(own.context(format!("{shared:#}"))),
+        (own, shared) => own.and(shared),
+    }
+}
+
+/// Runs those of the scenarios that are in `only` (all, when empty) on a stack of that kind; none, no stack.
+fn run_on(cassandras: Cassandras, scenarios: &[Scenario<Local>], only: &[String]) -> Result<()> {
+    let these = |name: &&String| scenarios.iter().any(|scenario| scenario.name == name.as_str());
+    let mine: Vec<String> = only.iter().filter(these).cloned().collect();
+    if mine.is_empty() && !only.is_empty() {
+        return Ok(());
+    }
+    let mut local = Local::start(cassandras)?;
+    let result = scenario::run(SUITE, scenarios, &mine, &mut local, |local, name| keep_logs(&local.stack, name));
     local.runtime.block_on(local.stack.down(&mut |_, _| ()))?;
     result
 }
 
 impl Local {
-    fn start() -> Result<Self> {
+    fn start(cassandras: Cassandras) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let stack = Stack::builder()
             .dir(dir.path().join("stack"))
             .replicas(REPLICAS)
+            .shared_cassandra(matches!(cassandras, Cassandras::Shared))
             .zookeepers(3)
             .free_loopback()
             .kill_on_drop()
@@ -79,19 +110,7 @@ impl Local {
 
     /// A session that talks to replica `i` alone.
     async fn session(&self, i: u8, consistency: Consistency) -> Result<Session> {
-        let address = self.stack.cql(i);
-        let profile = ExecutionProfile::builder()
-            .consistency(consistency)
-            .request_timeout(Some(REQUEST_LIMIT))
-            .retry_policy(std::sync::Arc::new(FallthroughRetryPolicy::new()))
-            .build();
-        SessionBuilder::new()
-            .known_node_addr(address)
-            .host_filter(std::sync::Arc::new(AllowListHostFilter::new([address])?))
-            .default_execution_profile_handle(profile.into_handle())
-            .build()
-            .await
-            .with_context(|| format!("a session with replica-{i} at {address}"))
+        session_at(self.stack.cql(i), consistency).await.with_context(|| format!("replica-{i}"))
     }
 
     /// What replica `i` says of itself.
@@ -121,13 +140,29 @@ impl Local {
     }
 }
 
+/// A session that talks to this server alone.
+async fn session_at(address: SocketAddr, consistency: Consistency) -> Result<Session> {
+    let profile = ExecutionProfile::builder()
+        .consistency(consistency)
+        .request_timeout(Some(REQUEST_LIMIT))
+        .retry_policy(std::sync::Arc::new(FallthroughRetryPolicy::new()))
+        .build();
+    SessionBuilder::new()
+        .known_node_addr(address)
+        .host_filter(std::sync::Arc::new(AllowListHostFilter::new([address])?))
+        .default_execution_profile_handle(profile.into_handle())
+        .build()
+        .await
+        .with_context(|| format!("a session with {address}"))
+}
+
 fn members(stack: &Stack) -> Vec<Member> {
-    Member::all(stack.settings().replicas, stack.settings().zookeepers)
+    stack.settings().members()
 }
 
 /// Copies the members' logs to where failed scenarios' logs are; gives the folder. A member that never ran has none.
 fn keep_logs(stack: &Stack, name: &str) -> Result<String> {
-    let dir = failure_dir("local", name)?;
+    let dir = failure_dir(SUITE, name)?;
     for (member, log) in members(stack).into_iter().map(|member| (member, stack.log(member))) {
         if log.exists() {
             std::fs::copy(&log, dir.join(format!("{member}.log"))).with_context(|| log.display().to_string())?;

@@ -30,7 +30,8 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
 
 const KEYSPACE: &str = "WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}";
 
-fn statements(local: &mut Local) -> Result<()> {
+/// DDL, and writes of most kinds, through each replica, read through each.
+pub(super) fn statements(local: &mut Local) -> Result<()> {
     local.runtime.block_on(async {
         for replica in 0..REPLICAS {
             let session = local.session(replica, Consistency::Quorum).await?;

@@ -233,6 +233,7 @@ impl Agent for ModelAgent {
                 }),
                 restore_points: Vec::new(),
                 damaged: Vec::new(),
+                shared: false,
                 log_id: None,
                 highest_incarnation: Some(world.highest),
                 stopping: world.stopping,

@@ -17,7 +17,8 @@ pub enum Profile {
     Default,
 }
 
-/// Runs Cassandra for one replica: starts and stops it, takes restore points and rewinds to them.
+/// Runs Cassandra for one replica: starts and stops it, takes restore points and rewinds to them. Or, with --shared, just
+/// keeps one up that several replicas share.
 #[derive(Debug, Clone, Args)]
 pub struct AgentArgs {
     /// Folder of all data, on a volume of its own; nothing else is written, but for /tmp.
@@ -29,6 +30,10 @@ pub struct AgentArgs {
     /// File with the token that the replica shows.
     #[arg(long, env = "RDB_TOKEN_FILE")]
     pub token_file: PathBuf,
+    /// Cassandra is shared by several replicas, each in a keyspace of its own: it is kept up, and that is all. No restore
+    /// points, no rewinds; a data directory is made for one mode and keeps it.
+    #[arg(long, env = "RDB_SHARED")]
+    pub shared: bool,
     /// Folder of Cassandra's jars and the Jolokia agent's.
     #[arg(long, env = "RDB_CASSANDRA_LIB", default_value = "/opt/cassandra/lib")]
     pub cassandra_lib: PathBuf,
@@ -67,7 +72,7 @@ pub struct AgentArgs {
     #[arg(long, env = "RDB_STOP_TIMEOUT", default_value = "25", value_parser = parse_seconds)]
     pub stop_timeout: Duration,
     /// Time without any CQL answer after which a running Cassandra is taken for hung and ended, seconds; the replica then
-    /// has it rewound.
+    /// has it rewound, or, if it is shared, it is started again.
     #[arg(long, env = "RDB_HANG_LIMIT", default_value = "60", value_parser = parse_seconds)]
     pub hang_limit: Duration,
 }

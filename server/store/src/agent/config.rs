@@ -19,6 +19,9 @@ pub fn cassandra_yaml(args: &AgentArgs, layout: &Layout, extra: &str) -> Result<
     let mut settings = identity(args);
     settings.extend(folders(layout));
     settings.extend(list(&semantics()));
+    if !args.shared {
+        settings.extend(list(&for_restore_points()));
+    }
     settings.extend(list(&refusals()));
     if args.profile == Profile::Small {
         settings.extend(list(&small()));
@@ -97,8 +100,6 @@ fn semantics() -> Vec<(&'static str, &'static str)> {
         ("commit_failure_policy", "die"),
         // A cached counter gives other results than an uncached one after deletes.
         ("counter_cache_size", "0MiB"),
-        // Compaction purges by wall clock; it runs only while the replica is current.
-        ("autocompaction_on_startup_enabled", "false"),
         // A dropped or truncated table would leave files that no restore point knows.
         ("auto_snapshot", "false"),
         ("snapshot_before_compaction", "false"),
@@ -124,6 +125,13 @@ fn semantics() -> Vec<(&'static str, &'static str)> {
         ("memtable_allocation_type", "heap_buffers"),
         ("row_cache_size", "0MiB"),
     ]
+}
+
+/// Settings for a Cassandra whose restore points are put back.
+fn for_restore_points() -> Vec<(&'static str, &'static str)> {
+    // Compaction purges by wall clock; it runs only while the replica is current, which a shared Cassandra's agent could
+    // not tell of several.
+    vec![("autocompaction_on_startup_enabled", "false")]
 }
 
 /// Settings that decide whether Cassandra refuses a statement, which is then its result on every replica: the same for
@@ -278,6 +286,15 @@ mod tests {
         ] {
             assert_eq!(value(&yaml, key), Some(expected));
         }
+    }
+
+    #[test]
+    fn a_shared_one_differs_by_compaction_alone_and_is_reached_from_other_pods() {
+        let (own, shared) = (render(&[], "").unwrap(), render(&["--shared"], "").unwrap());
+        assert_eq!(value(&shared, "autocompaction_on_startup_enabled"), None);
+        assert_eq!(value(&shared, "rpc_address"), Some("0.0.0.0"));
+        let others = own.lines().filter(|line| !line.starts_with("autocompaction_on_startup_enabled"));
+        assert!(others.eq(shared.lines()), "{shared}");
     }
 
     /// What a statement answers must not depend on the memory of the machine or on the profile.

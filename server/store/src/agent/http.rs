@@ -60,7 +60,8 @@ where
     R: Serialize + Send + 'static,
     F: Future<Output = Result<R, Refusal>> + Send + 'static,
 {
-    let request = authorize(&agent, &headers).and_then(|()| Ok((caller(&headers)?, parse(&body)?)));
+    let admitted = authorize(&agent, &headers).and_then(|()| refuse_shared(agent.setup.args.shared));
+    let request = admitted.and_then(|()| Ok((caller(&headers)?, parse(&body)?)));
     let result = match request {
         Ok((caller, request)) => match tokio::spawn(work(agent, caller, request)).await {
             Ok(result) => result,
@@ -77,6 +78,17 @@ fn authorize(agent: &Agent, headers: &HeaderMap) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal { code: Code::Unauthorized, message: "no token, or a wrong one".to_owned() })
+}
+
+/// Every call speaks for one replica, and would do to all what that one asks for.
+fn refuse_shared(shared: bool) -> Result<(), Refusal> {
+    if !shared {
+        return Ok(());
+    }
+    let message = "the agent runs in shared mode (--shared): its Cassandra belongs to several replicas, each with a keyspace \
+                   of its own, so that none can claim, rewind, snapshot or mark it; start the replica with --keyspace, \
+                   without --agent";
+    Err(Refusal { code: Code::SharedMode, message: message.to_owned() })
 }
 
 /// Compares in a time that does not tell where two secrets differ.
@@ -111,6 +123,7 @@ fn status_of(code: Code) -> StatusCode {
         Code::UnknownRestorePoint => StatusCode::NOT_FOUND,
         Code::StaleIncarnation
         | Code::OtherLog
+        | Code::SharedMode
         | Code::Dirty
         | Code::WrongState
         | Code::WrongGeneration

@@ -1,4 +1,5 @@
-//! The store agent: supervises one Cassandra JVM and owns its data directory.
+//! The store agent: supervises one Cassandra JVM, of one replica or shared by several, and owns its data
+//! directory.
 
 mod args;
 mod calls;
@@ -18,6 +19,7 @@ mod probe;
 mod process;
 mod rewind;
 mod run;
+mod shared;
 mod spawn;
 mod state;
 mod supervisor;

@@ -23,6 +23,8 @@ pub struct Observed {
     pub intent: Option<Intent>,
     /// The clean mark.
     pub clean: Option<Clean>,
+    /// Several replicas share Cassandra.
+    pub shared: bool,
 }
 
 /// What to do at the agent's start.
@@ -34,12 +36,17 @@ pub enum AtStart {
     Start,
     /// The directory is dirty: start nothing before the replica has had it rewound.
     WaitForRewind,
+    /// Start the JVM on whatever is there, and again whenever it ends: replicas that share it look after their data.
+    KeepUp,
 }
 
 /// Decides what to do at the agent's start.
 ///
 /// A mark that holds for a generation ended with that generation's JVM, which can't be alive: the agent has the lock.
 pub fn at_start(observed: &Observed) -> AtStart {
+    if observed.shared {
+        return AtStart::KeepUp;
+    }
     match (&observed.intent, &observed.clean) {
         (Some(intent), _) => AtStart::Rewind(intent.clone()),
         (None, Some(Clean { held: Held::Drained, .. })) => AtStart::Start,
@@ -186,8 +193,10 @@ mod tests {
             (false, Some(intent(None)), clean(generation), AtStart::Rewind(intent(None))),
         ];
         for (fresh, intent, clean, expected) in table {
-            let observed = Observed { fresh, intent, clean };
-            assert_eq!(at_start(&observed), expected, "{observed:?}");
+            let own = Observed { fresh, intent, clean, shared: false };
+            assert_eq!(at_start(&own), expected, "{own:?}");
+            let shared = Observed { shared: true, ..own };
+            assert_eq!(at_start(&shared), AtStart::KeepUp, "{shared:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::future::IntoFuture;
 use std::path::Path;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -48,7 +48,7 @@ pub async fn run_with_faults(args: AgentArgs, faults: Faults) -> Result<()> {
     std::mem::forget(lock(&setup.layout).await?);
     let listener =
         TcpListener::bind(setup.args.listen).await.with_context(|| format!("can't listen on {}", setup.args.listen))?;
-    let (state, decision) = look(&setup.layout)?;
+    let (state, decision) = look(&setup.layout, setup.args.shared)?;
     let agent = Agent::new(setup, state)?;
     let mut asked = pin!(async {
         tokio::select! {
@@ -127,8 +127,20 @@ async fn lock(layout: &Layout) -> Result<File> {
     Ok(file)
 }
 
+fn other_mode(layout: &Layout, shared: bool) -> String {
+    let root = layout.root().display();
+    match shared {
+        true => format!(
+            "{root} was not made for a shared Cassandra: give the agent an empty one, or start it without --shared"
+        ),
+        false => {
+            format!("{root} was made for a shared Cassandra: give the agent an empty one, or start it with --shared")
+        }
+    }
+}
+
 /// Reads what is on the disk, deletes what never became a restore point, and decides what to do.
-fn look(layout: &Layout) -> Result<(State, AtStart)> {
+fn look(layout: &Layout, shared: bool) -> Result<(State, AtStart)> {
     disk::create_dir(&layout.agent())?;
     disk::create_dir(&layout.restore_points())?;
     let persisted: Option<Persisted> = disk::read_json(&layout.state())?;
@@ -138,12 +150,17 @@ fn look(layout: &Layout) -> Result<(State, AtStart)> {
         fresh: fresh && points.is_empty(),
         intent: disk::read_json(&layout.intent())?,
         clean: disk::read_json(&layout.clean())?,
+        shared,
     };
     let decision = plan::at_start(&observed);
     let persisted = match persisted {
-        Some(persisted) => persisted,
+        Some(persisted) if persisted.shared == shared => persisted,
+        // Replicas that share a Cassandra must not find the data of one that had it for itself, nor the other way round.
+        Some(_) => bail!("{}", other_mode(layout, shared)),
+        None if shared && !observed.fresh => bail!("{}", other_mode(layout, shared)),
         None => {
-            let persisted = Persisted::new();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let persisted = Persisted::new(shared, now.as_secs());
             persisted.save(layout)?;
             persisted
         }
@@ -171,11 +188,26 @@ mod tests {
     fn a_new_volume_is_known_once_and_keeps_its_id() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
-        let (first, decision) = look(&layout).unwrap();
+        let (first, decision) = look(&layout, false).unwrap();
         assert!(matches!(decision, AtStart::Rewind(intent) if intent.restore_point.is_none()));
-        let (second, decision) = look(&layout).unwrap();
+        let (second, decision) = look(&layout, false).unwrap();
         assert_eq!(decision, AtStart::WaitForRewind);
         assert_eq!(second.persisted.store_id, first.persisted.store_id);
+    }
+
+    #[test]
+    fn a_directory_keeps_its_mode() {
+        for shared in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let layout = Layout::new(dir.path());
+            let (first, decision) = look(&layout, shared).unwrap();
+            assert_eq!(decision == AtStart::KeepUp, shared);
+            let refused = look(&layout, !shared).unwrap_err().to_string();
+            assert!(refused.contains("--shared"), "{refused}");
+            let (again, _) = look(&layout, shared).unwrap();
+            assert_eq!(again.persisted.generation, first.persisted.generation);
+            assert_eq!(first.persisted.generation > 0, shared, "a shared one's generation tells volumes apart");
+        }
     }
 
     #[test]
@@ -183,6 +215,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         fs::create_dir(layout.cassandra()).unwrap();
-        assert_eq!(look(&layout).unwrap().1, AtStart::WaitForRewind);
+        assert_eq!(look(&layout, false).unwrap().1, AtStart::WaitForRewind);
+        assert!(look(&layout, true).is_err());
     }
 }

@@ -39,19 +39,24 @@ pub struct Persisted {
     /// The restore point that the last rewind put back.
     #[serde(default)]
     pub last_put_back: Option<String>,
+    /// The directory is of a Cassandra that several replicas share.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 impl Persisted {
-    /// The numbers of a new volume.
-    pub fn new() -> Self {
+    /// The numbers of a new volume. Replicas that share a Cassandra see nothing of it but the generation, so that this
+    /// must tell volumes apart, too: there it begins at the time, `now` in seconds.
+    pub fn new(shared: bool, now: u64) -> Self {
         Self {
             store_id: Uuid::new_v4(),
-            generation: 0,
+            generation: if shared { now } else { 0 },
             log_id: None,
             highest_incarnation: None,
             earlier: Vec::new(),
             sequence: 0,
             last_put_back: None,
+            shared,
         }
     }
 
@@ -209,6 +214,7 @@ impl State {
             clean,
             restore_points: self.points.clone(),
             damaged: self.damaged.clone(),
+            shared: self.persisted.shared,
             log_id: self.persisted.log_id,
             highest_incarnation: self.persisted.highest_incarnation,
             // The agent itself knows.
@@ -223,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_highest_incarnation_is_kept_for_each_log_within_a_bound() {
-        let mut numbers = Persisted::new();
+        let mut numbers = Persisted::new(false, 0);
         let caller = |log, incarnation| Caller { log, incarnation };
         for (log, incarnation) in [(7, 5), (7, 6), (8, 1), (7, 9)] {
             numbers.give_to(caller(log, incarnation));
@@ -239,7 +245,7 @@ mod tests {
 
     #[test]
     fn aborted_ids_are_remembered_within_a_bound() {
-        let mut state = State::new(Persisted::new(), None, Vec::new());
+        let mut state = State::new(Persisted::new(false, 0), None, Vec::new());
         for number in 0..=ABORTED_KEPT {
             state.remember_aborted(&number.to_string());
         }

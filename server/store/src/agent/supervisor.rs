@@ -19,7 +19,7 @@ use super::plan::{self, AtStart, Intent};
 use super::process::Spawner;
 use super::state::{Running, State};
 use super::{config, disk, points, probe, rewind};
-use crate::api::{Clean, Code, Damaged, Held, Jvm, Refusal, Rewind, Rewound, Status};
+use crate::api::{Clean, Code, Damaged, Held, Jvm, Manifest, Refusal, Rewind, Rewound, Status};
 
 /// Longest time from spawning a JVM to its first CQL answer.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
@@ -60,7 +60,7 @@ pub struct Setup {
 pub struct Agent {
     pub(super) setup: Arc<Setup>,
     state: Arc<Mutex<State>>,
-    status: Arc<watch::Sender<Status>>,
+    pub(super) status: Arc<watch::Sender<Status>>,
     spawner: Spawner,
     /// It is shutting down. Beside the state, for whoever asks to see it at once, whatever holds the lock.
     stopping: Arc<AtomicBool>,
@@ -164,6 +164,7 @@ impl Agent {
                 self.carry_out(&mut state, intent).await?;
             }
             AtStart::Start => tracing::info!("the directory is clean"),
+            AtStart::KeepUp => return self.clone().start_shared(state).await,
         }
         self.start_jvm(&mut state, true).await.map(drop).map_err(|refusal| anyhow::anyhow!(refusal))
     }
@@ -234,8 +235,12 @@ impl Agent {
             let message = "the directory is neither clean nor just rewound".to_owned();
             return Err(Refusal { code: Code::Dirty, message });
         };
-        let started = self.spawn_jvm(state, clean, keep_mark).await;
-        match started {
+        self.launch(state, keep_mark.then_some(clean.manifest)).await
+    }
+
+    /// Starts the JVM on the directory as it is. With a `mark` that goes on to hold for the new generation.
+    pub(super) async fn launch(&self, state: &mut State, mark: Option<Option<Manifest>>) -> Result<u64, Refusal> {
+        match self.spawn_jvm(state, mark).await {
             Ok(running) => {
                 let generation = running.generation;
                 tracing::info!(generation, pid = running.process.pid(), "Cassandra is starting");
@@ -252,12 +257,12 @@ impl Agent {
         }
     }
 
-    async fn spawn_jvm(&self, state: &mut State, clean: Clean, keep_mark: bool) -> Result<Running> {
+    async fn spawn_jvm(&self, state: &mut State, mark: Option<Option<Manifest>>) -> Result<Running> {
         let password = Uuid::new_v4().simple().to_string();
         let mut persisted = state.persisted.clone();
         persisted.generation += 1;
         let generation = persisted.generation;
-        let mark = keep_mark.then_some(Clean { manifest: clean.manifest, held: Held::Generation { generation } });
+        let mark = mark.map(|manifest| Clean { manifest, held: Held::Generation { generation } });
         let (setup, saved, kept) = (self.setup.clone(), persisted.clone(), mark.clone());
         let properties = jolokia_properties(setup.args.jolokia_port, JOLOKIA_USER, &password);
         blocking(move || {
@@ -391,12 +396,17 @@ impl Agent {
             self.wait_for_mark(timeout * 3 / 5).await;
             let mut state = self.lock().await;
             if let Err(error) = self.stop_for_good(&mut state).await {
-                tracing::warn!("stopping: {error:#}; the next start rewinds");
+                tracing::warn!("stopping: {error:#}; {}", self.afterwards());
             }
         };
         if tokio::time::timeout(timeout, stop).await.is_err() {
-            tracing::warn!(?timeout, "not stopped in time; the next start rewinds");
+            tracing::warn!(?timeout, "not stopped in time; {}", self.afterwards());
         }
+    }
+
+    /// What an unclean stop means for the next start, for the log.
+    fn afterwards(&self) -> &'static str {
+        if self.setup.args.shared { "the next start reads the commit log" } else { "the next start rewinds" }
     }
 
     /// A live replica sees in the status that the agent stops, drains and marks: then its next start needs no rewind.
@@ -416,6 +426,9 @@ impl Agent {
     }
 
     async fn stop_for_good(&self, state: &mut State) -> Result<()> {
+        if self.setup.args.shared {
+            return self.stop_shared(state).await;
+        }
         let (Some(mark), Some(running)) = (state.valid_mark().cloned(), state.running.clone()) else {
             return self.stop_jvm(state).await;
         };
