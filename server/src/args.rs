@@ -88,15 +88,20 @@ pub struct ReplicaArgs {
     /// How the order is made.
     #[arg(long, env = "RDB_ENGINE", value_enum, default_value_t = Engine::ZnodeLog)]
     pub engine: Engine,
-    /// HOST:PORT of the replica's own Cassandra; {id} becomes the replica's number.
+    /// HOST:PORT of the replica's own Cassandra; {id} becomes the replica's number. With --keyspace: of the shared one.
     #[arg(long, env = "RDB_CASSANDRA")]
     pub cassandra: String,
     /// URL of the store agent beside it; {id} becomes the replica's number.
-    #[arg(long, env = "RDB_AGENT")]
-    pub agent: String,
+    #[arg(long, env = "RDB_AGENT", required_unless_present = "keyspace")]
+    pub agent: Option<String>,
     /// File with the token that the agent asks for.
-    #[arg(long, env = "RDB_AGENT_TOKEN_FILE")]
-    pub agent_token_file: PathBuf,
+    #[arg(long, env = "RDB_AGENT_TOKEN_FILE", required_unless_present = "keyspace")]
+    pub agent_token_file: Option<PathBuf>,
+    /// Share the Cassandra with other replicas, confined to this keyspace; {id} becomes the replica's number. For
+    /// development: after every end but a graceful one, and whenever the Cassandra was restarted, the keyspace is
+    /// built anew from the whole log. Its Cassandra runs under `agent --shared`.
+    #[arg(long, env = "RDB_KEYSPACE", conflicts_with_all = ["agent", "agent_token_file"])]
+    pub keyspace: Option<String>,
     /// Where CQL clients are served.
     #[arg(long, env = "RDB_LISTEN", default_value = "0.0.0.0:9042")]
     pub listen: SocketAddr,
@@ -190,7 +195,7 @@ impl ReplicaArgs {
     /// # Errors
     /// The file can't be read or is empty.
     pub fn agent_token(&self) -> anyhow::Result<String> {
-        let file = &self.agent_token_file;
+        let file = self.agent_token_file.as_ref().context("--agent-token-file is missing")?;
         let text =
             fs::read_to_string(file).with_context(|| format!("reading the agent's token from {}", file.display()))?;
         match text.trim() {

@@ -14,6 +14,7 @@ use replicateddb_replica::{
     backend::executor::CassandraConnector,
     config, frontend,
     frontend::{Frontend, Identity, Peers},
+    keyspace::{KeyspaceConnector, KeyspaceStore},
     metrics,
     replica::Serving,
 };
@@ -43,7 +44,7 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
     let id = args.id()?;
     let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name())).await?;
     let address = args.advertised()?;
-    let token = args.agent_token()?;
+    let token = if args.keyspace.is_none() { args.agent_token()? } else { String::new() };
     let log = tokio::select! {
         log = open(&args, id) => log?,
         signal = &mut stop_asked => {
@@ -51,8 +52,6 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let store = Store::new(&with_id(&args.agent, id), &token, log.log_id().0, log.incarnation().0);
-    let store = store.context("the agent's URL")?;
     let identity = Identity {
         id,
         host_id: host_id(&log, id),
@@ -61,7 +60,7 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
         data_center: args.data_center.clone(),
         rack: args.rack.clone(),
     };
-    let mut running = Running::start(&args, id, log, store, identity, &admin_port);
+    let mut running = Running::start(&args, id, log, &token, identity, &admin_port)?;
     let handle = running.handle.clone();
     let reason = tokio::select! {
         signal = &mut stop_asked => {
@@ -95,10 +94,10 @@ impl Running {
         args: &ReplicaArgs,
         id: u32,
         log: ZnodeLog,
-        store: Store,
+        token: &str,
         identity: Identity,
         admin_port: &AdminPort,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
         let core_metrics = metrics::Metrics::default();
         core_metrics.register(&mut registry);
@@ -106,8 +105,8 @@ impl Running {
         frontend_metrics.register(&mut registry);
 
         let members = Arc::new(Members::watching(&log));
-        let connector = CassandraConnector { address: with_id(&args.cassandra, id) };
-        let handle = ReplicaHandle::start(core_config(args, id), log, store, connector, core_metrics);
+        let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
+        let handle = start_core(args, id, log, token, keyspace.as_deref(), core_metrics)?;
         admin_port.serve(replica_admin::router(handle.clone(), registry));
 
         let member = Member {
@@ -121,17 +120,18 @@ impl Running {
         };
         let registering = tokio::spawn(keep_registered(members.clone(), member, handle.serving()));
         let peers = Arc::new(Peers::new(id, members.watch()));
-        let config = frontend::Config { listen: args.listen, max_clients: args.max_clients, identity };
+        let keyspace = keyspace.map(Into::into);
+        let config = frontend::Config { listen: args.listen, max_clients: args.max_clients, identity, keyspace };
         let frontend = Frontend::new(handle.clone(), config, peers, frontend_metrics);
         let stop = CancellationToken::new();
         let frontend = tokio::spawn(frontend.run(stop.clone()));
-        Self {
+        Ok(Self {
             handle,
             members,
             _registering: AbortOnDropHandle::new(registering),
             frontend: AbortOnDropHandle::new(frontend),
             stop,
-        }
+        })
     }
 
     /// Clients first: what they have in flight is finished while the replica still works. Then the replica drains and
@@ -146,6 +146,30 @@ impl Running {
         }
         handle.stop().await
     }
+}
+
+/// On a Cassandra of its own, with the store agent beside it, or in a keyspace of a shared one.
+fn start_core(
+    args: &ReplicaArgs,
+    id: u32,
+    log: ZnodeLog,
+    token: &str,
+    keyspace: Option<&str>,
+    metrics: metrics::Metrics,
+) -> anyhow::Result<ReplicaHandle> {
+    let address = with_id(&args.cassandra, id);
+    let (log_id, incarnation) = (log.log_id().0, log.incarnation().0);
+    let mut config = core_config(args, id);
+    if let Some(keyspace) = keyspace {
+        // None can be made.
+        (config.restore_point_interval, config.restore_point_records) = (Duration::MAX, u64::MAX);
+        let store = KeyspaceStore::new(&address, keyspace, log_id, incarnation);
+        let connector = KeyspaceConnector::new(store.clone());
+        return Ok(ReplicaHandle::start(config, log, store, connector, metrics));
+    }
+    let agent = args.agent.as_deref().context("--agent is missing")?;
+    let store = Store::new(&with_id(agent, id), token, log_id, incarnation).context("the agent's URL")?;
+    Ok(ReplicaHandle::start(config, log, store, CassandraConnector { address }, metrics))
 }
 
 /// Tells the other replicas and the drivers of this one while, and only while, it serves.

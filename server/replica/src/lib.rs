@@ -17,6 +17,7 @@ mod barrier;
 pub mod config;
 mod execute;
 pub mod frontend;
+pub mod keyspace;
 pub mod lanes;
 pub mod metrics;
 pub mod propose;

@@ -43,6 +43,9 @@ pub enum StoreError {
     /// The JVM ended, or another was started, while this one was waited for.
     #[error("Cassandra did not start: {0}")]
     NotStarted(String),
+    /// Of a replica that is confined to a keyspace of a shared Cassandra and has no agent: what it met there.
+    #[error("{0}")]
+    Keyspace(String),
 }
 
 impl StoreError {

@@ -118,7 +118,7 @@ impl Backend for Cassandra {
     }
 
     async fn digest(&self) -> Result<BTreeMap<String, TableDigest>, Failure> {
-        scan::digest(&self.pool.any().await?).await
+        self.digest_of(None).await
     }
 
     fn health(&self) -> watch::Receiver<Health> {
@@ -127,6 +127,11 @@ impl Backend for Cassandra {
 }
 
 impl Cassandra {
+    /// Digests of one keyspace's tables, or of all users'.
+    pub(crate) async fn digest_of(&self, keyspace: Option<&str>) -> Result<BTreeMap<String, TableDigest>, Failure> {
+        scan::digest(&self.pool.any().await?, keyspace).await
+    }
+
     /// Prepares a statement that has values.
     async fn ready(&self, keyspace: Option<&str>, statement: &StatementText) -> Result<Ready, Failure> {
         if statement.values.is_empty() {

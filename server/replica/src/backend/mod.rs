@@ -18,6 +18,7 @@ use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::{Codec, Envelope, Opcode};
 use replicateddb_cql::request::{self, Params, Values};
 use replicateddb_cql::response::{self, ResultBody};
+use replicateddb_cql::statement::Ident;
 use replicateddb_store::generation;
 use tokio::net::TcpStream;
 use tokio_util::codec::Framed;
@@ -82,6 +83,26 @@ pub async fn connect(address: &str, expected: Option<u64>) -> Result<Framed<TcpS
     };
     let late = |_| unreachable(format!("no answer within {CONNECT_TIMEOUT:?}"));
     tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(late)?
+}
+
+/// Has a connection use a keyspace, within [`CONNECT_TIMEOUT`].
+///
+/// # Errors
+/// See [`BackendError`].
+pub async fn in_keyspace(
+    address: &str,
+    mut framed: Framed<TcpStream, Codec>,
+    keyspace: &str,
+) -> Result<Framed<TcpStream, Codec>, BackendError> {
+    let text = format!("USE {}", Ident::new(keyspace).to_cql());
+    let params = Params::new(Consistency::One, Values::none());
+    let query = request::query(&text, &params).map_err(|e| protocol(address, e))?;
+    let used = tokio::time::timeout(CONNECT_TIMEOUT, ask(address, &mut framed, Opcode::Query, query)).await;
+    let late = |_| BackendError::Unreachable { address: address.to_owned(), reason: format!("no answer to {text}") };
+    match used.map_err(late)??.opcode {
+        Opcode::Result => Ok(framed),
+        other => Err(protocol(address, format!("{other:?} to {text}"))),
+    }
 }
 
 async fn check_generation(

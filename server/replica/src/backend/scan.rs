@@ -36,12 +36,15 @@ struct Table {
     definition: String,
 }
 
-/// Reads and hashes every user table.
-pub(super) async fn digest(connection: &Connection) -> Result<BTreeMap<String, TableDigest>, Failure> {
+/// Reads and hashes every user table, or those of one keyspace.
+pub(super) async fn digest(
+    connection: &Connection,
+    keyspace: Option<&str>,
+) -> Result<BTreeMap<String, TableDigest>, Failure> {
     let mut columns = Vec::new();
     pages(connection, COLUMNS, |rows| columns.extend(rows)).await?;
     let mut digests = BTreeMap::new();
-    for (name, table) in tables(&columns) {
+    for (name, table) in tables(&columns, keyspace) {
         let mut hash = Sha256::new();
         hash.update(table.definition.as_bytes());
         let mut count = 0u64;
@@ -71,11 +74,12 @@ fn hash_row(hash: &mut Sha256, row: &Row, presence_only: &[bool]) {
 }
 
 /// The user tables (and views) that rows of `system_schema.columns` define, by `keyspace.table`.
-fn tables(columns: &[Row]) -> BTreeMap<String, Table> {
+fn tables(columns: &[Row], keyspace: Option<&str>) -> BTreeMap<String, Table> {
     let mut found: BTreeMap<(String, String), Columns> = BTreeMap::new();
     for row in columns {
         let text = |n: usize| row.get(n).and_then(Option::as_deref).and_then(as_text).unwrap_or_default().to_owned();
-        if !is_system_keyspace(&text(0)) {
+        let wanted = keyspace.map_or_else(|| !is_system_keyspace(&text(0)), |keyspace| text(0) == keyspace);
+        if wanted {
             found.entry((text(0), text(1))).or_default().push((text(2), text(3), text(5)));
         }
     }
@@ -171,7 +175,9 @@ mod tests {
             column(["ks", "c", "n", "regular", "counter"]),
             column(["system_auth", "roles", "role", "partition_key", "text"]),
         ];
-        let tables = tables(&columns);
+        assert_eq!(tables(&columns, Some("ks")).len(), 2);
+        assert!(tables(&columns, Some("k")).is_empty());
+        let tables = tables(&columns, None);
         assert_eq!(tables.keys().collect::<Vec<_>>(), ["ks.c", "ks.t"]);
         assert_eq!(tables["ks.t"].select, r#"SELECT "V", WRITETIME("V"), TTL("V"), "k" FROM "ks"."t""#);
         assert_eq!(tables["ks.t"].presence_only, [false, false, true, false]);

@@ -192,7 +192,7 @@ impl Bed {
         };
         let members = watch::Sender::new(Vec::new());
         let peers = Arc::new(Peers::new(0, members.subscribe()));
-        let config = Config { listen: address, max_clients, identity };
+        let config = Config { listen: address, max_clients, identity, keyspace: None };
         let frontend = Frontend::new(core.clone(), config, peers, Arc::new(Metrics::default()));
         let stop = CancellationToken::new();
         let frontend = AbortOnDropHandle::new(tokio::spawn(frontend.run(stop.clone())));

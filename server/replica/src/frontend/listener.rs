@@ -44,6 +44,8 @@ pub struct Config {
     pub max_clients: usize,
     /// Who this replica is to drivers.
     pub identity: Identity,
+    /// The keyspace that clients are confined to, if the replica shares its Cassandra with others.
+    pub keyspace: Option<Arc<str>>,
 }
 
 /// The front end of a replica.
@@ -153,6 +155,7 @@ impl<C: Core> Frontend<C> {
             topology: Topology::new(self.config.identity.clone(), self.peers.clone()),
             peers: self.peers.clone(),
             metrics: self.metrics.clone(),
+            keyspace: self.config.keyspace.clone(),
             budget: self.budget.clone(),
             answers: self.answers.clone(),
         }

@@ -64,9 +64,10 @@ pub enum RelayError {
 }
 
 impl Relay {
-    /// Over a queue that is written to the backend.
-    pub fn new(backend: Out, prepared: Arc<PreparedCache>) -> Self {
-        Self { backend, waiting: Mutex::default(), keyspace: Mutex::default(), prepared }
+    /// Over a queue that is written to the backend,
+    /// of a session that uses `keyspace`.
+    pub fn new(backend: Out, prepared: Arc<PreparedCache>, keyspace: Option<&str>) -> Self {
+        Self { backend, waiting: Mutex::default(), keyspace: Mutex::new(keyspace.map(str::to_owned)), prepared }
     }
 
     /// The keyspace set by USE, not quoted.

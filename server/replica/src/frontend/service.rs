@@ -11,7 +11,7 @@ use replicateddb_cql::{
     frame::{Envelope, Opcode},
     request::Values,
     response::{self, ErrorCode},
-    statement::{Ident, Statement},
+    statement::{Ident, Statement, classify},
 };
 use tokio::sync::Semaphore;
 
@@ -30,6 +30,7 @@ use super::{
     topology::Topology,
     write::Write,
 };
+use crate::keyspace::confine;
 use crate::reads::Hold;
 use crate::replica::{Outcome, ProposeError};
 
@@ -53,6 +54,8 @@ pub struct Service<C> {
     pub peers: Arc<Peers>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The keyspace that clients are confined to, if they are.
+    pub keyspace: Option<Arc<str>>,
     /// Bytes of request bodies that may be in flight.
     pub budget: Arc<Semaphore>,
     /// Bytes of answers on their way to clients, of all sessions.
@@ -108,6 +111,16 @@ impl<C: Core> Service<C> {
         if write.parts().is_empty() {
             return Envelope::response(stream, Opcode::Result, response::void());
         }
+        if let Some(own) = &self.keyspace {
+            for part in write.parts() {
+                let Some(statement) = part.statement() else { continue };
+                match confine::judge(own, part.text(), statement) {
+                    confine::Verdict::Fine => {}
+                    confine::Verdict::Nothing => return Envelope::response(stream, Opcode::Result, response::void()),
+                    confine::Verdict::Refused(reason) => return Refusal::invalid(reason).answer(stream),
+                }
+            }
+        }
         match self.ordered(&write, consistency).await {
             Err(body) => answer::error_body(stream, body),
             Ok(outcome) => {
@@ -129,7 +142,15 @@ impl<C: Core> Service<C> {
     /// The outcome, or the body of the ERROR that says why there is none.
     async fn ordered(&self, write: &Write, consistency: Consistency) -> Result<Outcome, Bytes> {
         let repeatable = self.repeatable(write, consistency).await?;
-        let request = write.request(repeatable, now_micros()).map_err(|refusal| body(&refusal))?;
+        let mut request = write.request(repeatable, now_micros()).map_err(|refusal| body(&refusal))?;
+        if let Some(own) = &self.keyspace {
+            request.keyspace = None;
+            for statement in &mut request.statements {
+                let kind = classify(&statement.text).kind;
+                statement.text =
+                    confine::stripped(own, &statement.text, kind).map_err(|reason| body(&Refusal::invalid(reason)))?;
+            }
+        }
         self.core.propose(request).await.map_err(|error| answer::write_error(&error, consistency))
     }
 

@@ -11,7 +11,7 @@ use replicateddb_cql::{
     frame::{Envelope, FrameError, Opcode},
     request::{self, Values},
     response::{self, ErrorCode},
-    statement::Statement,
+    statement::{Statement, classify},
 };
 use tokio::{
     io::AsyncReadExt,
@@ -37,6 +37,7 @@ use super::{
     write::{self, Write},
 };
 use crate::backend;
+use crate::keyspace::confine;
 
 /// Bytes of a client that are read and thrown away after a fatal error, so that closing the socket doesn't destroy the
 /// error that explains it.
@@ -122,11 +123,21 @@ async fn converse<C: Core>(
             return Ok(());
         }
     };
+    let backend = match service.keyspace.as_deref() {
+        None => backend,
+        Some(keyspace) => match backend::in_keyspace(&service.backend, backend, keyspace).await {
+            Ok(backend) => backend,
+            Err(error) => {
+                let _ = out.send(answer::error(stream, ErrorCode::Bootstrapping, &error.to_string())).await;
+                return Ok(());
+            }
+        },
+    };
     reader.set_max_body(MAX_BODY);
     let _ = out.send(Envelope::response(stream, Opcode::Ready, response::ready())).await;
     let (backend_reader, backend_writer) = socket::backend_halves(backend);
     let (to_backend, backend_queue) = Out::new();
-    let relay = Arc::new(Relay::new(to_backend, service.prepared.clone()));
+    let relay = Arc::new(Relay::new(to_backend, service.prepared.clone(), service.keyspace.as_deref()));
     let mut pipes = JoinSet::new();
     pipes.spawn(async move { drop(socket::pump(backend_queue, backend_writer).await) });
     pipes.spawn({
@@ -296,6 +307,9 @@ impl<C: Core> Session<C> {
         ticket: Ticket,
     ) -> Result<(), Stop> {
         let stream = envelope.stream;
+        if let Some(refusal) = self.confined(&statement) {
+            return self.refuse(stream, &refusal, ticket).await;
+        }
         match &statement.plan {
             Plan::Refuse(refusal) => self.refuse(stream, refusal, ticket).await,
             Plan::Local if bound.consistency == Consistency::Any => {
@@ -324,6 +338,18 @@ impl<C: Core> Session<C> {
                 let write = Write::single(statement, bound.values);
                 self.write(stream, write, bound.consistency, ticket).await
             }
+        }
+    }
+
+    /// Why a statement that is not ordered reaches out of the keyspace that clients are confined to.
+    fn confined(&self, statement: &Prepared) -> Option<Refusal> {
+        let own = self.service.keyspace.as_deref()?;
+        if !matches!(statement.plan, Plan::Read(_) | Plan::Use) {
+            return None;
+        }
+        match confine::judge(own, &statement.text, &classify(&statement.text)) {
+            confine::Verdict::Refused(reason) => Some(Refusal::invalid(reason)),
+            confine::Verdict::Fine | confine::Verdict::Nothing => None,
         }
     }
 

@@ -19,9 +19,7 @@ pub fn cassandra_yaml(args: &AgentArgs, layout: &Layout, extra: &str) -> Result<
     let mut settings = identity(args);
     settings.extend(folders(layout));
     settings.extend(list(&semantics()));
-    if !args.shared {
-        settings.extend(list(&for_restore_points()));
-    }
+    settings.extend(list(&if args.shared { for_sharing() } else { for_restore_points() }));
     settings.extend(list(&refusals()));
     if args.profile == Profile::Small {
         settings.extend(list(&small()));
@@ -116,7 +114,6 @@ fn semantics() -> Vec<(&'static str, &'static str)> {
         ("cas_contention_timeout", "10s"),
         ("request_timeout", "30s"),
         ("truncate_request_timeout", "60s"),
-        ("native_transport_timeout", "60s"),
         ("batch_size_warn_threshold", "1024KiB"),
         ("unlogged_batch_across_partitions_warn_threshold", "65535"),
         // The id of a prepared statement must not depend on what the connection it came by uses: otherwise one statement
@@ -129,9 +126,18 @@ fn semantics() -> Vec<(&'static str, &'static str)> {
 
 /// Settings for a Cassandra whose restore points are put back.
 fn for_restore_points() -> Vec<(&'static str, &'static str)> {
-    // Compaction purges by wall clock; it runs only while the replica is current, which a shared Cassandra's agent could
-    // not tell of several.
-    vec![("autocompaction_on_startup_enabled", "false")]
+    vec![
+        // Compaction purges by wall clock; it runs only while the replica is current, which a shared Cassandra's agent
+        // could not tell of several.
+        ("autocompaction_on_startup_enabled", "false"),
+        ("native_transport_timeout", "60s"),
+    ]
+}
+
+/// Settings for a Cassandra that several replicas share.
+fn for_sharing() -> Vec<(&'static str, &'static str)> {
+    // A replica that rebuilds its keyspace waits for as long as a request of its earlier life may lie in the queue.
+    vec![("native_transport_timeout", "20s")]
 }
 
 /// Settings that decide whether Cassandra refuses a statement, which is then its result on every replica: the same for
@@ -289,12 +295,19 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_one_differs_by_compaction_alone_and_is_reached_from_other_pods() {
+    fn a_shared_one_differs_in_little_and_is_reached_from_other_pods() {
         let (own, shared) = (render(&[], "").unwrap(), render(&["--shared"], "").unwrap());
         assert_eq!(value(&shared, "autocompaction_on_startup_enabled"), None);
+        assert_eq!(value(&shared, "native_transport_timeout"), Some("20s"));
         assert_eq!(value(&shared, "rpc_address"), Some("0.0.0.0"));
-        let others = own.lines().filter(|line| !line.starts_with("autocompaction_on_startup_enabled"));
-        assert!(others.eq(shared.lines()), "{shared}");
+        let differs = ["autocompaction_on_startup_enabled", "native_transport_timeout"];
+        let same = |text: &str| {
+            text.lines()
+                .filter(|line| !differs.iter().any(|key| line.starts_with(key)))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(same(&own), same(&shared));
     }
 
     /// What a statement answers must not depend on the memory of the machine or on the profile.

@@ -1,0 +1,436 @@
+//! What the store agent does for a replica with a Cassandra of its own, done by CQL in a keyspace of a shared one.
+//!
+//! One row says which log and incarnation the keyspace belongs to (claimed by compare-and-set, I6), which build of it
+//! this is, and whether it was left clean. A clean mark holds for the JVM that it was made in and no other. Everything
+//! else is an unclean start: what the log made is dropped, and the log is executed from its beginning.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use replicateddb_cql::Consistency;
+use replicateddb_cql::frame::Opcode;
+use replicateddb_cql::request::{self, Params, Values};
+use replicateddb_cql::response::{self, ResultBody, Row, cell};
+use replicateddb_cql::statement::Ident;
+use replicateddb_cql::wire::Value;
+use replicateddb_store::api::{
+    Clean, Code, Files, Footprint, Held, Jvm, Manifest, Mark, Refusal, Rewind, Rewound, Status, Table,
+};
+use replicateddb_store::client::StoreError;
+use replicateddb_store::generation;
+use uuid::Uuid;
+
+use super::STATE_TABLE;
+use crate::backend::connect;
+use crate::backend::connection::Connection;
+use crate::site::Agent;
+
+/// Longest time that a request of an earlier life of the replica may go on in the same JVM: above what a shared Cassandra
+/// lets one wait in its queue (20 s), and the time-out of its writes (20 s, counted from their arrival). What names a
+/// table by its id meets none any more; a schema statement names it by its name.
+const LANDING_WAIT: Duration = Duration::from_secs(25);
+/// Rounds of dropping types, which may use one another.
+const DROP_ROUNDS: usize = 32;
+/// Version of ids that a name gives: the log's tables have such, Cassandra's own choice is another.
+const NAME_BASED: usize = 5;
+
+/// See the module's head. Cheap to clone.
+#[derive(Clone)]
+pub struct KeyspaceStore {
+    address: Arc<str>,
+    keyspace: Arc<str>,
+    log: i64,
+    incarnation: i64,
+    build: Arc<Mutex<Uuid>>,
+}
+
+/// The row.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    log: i64,
+    incarnation: i64,
+    /// `None`: nothing was ever applied.
+    build: Option<Uuid>,
+    /// The JVM that the build was begun in.
+    generation: Option<u64>,
+    clean: Option<String>,
+}
+
+impl KeyspaceStore {
+    /// The keyspace of the Cassandra at `address`, for one incarnation of a replica in a log.
+    pub fn new(address: &str, keyspace: &str, log: i64, incarnation: i64) -> Self {
+        Self { address: address.into(), keyspace: keyspace.into(), log, incarnation, build: Arc::default() }
+    }
+
+    /// `host:port` of the shared Cassandra.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The keyspace.
+    pub fn keyspace(&self) -> &str {
+        &self.keyspace
+    }
+
+    /// The build of the keyspace that was begun or found clean last.
+    pub fn build(&self) -> Uuid {
+        *self.build.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_build(&self, build: Uuid) {
+        *self.build.lock().unwrap_or_else(PoisonError::into_inner) = build;
+    }
+
+    async fn open(&self) -> Result<Open<'_>, StoreError> {
+        let framed = connect(&self.address, None).await.map_err(|error| StoreError::Keyspace(error.to_string()))?;
+        Ok(Open { store: self, connection: Connection::new(framed) })
+    }
+
+    fn row(&self) -> String {
+        format!("{}.{STATE_TABLE}", Ident::new(&*self.keyspace).to_cql())
+    }
+
+    fn fenced(&self, found: i64) -> StoreError {
+        let message = format!("the keyspace {} was claimed by the newer incarnation {found:#x}", self.keyspace);
+        StoreError::Refused(Refusal { code: Code::StaleIncarnation, message })
+    }
+
+    fn none() -> StoreError {
+        let message = "a replica that is confined to a keyspace makes no restore points: it rebuilds from the log";
+        StoreError::Refused(Refusal { code: Code::WrongState, message: message.to_owned() })
+    }
+}
+
+/// The store with a connection.
+struct Open<'a> {
+    store: &'a KeyspaceStore,
+    connection: Connection,
+}
+
+fn failed(text: &str, reason: impl ToString) -> StoreError {
+    StoreError::Keyspace(format!("the shared Cassandra, at `{text}`: {}", reason.to_string()))
+}
+
+fn bigint(value: i64) -> Value {
+    Value::Bytes(cell::bigint(value))
+}
+
+/// Stored bit by bit: CQL has no unsigned numbers.
+fn signed(generation: u64) -> i64 {
+    i64::from_ne_bytes(generation.to_ne_bytes())
+}
+
+fn text_of(row: &Row, column: usize) -> Option<String> {
+    row.get(column)?.as_deref().and_then(cell::as_text).map(str::to_owned)
+}
+
+impl Open<'_> {
+    async fn rows(&self, text: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
+        let values = Values::positional(values).map_err(|error| failed(text, error))?;
+        let body = request::query(text, &Params::new(Consistency::One, values)).map_err(|error| failed(text, error))?;
+        let answer = self.connection.ask(Opcode::Query, body).await.map_err(|lost| failed(text, lost.reason))?;
+        let message = answer.message().map_err(|error| failed(text, error))?;
+        if answer.opcode != Opcode::Result {
+            let error = response::parse_error(&message).map_err(|error| failed(text, error))?;
+            return Err(failed(text, error.message));
+        }
+        match response::parse_result(&message).map_err(|error| failed(text, error))? {
+            ResultBody::Rows(rows) => Ok(rows.rows),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// A compare-and-set; whether it was applied.
+    async fn applied(&self, text: &str, values: &[Value]) -> Result<bool, StoreError> {
+        let rows = self.rows(text, values).await?;
+        Ok(rows.first().and_then(|row| row.first()?.as_deref().and_then(cell::as_boolean)).unwrap_or(false))
+    }
+
+    async fn generation(&self) -> Result<u64, StoreError> {
+        let rows = self.rows(generation::QUERY, &[]).await?;
+        let found = rows.first().and_then(|row| row.first()?.as_deref().and_then(generation::parse));
+        found.ok_or_else(|| failed(generation::QUERY, "no Cassandra of a store agent with --shared"))
+    }
+
+    async fn known(&self) -> Result<Option<Known>, StoreError> {
+        let text = format!("SELECT log, incarnation, build, generation, clean FROM {} WHERE id = 0", self.store.row());
+        let rows = self.rows(&text, &[]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let number = |column: usize| row.get(column).and_then(|cell| cell.as_deref().and_then(cell::as_bigint));
+        Ok(Some(Known {
+            log: number(0).unwrap_or_default(),
+            incarnation: number(1).unwrap_or_default(),
+            build: row.get(2).and_then(|cell| cell.as_deref().and_then(cell::as_uuid)),
+            generation: number(3).map(|number| u64::from_ne_bytes(number.to_ne_bytes())),
+            clean: text_of(row, 4),
+        }))
+    }
+
+    /// The row, if it is still ours.
+    async fn ours(&self) -> Result<Known, StoreError> {
+        let known = self.known().await?.ok_or_else(|| failed(&self.store.row(), "the replica's row is gone"))?;
+        match known.incarnation > self.store.incarnation {
+            true => Err(self.store.fenced(known.incarnation)),
+            false => Ok(known),
+        }
+    }
+
+    async fn claim(&self) -> Result<(), StoreError> {
+        let keyspace = Ident::new(&*self.store.keyspace).to_cql();
+        let row = self.store.row();
+        let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
+        self.rows(&format!("CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"), &[]).await?;
+        refuse_foreign(&self.store.keyspace, &self.footprint().await?)?;
+        let columns = "id int PRIMARY KEY, log bigint, incarnation bigint, build uuid, generation bigint, clean text";
+        self.rows(&format!("CREATE TABLE IF NOT EXISTS {row} ({columns})"), &[]).await?;
+        let ours = [bigint(self.store.log), bigint(self.store.incarnation)];
+        let first = format!("INSERT INTO {row} (id, log, incarnation) VALUES (0, ?, ?) IF NOT EXISTS");
+        if self.applied(&first, &ours).await? {
+            return Ok(());
+        }
+        let known = self.ours().await?;
+        if known.log != self.store.log {
+            let message = format!(
+                "the keyspace {} belongs to the log {:#x}, this one is {:#x}: the ordering tier lost its data, or another \
+                 root is configured; to begin anew, drop the keyspace in the shared Cassandra",
+                self.store.keyspace, known.log, self.store.log
+            );
+            return Err(StoreError::Refused(Refusal { code: Code::OtherLog, message }));
+        }
+        let claim = format!("UPDATE {row} SET incarnation = ? WHERE id = 0 IF incarnation = ?");
+        match self.applied(&claim, &[bigint(self.store.incarnation), bigint(known.incarnation)]).await? {
+            true => Ok(()),
+            false => Err(failed(&claim, "another incarnation claims the keyspace in the same moment")),
+        }
+    }
+
+    /// Ids of the own tables, and when they were truncated: what somebody does to them past the log shows here.
+    async fn footprint(&self) -> Result<Footprint, StoreError> {
+        let text = "SELECT table_name, id FROM system_schema.tables WHERE keyspace_name = ?";
+        let keyspace = [Value::Bytes(cell::text(&self.store.keyspace))];
+        let mut footprint = Footprint::default();
+        for row in self.rows(text, &keyspace).await? {
+            let id = row.get(1).and_then(|cell| cell.as_deref().and_then(cell::as_uuid));
+            if let (Some(table), Some(id)) = (text_of(&row, 0), id) {
+                footprint.tables.insert(table, id.to_string());
+            }
+        }
+        let text = "SELECT truncated_at FROM system.local WHERE key = 'local'";
+        let truncated = self.rows(text, &[]).await?.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
+        for (table, id) in &footprint.tables {
+            if let Some(record) = truncated.as_ref().and_then(|map| entry_of(map, id)) {
+                footprint.truncated.insert(table.clone(), record);
+            }
+        }
+        Ok(footprint)
+    }
+
+    async fn clean(&self, known: &Known, generation: u64) -> Result<Option<Clean>, StoreError> {
+        let manifest = known.clean.as_deref().and_then(|text| serde_json::from_str::<Manifest>(text).ok());
+        let (Some(manifest), true) = (manifest, known.generation == Some(generation)) else { return Ok(None) };
+        if manifest.footprint.as_ref() != Some(&self.footprint().await?) {
+            tracing::warn!("tables of this keyspace were changed past the log: rebuilding");
+            return Ok(None);
+        }
+        Ok(Some(Clean { manifest: Some(manifest), held: Held::Generation { generation } }))
+    }
+
+    /// Drops what the log made.
+    async fn drop_everything(&self) -> Result<(), StoreError> {
+        let keyspace = Ident::new(&*self.store.keyspace).to_cql();
+        let own = [Value::Bytes(cell::text(&self.store.keyspace))];
+        let named = |rows: Vec<Row>| rows.iter().filter_map(|row| text_of(row, 0)).collect::<Vec<_>>();
+        refuse_foreign(&self.store.keyspace, &self.footprint().await?)?;
+        for (kind, column, table) in [("MATERIALIZED VIEW", "view_name", "views"), ("TABLE", "table_name", "tables")] {
+            let text = format!("SELECT {column} FROM system_schema.{table} WHERE keyspace_name = ?");
+            for name in named(self.rows(&text, &own).await?) {
+                if name != STATE_TABLE {
+                    let name = Ident::new(name).to_cql();
+                    self.rows(&format!("DROP {kind} IF EXISTS {keyspace}.{name}"), &[]).await?;
+                }
+            }
+        }
+        let text = "SELECT type_name FROM system_schema.types WHERE keyspace_name = ?";
+        for _ in 0..DROP_ROUNDS {
+            let types = named(self.rows(text, &own).await?);
+            if types.is_empty() {
+                return Ok(());
+            }
+            for name in types {
+                // One that another uses is refused until the other is gone.
+                let name = Ident::new(name).to_cql();
+                let _ = self.rows(&format!("DROP TYPE IF EXISTS {keyspace}.{name}"), &[]).await;
+            }
+        }
+        Err(failed(&keyspace, "its types can't be dropped"))
+    }
+}
+
+/// A table that was not made through the log is somebody's: nothing in its keyspace may be dropped.
+fn refuse_foreign(keyspace: &str, footprint: &Footprint) -> Result<(), StoreError> {
+    let by_name = |id: &str| Uuid::parse_str(id).is_ok_and(|id| id.get_version_num() == NAME_BASED);
+    match footprint.tables.iter().find(|(table, id)| *table != STATE_TABLE && !by_name(id)) {
+        None => Ok(()),
+        Some((table, _)) => Err(StoreError::Keyspace(format!(
+            "the table {keyspace}.{table} of the shared Cassandra was not made through the ordered log, and is not dropped: \
+             move it elsewhere or drop it, or give this replica another keyspace"
+        ))),
+    }
+}
+
+/// The value, in hex, of a `map<uuid, blob>` under a key.
+fn entry_of(map: &Bytes, id: &str) -> Option<String> {
+    let id = Uuid::parse_str(id).ok()?;
+    let mut rest = map.get(4..)?;
+    let mut part = || {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let (part, after) = after.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
+        rest = after;
+        Some(part)
+    };
+    loop {
+        let (key, value) = (part()?, part()?);
+        if key == id.as_bytes() {
+            return Some(value.iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+    }
+}
+
+impl Agent for KeyspaceStore {
+    async fn status(&self) -> Result<Status, StoreError> {
+        let open = self.open().await?;
+        let generation = open.generation().await?;
+        let known = open.ours().await?;
+        let clean = open.clean(&known, generation).await?;
+        Ok(Status {
+            store_id: known.build.unwrap_or_default(),
+            generation,
+            jvm: Jvm::Running,
+            jvm_pid: None,
+            dirty: clean.is_none(),
+            clean,
+            restore_points: Vec::new(),
+            damaged: Vec::new(),
+            shared: true,
+            log_id: Some(known.log),
+            highest_incarnation: Some(known.incarnation),
+            stopping: false,
+        })
+    }
+
+    async fn claim(&self) -> Result<(), StoreError> {
+        self.open().await?.claim().await
+    }
+
+    async fn flush(&self) -> Result<Vec<String>, StoreError> {
+        Err(Self::none())
+    }
+
+    async fn snapshot(&self, _: &str, _: u64) -> Result<(), StoreError> {
+        Err(Self::none())
+    }
+
+    async fn commit(&self, _: &str, _: Mark) -> Result<(), StoreError> {
+        Err(Self::none())
+    }
+
+    async fn abort(&self, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Empties the keyspace, whatever it is asked to go back to.
+    async fn rewind(&self, _: Rewind) -> Result<Rewound, StoreError> {
+        let open = self.open().await?;
+        let generation = open.generation().await?;
+        let known = open.ours().await?;
+        if known.build.is_some() && known.generation == Some(generation) {
+            tracing::info!(wait = ?LANDING_WAIT, "waiting until nothing of an earlier life of this replica can land");
+            tokio::time::sleep(LANDING_WAIT).await;
+        }
+        let build = Uuid::new_v4();
+        let begin = format!(
+            "UPDATE {} SET build = ?, generation = ?, clean = null WHERE id = 0 IF incarnation = ?",
+            self.row()
+        );
+        let values = [Value::Bytes(cell::uuid(build)), bigint(signed(generation)), bigint(self.incarnation)];
+        if !open.applied(&begin, &values).await? {
+            let found = open.ours().await?.incarnation;
+            return Err(failed(&begin, format!("the keyspace is claimed by the incarnation {found:#x}")));
+        }
+        tracing::info!(keyspace = &*self.keyspace, "rebuilding the keyspace from the log");
+        open.drop_everything().await?;
+        self.set_build(build);
+        Ok(Rewound { generation, manifest: None })
+    }
+
+    async fn start(&self) -> Result<u64, StoreError> {
+        let open = self.open().await?;
+        let known = open.ours().await?;
+        self.set_build(known.build.unwrap_or_default());
+        open.generation().await
+    }
+
+    async fn mark_clean(&self, generation: u64, mark: Mark) -> Result<(), StoreError> {
+        let open = self.open().await?;
+        let footprint = Some(open.footprint().await?);
+        let manifest = Manifest {
+            id: "clean".to_owned(),
+            sequence: 0,
+            mark,
+            // It holds for this JVM only, whose clock does not go back.
+            cassandra_now_ms: 0,
+            created_ms: 0,
+            files: Files::default(),
+            footprint,
+        };
+        let text = serde_json::to_string(&manifest).map_err(|error| StoreError::Keyspace(error.to_string()))?;
+        let set = format!("UPDATE {} SET clean = ? WHERE id = 0 IF incarnation = ? AND generation = ?", self.row());
+        let values = [Value::Bytes(cell::text(&text)), bigint(self.incarnation), bigint(signed(generation))];
+        match open.applied(&set, &values).await? {
+            true => Ok(()),
+            false => Err(failed(&set, "another incarnation or another JVM")),
+        }
+    }
+
+    async fn clear_clean(&self) -> Result<(), StoreError> {
+        let open = self.open().await?;
+        let clear = format!("UPDATE {} SET clean = null WHERE id = 0 IF incarnation = ?", self.row());
+        match open.applied(&clear, &[bigint(self.incarnation)]).await? {
+            true => Ok(()),
+            false => Err(self.fenced(open.ours().await?.incarnation)),
+        }
+    }
+
+    async fn autocompaction(&self, _: bool, _: Option<Vec<Table>>) -> Result<(), StoreError> {
+        // Its agent leaves it on: nothing here expires.
+        Ok(())
+    }
+
+    async fn cassandra_now_ms(&self) -> Result<i64, StoreError> {
+        let rows = self.open().await?.rows("SELECT toUnixTimestamp(now()) FROM system.local", &[]).await?;
+        Ok(rows.first().and_then(|row| row.first()?.as_deref().and_then(cell::as_bigint)).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_a_map_is_found() {
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut map = 2i32.to_be_bytes().to_vec();
+        for (id, value) in [(one, &b"\x01\xff"[..]), (two, b"")] {
+            map.extend(16i32.to_be_bytes());
+            map.extend(id.as_bytes());
+            map.extend((value.len() as i32).to_be_bytes());
+            map.extend(value);
+        }
+        let map = Bytes::from(map);
+        assert_eq!(entry_of(&map, &one.to_string()).as_deref(), Some("01ff"));
+        assert_eq!(entry_of(&map, &two.to_string()).as_deref(), Some(""));
+        assert_eq!(entry_of(&map, &Uuid::nil().to_string()), None);
+        assert_eq!(entry_of(&map.slice(..20), &two.to_string()), None);
+    }
+}
