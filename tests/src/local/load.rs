@@ -44,14 +44,9 @@ impl Load {
     /// # Errors
     /// When the table cannot be created or a replica takes no connection.
     pub async fn start(local: &Local, name: &str) -> Result<Self> {
-        let table = format!("load.{name}");
+        let table = local.table("load", name);
         let session = local.session(0, Consistency::Quorum).await?;
-        session
-            .query_unpaged(
-                "CREATE KEYSPACE IF NOT EXISTS load WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
-                (),
-            )
-            .await?;
+        local.make_keyspace(&session, "load").await?;
         session
             .query_unpaged(
                 format!("CREATE TABLE {table} (client text, seq bigint, value text, PRIMARY KEY (client, seq))"),

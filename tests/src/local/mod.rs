@@ -104,6 +104,22 @@ impl Local {
         Ok(Self { runtime, stack, http, _dir: dir })
     }
 
+    /// A table's name in statements: of a keyspace, or, where replicas are confined to one, of that.
+    fn table(&self, keyspace: &str, table: &str) -> String {
+        let separator = if self.stack.settings().shared_cassandra { '_' } else { '.' };
+        format!("{keyspace}{separator}{table}")
+    }
+
+    /// Makes a keyspace for such tables, where it takes one.
+    async fn make_keyspace(&self, session: &Session, name: &str) -> Result<()> {
+        if !self.stack.settings().shared_cassandra {
+            let replication = "{'class': 'SimpleStrategy', 'replication_factor': 3}";
+            let text = format!("CREATE KEYSPACE IF NOT EXISTS {name} WITH replication = {replication}");
+            session.query_unpaged(text, ()).await?;
+        }
+        Ok(())
+    }
+
     fn members(&self) -> Vec<Member> {
         members(&self.stack)
     }

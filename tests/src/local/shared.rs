@@ -11,7 +11,7 @@ use super::{
     Local, READY_LIMIT, REPLICAS,
     faults::{SOME, WRITES_LIMIT, replay, wait_generation},
     load::Load,
-    number, session_at, statements,
+    number, refused, session_at, statements,
 };
 use crate::scenario::Scenario;
 
@@ -22,8 +22,9 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
         name: "shared-cassandra",
         proves: "replicas that share a Cassandra build their data anew when they must, then only, and lose nothing",
         run: |local| {
-            let steps: [(&str, Step); 5] = [
+            let steps: [(&str, Step); 6] = [
                 ("statements through each replica", statements::statements),
+                ("clients are confined to the keyspace", confined),
                 ("a replica killed under load", replica_killed),
                 ("a replica stopped gracefully", replica_stopped),
                 ("the Cassandra killed under load", cassandra_killed),
@@ -36,6 +37,34 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
             Ok(())
         },
     }]
+}
+
+fn confined(local: &mut Local) -> Result<()> {
+    local.runtime.block_on(async {
+        let session = local.session(1, Consistency::Quorum).await?;
+        for text in [
+            "CREATE KEYSPACE IF NOT EXISTS replica_1 WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
+            "CREATE TABLE replica_1.kept (id int PRIMARY KEY, v text)",
+            "INSERT INTO replica_1.kept (id, v) VALUES (1, 'x')",
+        ] {
+            session.query_unpaged(text, ()).await.with_context(|| text.to_owned())?;
+        }
+        for text in [
+            "SELECT * FROM replica_0.kept",
+            "INSERT INTO replica_0.kept (id) VALUES (2)",
+            "CREATE TABLE replica_0.more (id int PRIMARY KEY)",
+            "CREATE KEYSPACE more WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
+            "DROP KEYSPACE replica_1",
+            "TRUNCATE replicateddb_state",
+        ] {
+            let reason = refused(&session, text).await?;
+            ensure!(reason.contains("replica"), "{text}: {reason}");
+        }
+        let other = local.session(2, Consistency::Quorum).await?;
+        ensure!(number(&other, "SELECT count(*) FROM kept").await? == 1, "replica-2 does not have the row");
+        anyhow::Ok(())
+    })?;
+    local.verify()
 }
 
 /// Fails unless replica `i` has built its data anew, from the beginning of the log.

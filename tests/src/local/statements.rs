@@ -35,8 +35,8 @@ pub(super) fn statements(local: &mut Local) -> Result<()> {
     local.runtime.block_on(async {
         for replica in 0..REPLICAS {
             let session = local.session(replica, Consistency::Quorum).await?;
-            let table = format!("s{replica}.t");
-            session.query_unpaged(format!("CREATE KEYSPACE s{replica} {KEYSPACE}"), ()).await?;
+            let table = local.table(&format!("s{replica}"), "t");
+            local.make_keyspace(&session, &format!("s{replica}")).await?;
             session
                 .query_unpaged(
                     format!("CREATE TABLE {table} (p int, c int, v text, s set<int>, PRIMARY KEY (p, c))"),
@@ -59,13 +59,13 @@ pub(super) fn statements(local: &mut Local) -> Result<()> {
         for reader in 0..REPLICAS {
             let session = local.session(reader, Consistency::Quorum).await?;
             for replica in 0..REPLICAS {
-                let mut statement =
-                    scylla::statement::Statement::new(format!("SELECT c, v FROM s{replica}.t WHERE p = ?"));
+                let table = local.table(&format!("s{replica}"), "t");
+                let mut statement = scylla::statement::Statement::new(format!("SELECT c, v FROM {table} WHERE p = ?"));
                 statement.set_page_size(60);
                 let rows = session.query_iter(statement, (replica as i32,)).await?.rows_stream::<(i32, String)>()?;
                 let rows: Vec<_> = rows.try_collect().await?;
                 ensure!(rows.len() == 201, "replica-{reader} pages {} rows of s{replica}", rows.len());
-                let batched = text(&session, &format!("SELECT v FROM s{replica}.t WHERE p = 7 AND c = 7")).await?;
+                let batched = text(&session, &format!("SELECT v FROM {table} WHERE p = 7 AND c = 7")).await?;
                 ensure!(batched.as_deref() == Some("batched"), "{batched:?}");
             }
         }
