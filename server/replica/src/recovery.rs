@@ -70,7 +70,7 @@ pub async fn recover<A: Agent, C: Connector>(
     log_id: i64,
     trust_clean: bool,
 ) -> Result<Recovered<C::Backend>, RecoveryError> {
-    shared.enter(Phase::Recovering, "asking the store agent");
+    shared.enter(Phase::Recovering, "asking what the store holds");
     agent.claim().await?;
     let status = agent.status().await?;
     let clean = status.clean.filter(|_| trust_clean);
@@ -79,7 +79,7 @@ pub async fn recover<A: Agent, C: Connector>(
         let generation = agent.start().await?;
         (generation, clean.manifest, false)
     } else {
-        shared.enter(Phase::Recovering, "rewinding the store to its last restore point");
+        shared.enter(Phase::Recovering, "bringing the store back to its last restore point, or to its beginning");
         let rewound = agent.rewind(Rewind::Latest).await?;
         shared.metrics.rewinds.inc();
         // With an older base there is more to replay; the next restore point ends it.

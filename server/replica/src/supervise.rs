@@ -86,6 +86,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
                 Err(RecoveryError::Fatal(reason)) => return reason,
                 Err(RecoveryError::Retry(reason)) => {
                     self.shared.metrics.error("recovery_retry");
+                    self.shared.enter(Phase::Recovering, format!("trying again soon: {reason}"));
                     self.shared.condition(Condition::Agent, Some(reason));
                     if self.rest(&mut pause).await { continue } else { return "stopped during recovery".to_owned() }
                 }
