@@ -68,6 +68,17 @@ impl Client {
             .with_context(|| self.exec(&["tail", "-n", "20", "/tmp/load.log"]).unwrap_or_default())
     }
 
+    /// Waits until `more` further writes were acknowledged.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`.
+    pub fn wait_for(&self, more: usize, limit: Duration) -> Result<()> {
+        let before = self.acknowledged()?.len();
+        wait::until_true(&format!("{more} more acknowledged writes than {before}"), limit, || {
+            Ok(self.acknowledged()?.len() >= before + more)
+        })
+    }
+
     /// Every write acknowledged so far.
     ///
     /// # Errors

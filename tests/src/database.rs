@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{cluster::Cluster, wait};
+use crate::{cluster::Cluster, digests, wait};
 
 /// CQL port of a replica.
 pub const CQL_PORT: u16 = 9042;
@@ -168,7 +168,7 @@ impl Database {
     /// tool's table.
     ///
     /// # Errors
-    /// When replicas differ or one does not answer.
+    /// When replicas differ, one does not answer, or there is no table to compare.
     pub fn verify(&self) -> Result<String> {
         let pods = self.pods("replica")?;
         let first = pods.first().context("no replica pods")?;
@@ -178,7 +178,9 @@ impl Database {
             command.push("--replica".into());
             command.push(format!("{}:{ADMIN_PORT}", self.pod(pod)?.ip));
         }
-        self.cluster.kubectl(&command.iter().map(String::as_str).collect::<Vec<_>>())
+        let report = self.cluster.kubectl(&command.iter().map(String::as_str).collect::<Vec<_>>())?;
+        digests::ensure_compared(&report)?;
+        Ok(report)
     }
 
     /// Every pod of the database with its UID, to see later which of them were replaced.

@@ -1,16 +1,14 @@
 //! The life of a database: rolls, upgrades of the operator, mistakes that are corrected, drift, removal and return.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 
-use super::{AVAILABLE_LIMIT, OPERATOR_NAMESPACE, ROLL_LIMIT, Suite, check_everything, helm_upgrade, manifest};
+use super::{
+    AVAILABLE_LIMIT, NOTICE_LIMIT, OPERATOR_NAMESPACE, ROLL_LIMIT, Suite, check_everything, helm_upgrade, manifest,
+};
 use crate::{database::Database, scenario::Scenario, wait};
 
 /// The writers' rate while pods are rolled.
 const RATE: u32 = 50;
-/// How long the operator may take to notice and correct something.
-const NOTICE_LIMIT: Duration = Duration::from_secs(120);
 
 pub fn scenarios() -> Vec<Scenario<Suite>> {
     vec![

@@ -32,6 +32,9 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(240);
 /// From a change that rolls all tiers to the end of the roll.
 const ROLL_LIMIT: Duration = Duration::from_secs(900);
 
+/// How long the operator may take to notice and correct something, or the writers to go on.
+const NOTICE_LIMIT: Duration = Duration::from_secs(120);
+
 /// What scenarios share: the cluster, the main database and its client pod. The first scenario that needs the main
 /// database starts it, so that any scenario can run alone.
 pub struct Suite {

@@ -1,6 +1,7 @@
 //! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
 
 mod faults;
+mod freeze;
 mod load;
 mod statements;
 
@@ -16,7 +17,10 @@ use scylla::{
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::scenario::{self, Scenario, failure_dir};
+use crate::{
+    digests,
+    scenario::{self, Scenario, failure_dir},
+};
 
 /// From nothing to every replica ready, on two busy cores.
 const UP_LIMIT: Duration = Duration::from_secs(240);
@@ -37,7 +41,7 @@ pub struct Local {
 }
 
 fn scenarios() -> Vec<Scenario<Local>> {
-    [statements::scenarios(), faults::scenarios()].into_iter().flatten().collect()
+    [statements::scenarios(), faults::scenarios(), freeze::scenarios()].into_iter().flatten().collect()
 }
 
 /// Runs the suite, or the scenarios named.
@@ -116,7 +120,7 @@ impl Local {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "replicas differ:\n{text}{}", String::from_utf8_lossy(&output.stderr));
         println!("{}", text.trim_end());
-        Ok(())
+        digests::ensure_compared(&text)
     }
 }
 
