@@ -53,6 +53,14 @@ impl Client {
         self.cluster.kubectl(&[&["exec", &self.pod, "--"], command].concat())
     }
 
+    /// Executes statements by cqlsh through `host`; gives what it prints.
+    ///
+    /// # Errors
+    /// When one fails; the message has the server's.
+    pub fn cql(&self, host: &str, statements: &str) -> Result<String> {
+        self.exec(&["cqlsh", host, "--no-color", "-e", statements])
+    }
+
     /// Creates the keyspace and the table, then writes `rate` rows a second through all replicas until [`Client::stop`].
     ///
     /// # Errors
