@@ -53,6 +53,14 @@ impl Client {
         self.cluster.kubectl(&[&["exec", &self.pod, "--"], command].concat())
     }
 
+    /// Executes statements by cqlsh through `host`; gives what it prints.
+    ///
+    /// # Errors
+    /// When one fails; the message has the server's.
+    pub fn cql(&self, host: &str, statements: &str) -> Result<String> {
+        self.exec(&["cqlsh", host, "--no-color", "-e", statements])
+    }
+
     /// Creates the keyspace and the table, then writes `rate` rows a second through all replicas until [`Client::stop`].
     ///
     /// # Errors
@@ -66,6 +74,17 @@ impl Client {
         self.exec(&["sh", "-c", &command])?;
         wait::until_true("the first acknowledged write", BEGIN_LIMIT, || Ok(self.acknowledged()?.len() > before))
             .with_context(|| self.exec(&["tail", "-n", "20", "/tmp/load.log"]).unwrap_or_default())
+    }
+
+    /// Waits until `more` further writes were acknowledged.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`.
+    pub fn wait_for(&self, more: usize, limit: Duration) -> Result<()> {
+        let before = self.acknowledged()?.len();
+        wait::until_true(&format!("{more} more acknowledged writes than {before}"), limit, || {
+            Ok(self.acknowledged()?.len() >= before + more)
+        })
     }
 
     /// Every write acknowledged so far.

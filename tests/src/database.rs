@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{cluster::Cluster, wait};
+use crate::{cluster::Cluster, digests, wait};
 
 /// CQL port of a replica.
 pub const CQL_PORT: u16 = 9042;
@@ -83,39 +83,40 @@ impl Database {
     /// Whether every pod is Ready: the status lags behind the pods a little.
     fn all_ready(&self) -> Result<bool> {
         for tier in TIERS {
-            for pod in self.pods(tier)? {
-                if !self.pod(&pod)?.ready {
-                    return Ok(false);
-                }
+            if self.tier(tier)?.iter().any(|(_, pod)| !pod.ready) {
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Pods of one tier, in the order of their names.
+    /// Pods of one tier as they are now, in the order of their names.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn tier(&self, tier: &str) -> Result<Vec<(String, Pod)>> {
+        let selector = format!("app.kubernetes.io/instance={},app.kubernetes.io/component={tier}", self.name);
+        let list = self.cluster.get(&["pods", "-l", &selector])?;
+        let named = |object: &Value| Some((object["metadata"]["name"].as_str()?.to_owned(), Pod::of(object)));
+        let mut pods: Vec<_> = list["items"].as_array().into_iter().flatten().filter_map(named).collect();
+        pods.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(pods)
+    }
+
+    /// Names of the pods of one tier, in order.
     ///
     /// # Errors
     /// When they cannot be listed.
     pub fn pods(&self, tier: &str) -> Result<Vec<String>> {
-        let selector = format!("app.kubernetes.io/instance={},app.kubernetes.io/component={tier}", self.name);
-        let mut pods = self.cluster.pods(&selector)?;
-        pods.sort();
-        Ok(pods)
+        Ok(self.tier(tier)?.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// UID, restart count and readiness of a pod.
+    /// UID, address and readiness of a pod.
     ///
     /// # Errors
     /// When there is no such pod.
     pub fn pod(&self, pod: &str) -> Result<Pod> {
-        let object = self.cluster.get(&["pod", pod])?;
-        let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-        let ready = conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
-        Ok(Pod {
-            uid: object["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
-            ip: object["status"]["podIP"].as_str().unwrap_or_default().to_owned(),
-            ready: ready && object["metadata"]["deletionTimestamp"].is_null(),
-        })
+        Ok(Pod::of(&self.cluster.get(&["pod", pod])?))
     }
 
     /// The state that a replica reports of itself (`/status`).
@@ -164,21 +165,31 @@ impl Database {
         anyhow::bail!("no ZooKeeper server of {} leads", self.name)
     }
 
-    /// Compares digests of every table, write times included, at one index of the log on all replicas; gives the
-    /// tool's table.
+    /// The command, for `kubectl`, that compares digests of every table, write times included, at one index of the log
+    /// on all replicas.
     ///
     /// # Errors
-    /// When replicas differ or one does not answer.
-    pub fn verify(&self) -> Result<String> {
-        let pods = self.pods("replica")?;
-        let first = pods.first().context("no replica pods")?;
+    /// When the replicas cannot be listed.
+    pub fn verify_command(&self) -> Result<Vec<String>> {
+        let pods = self.tier("replica")?;
+        let (first, _) = pods.first().context("no replica pods")?;
         let mut command =
             vec!["exec".to_owned(), first.clone(), "--".into(), "replicateddb-server".into(), "verify".into()];
-        for pod in &pods {
-            command.push("--replica".into());
-            command.push(format!("{}:{ADMIN_PORT}", self.pod(pod)?.ip));
+        for (_, pod) in &pods {
+            command.extend(["--replica".to_owned(), format!("{}:{ADMIN_PORT}", pod.ip)]);
         }
-        self.cluster.kubectl(&command.iter().map(String::as_str).collect::<Vec<_>>())
+        Ok(command)
+    }
+
+    /// Runs [`Database::verify_command`]; gives the tool's table.
+    ///
+    /// # Errors
+    /// When replicas differ, one does not answer, or there is no table to compare.
+    pub fn verify(&self) -> Result<String> {
+        let command = self.verify_command()?;
+        let report = self.cluster.kubectl(&command.iter().map(String::as_str).collect::<Vec<_>>())?;
+        digests::ensure_compared(&report)?;
+        Ok(report)
     }
 
     /// Every pod of the database with its UID, to see later which of them were replaced.
@@ -188,10 +199,7 @@ impl Database {
     pub fn pod_uids(&self) -> Result<Vec<(String, String)>> {
         let mut uids = Vec::new();
         for tier in TIERS {
-            for pod in self.pods(tier)? {
-                let uid = self.pod(&pod)?.uid;
-                uids.push((pod, uid));
-            }
+            uids.extend(self.tier(tier)?.into_iter().map(|(name, pod)| (name, pod.uid)));
         }
         ensure!(!uids.is_empty(), "{} has no pods", self.name);
         Ok(uids)
@@ -207,4 +215,16 @@ pub struct Pod {
     pub ip: String,
     /// Ready and not being deleted.
     pub ready: bool,
+}
+
+impl Pod {
+    fn of(object: &Value) -> Self {
+        let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        let ready = conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+        Self {
+            uid: object["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
+            ip: object["status"]["podIP"].as_str().unwrap_or_default().to_owned(),
+            ready: ready && object["metadata"]["deletionTimestamp"].is_null(),
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`cluster`]: the Kubernetes cluster of `cluster/up`, through `kubectl` and `helm`;
 //! - [`database`]: one `ReplicatedDB` on it: applying, waiting, replica states, digests;
+//! - [`digests`]: whether a comparison of replicas compared anything;
 //! - [`client`]: the in-cluster client pod that records every acknowledged write and finds each again;
 //! - [`timeline`]: the picture of a run as one self-contained HTML file;
 //! - [`scenario`]: a runner for named scenarios that goes on after a failure and keeps what is needed to look into it;
@@ -10,6 +11,7 @@
 pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod digests;
 pub mod kind;
 pub mod local;
 pub mod progress;

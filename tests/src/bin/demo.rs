@@ -38,6 +38,8 @@ const MANIFEST: &str = include_str!("../../manifests/demo.yaml");
 const AVAILABLE_LIMIT: Duration = Duration::from_secs(420);
 /// From a pod's deletion to its successor's readiness.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(240);
+/// Writes that are to be acknowledged after each recovery.
+const WRITES_AFTER: usize = 100;
 
 /// What was seen of one deletion.
 struct Recovery {
@@ -99,6 +101,9 @@ fn demo(args: &Args, cluster: &Cluster, progress: &mut Progress) -> Result<()> {
             };
             let recovery = delete_and_watch(&database, &pod)?;
             tell(&recovery, p);
+            demand_replay(&recovery)?;
+            client.wait_for(WRITES_AFTER, RECOVERY_LIMIT)?;
+            p.note(&format!("{WRITES_AFTER} more writes acknowledged since"));
             Ok(recovery)
         })?);
     }
@@ -183,6 +188,23 @@ fn tell(recovery: &Recovery, progress: &Progress) {
     }
 }
 
+/// Fails unless the replica whose pod, or whose Cassandra's pod, was deleted executed what came meanwhile: without that
+/// the demonstration would have shown nothing.
+fn demand_replay(recovery: &Recovery) -> Result<()> {
+    let replica = recovery.pod.replace("-cassandra-", "-replica-");
+    if !replica.contains("-replica-") {
+        return Ok(());
+    }
+    let replays = replays(recovery);
+    let (_, status) = replays
+        .iter()
+        .find(|(name, _)| *name == replica)
+        .with_context(|| format!("{} was deleted under load, and {replica} tells of no recovery", recovery.pod))?;
+    let records = status["replay"]["records"].as_u64();
+    ensure!(records > Some(0), "{} was deleted under load, and {replica} replayed nothing: {status}", recovery.pod);
+    Ok(())
+}
+
 fn summary(acks: &[Ack]) -> String {
     let mut latencies: Vec<u64> = acks.iter().map(|ack| ack.latency_us).collect();
     latencies.sort_unstable();
@@ -235,12 +257,13 @@ fn farewell(namespace: &str, database: &Database, timeline: &std::path::Path) ->
     let replica = database.pods("replica")?.first().cloned().context("no replica")?;
     println!("\nEverything shown above was checked. The database goes on running:");
     println!("  its environment          . {}", script.display());
-    println!("  cqlsh                    kubectl -n {namespace} exec -it client -- cqlsh {NAME}");
+    println!("  cqlsh                    make cqlsh     or kubectl -n {namespace} exec -it client -- cqlsh {NAME}");
     println!(
-        "  from this machine        kubectl -n {namespace} port-forward service/{NAME} 9042   and cqlsh 127.0.0.1"
+        "  for drivers              kubectl -n {namespace} port-forward service/{NAME} 9042     at 127.0.0.1:9042"
     );
     println!("  the global order         kubectl -n {namespace} exec {replica} -- replicateddb-server log --follow");
-    println!("  equal data               kubectl -n {namespace} get rdb {NAME} -o yaml");
+    println!("  equal data               kubectl -n {namespace} {}", database.verify_command()?.join(" "));
+    println!("  what it says of itself   kubectl -n {namespace} get rdb {NAME} -o yaml");
     println!("  the picture              {}", timeline.display());
     println!("  clean up                 kubectl delete namespace {namespace}     or all of it: make cluster-down");
     println!("  (in {})", project().display());

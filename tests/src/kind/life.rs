@@ -1,16 +1,23 @@
 //! The life of a database: rolls, upgrades of the operator, mistakes that are corrected, drift, removal and return.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{AVAILABLE_LIMIT, OPERATOR_NAMESPACE, ROLL_LIMIT, Suite, check_everything, helm_upgrade, manifest};
-use crate::{database::Database, scenario::Scenario, wait};
+use super::{
+    AVAILABLE_LIMIT, NOTICE_LIMIT, OPERATOR_LABEL, OPERATOR_NAMESPACE, RELEASE, ROLL_LIMIT, SECOND_TAG, Suite,
+    check_everything, helm_upgrade, install_operator, manifest, second_tag, tag,
+};
+use crate::{
+    database::{Database, TIERS},
+    scenario::Scenario,
+    wait,
+};
 
 /// The writers' rate while pods are rolled.
 const RATE: u32 = 50;
-/// How long the operator may take to notice and correct something.
-const NOTICE_LIMIT: Duration = Duration::from_secs(120);
+/// Writes that are to be acknowledged after a roll: four seconds of them.
+const WRITES_AFTER: usize = 200;
 
 pub fn scenarios() -> Vec<Scenario<Suite>> {
     vec![
@@ -19,9 +26,15 @@ pub fn scenarios() -> Vec<Scenario<Suite>> {
             proves: "a deleted Service, ConfigMap, StatefulSet or budget comes back; no pod is harmed",
             run: drift,
         },
+        Scenario { name: "helm-test", proves: "the chart's own test finds the operator at work", run: helm_test },
+        Scenario {
+            name: "two-operators",
+            proves: "the leading copy of the operator is killed, the other one goes on",
+            run: two_operators,
+        },
         Scenario {
             name: "operator-upgrade",
-            proves: "an upgrade of the operator restarts no database pod",
+            proves: "an upgrade of the operator to other images, and back, restarts no database pod",
             run: operator_upgrade,
         },
         Scenario {
@@ -36,7 +49,7 @@ pub fn scenarios() -> Vec<Scenario<Suite>> {
         },
         Scenario {
             name: "reinstall",
-            proves: "volumes outlive the resource, and a new one of the same name finds its data",
+            proves: "volumes outlive the resource and the operator; a new one of the same name finds its data",
             run: reinstall,
         },
         Scenario { name: "namespace", proves: "a namespace is deleted with everything in it", run: namespace },
@@ -67,15 +80,66 @@ fn drift(suite: &mut Suite) -> Result<()> {
 fn operator_upgrade(suite: &mut Suite) -> Result<()> {
     let (database, _) = suite.main()?;
     let before = database.pod_uids()?;
+    second_tag(&suite.cluster)?;
+    let upgraded = upgrade_to(suite, SECOND_TAG, &database);
+    // Databases that are made later take their images from the operator's own tag.
+    let back = upgrade_to(suite, &tag(), &database);
+    upgraded.and(back)?;
+    ensure!(database.pod_uids()? == before, "an upgrade of the operator replaced pods of the database");
+    Ok(())
+}
+
+/// Upgrades the operator to the images of `tag`, and waits until it runs from there and has looked at the database.
+fn upgrade_to(suite: &Suite, tag: &str, database: &Database) -> Result<()> {
     let operator = suite.cluster.in_namespace(OPERATOR_NAMESPACE);
-    let pods = operator.pods("app.kubernetes.io/name=replicateddb-operator")?;
-    helm_upgrade(&suite.cluster, &["podAnnotations.upgraded=again"])?;
-    wait::until_true("the operator's pods were replaced", NOTICE_LIMIT, || {
-        let now = operator.pods("app.kubernetes.io/name=replicateddb-operator")?;
-        Ok(!now.is_empty() && now.iter().all(|pod| !pods.contains(pod)))
+    helm_upgrade(&suite.cluster, &[&format!("image.tag={tag}")])?;
+    wait::until_true(&format!("every operator pod is of {tag}"), NOTICE_LIMIT, || {
+        let pods = operator.get(&["pods", "-l", OPERATOR_LABEL])?;
+        let images = pods["items"].as_array().into_iter().flatten().map(|pod| &pod["spec"]["containers"][0]["image"]);
+        let images: Vec<_> = images.filter_map(|image| image.as_str()).collect();
+        Ok(!images.is_empty() && images.iter().all(|image| image.ends_with(&format!(":{tag}"))))
     })?;
-    database.wait_settled(NOTICE_LIMIT, |message| println!("    {message}"))?;
-    ensure!(database.pod_uids()? == before, "the upgrade replaced pods");
+    correct_drift(database)?;
+    database.wait_settled(NOTICE_LIMIT, |message| println!("    {message}"))
+}
+
+/// Sees that the operator works: something that it owns is taken away, and comes back.
+fn correct_drift(database: &Database) -> Result<()> {
+    let object = format!("service/{}", database.name);
+    database.cluster.kubectl(&["delete", &object])?;
+    wait::until_true(&format!("{object} is back"), NOTICE_LIMIT, || {
+        Ok(database.cluster.kubectl(&["get", &object]).is_ok())
+    })
+}
+
+fn two_operators(suite: &mut Suite) -> Result<()> {
+    let (database, _) = suite.main()?;
+    let operator = suite.cluster.in_namespace(OPERATOR_NAMESPACE);
+    let holder = || -> Result<String> {
+        let leases = operator.get(&["leases"])?;
+        Ok(leases["items"][0]["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned())
+    };
+    let (leader, pod) = wait::until("one copy leads and another stands by", NOTICE_LIMIT, || {
+        let (leader, pods) = (holder()?, operator.pods(OPERATOR_LABEL)?);
+        let pod = pods.iter().find(|pod| leader.contains(*pod)).cloned();
+        Ok(pod.filter(|_| pods.len() == 2).map(|pod| (leader, pod)))
+    })?;
+    let start = Instant::now();
+    operator.delete(&["pod", &pod, "--grace-period=0", "--force"])?;
+    wait::until_true("another copy leads", NOTICE_LIMIT, || {
+        let now = holder()?;
+        Ok(!now.is_empty() && now != leader)
+    })?;
+    println!("    {leader} killed; {} leads after {:.1} s", holder()?, start.elapsed().as_secs_f64());
+    correct_drift(&database)?;
+    database.wait_settled(NOTICE_LIMIT, |message| println!("    {message}"))
+}
+
+fn helm_test(suite: &mut Suite) -> Result<()> {
+    suite.main()?;
+    let args = ["test", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--timeout", "3m"];
+    let report = suite.cluster.tool("helm", &args, None)?;
+    ensure!(report.lines().any(|line| line.starts_with("Phase:") && line.ends_with("Succeeded")), "{report}");
     Ok(())
 }
 
@@ -85,21 +149,47 @@ fn roll(suite: &mut Suite) -> Result<()> {
     let before = database.pod_uids()?;
     let labels = r#"{"spec":{"zookeeper":{"pod":{"labels":{"roll":"1"}}},"cassandra":{"pod":{"labels":{"roll":"1"}}},"replica":{"pod":{"labels":{"roll":"1"}}}}}"#;
     database.cluster.kubectl(&["patch", "rdb", &database.name, "--type=merge", "-p", labels])?;
-    wait::until_true("the first pod of the roll is replaced", NOTICE_LIMIT, || Ok(replaced(&database, &before)? > 0))?;
+    let mut looks = Looks::default();
+    wait::until_true("the first pod of the roll is replaced", NOTICE_LIMIT, || {
+        Ok(looks.replaced(&database, &before)? > 0)
+    })?;
     let operator = database.cluster.in_namespace(OPERATOR_NAMESPACE);
-    operator.delete(&["pods", "-l", "app.kubernetes.io/name=replicateddb-operator", "--grace-period=0", "--force"])?;
-    wait::until_true("every pod is replaced", ROLL_LIMIT, || Ok(replaced(&database, &before)? == before.len()))?;
+    operator.delete(&["pods", "-l", OPERATOR_LABEL, "--grace-period=0", "--force"])?;
+    wait::until_true("every pod is replaced", ROLL_LIMIT, || Ok(looks.replaced(&database, &before)? == before.len()))?;
+    ensure!(looks.bad.is_empty(), "more than one pod of a tier was not Ready: {:?}", looks.bad);
+    println!("    {} looks, never more than one pod of a tier not Ready", looks.count);
+    client.wait_for(WRITES_AFTER, NOTICE_LIMIT)?;
     database.wait_settled(NOTICE_LIMIT, |message| println!("    {message}"))?;
     check_everything(&database, client)
 }
 
-/// How many of the pods of `before` have a ready successor.
-fn replaced(database: &Database, before: &[(String, String)]) -> Result<usize> {
-    let mut count = 0;
-    for (pod, uid) in before {
-        count += usize::from(database.pod(pod).is_ok_and(|now| now.uid != *uid && now.ready));
+/// What was seen of the pods during a roll.
+#[derive(Default)]
+struct Looks {
+    count: usize,
+    /// Looks that found more than one pod of a tier missing or not Ready.
+    bad: Vec<String>,
+}
+
+impl Looks {
+    /// How many of the pods of `before` have a ready successor.
+    fn replaced(&mut self, database: &Database, before: &[(String, String)]) -> Result<usize> {
+        self.count += 1;
+        let mut count = 0;
+        for tier in TIERS {
+            let now = database.tier(tier)?;
+            let ready: Vec<_> = now.into_iter().filter(|(_, pod)| pod.ready).collect();
+            let prefix = format!("{}-{tier}-", database.name);
+            let all = before.iter().filter(|(name, _)| name.starts_with(&prefix));
+            count +=
+                all.clone().filter(|(name, old)| ready.iter().any(|(n, pod)| n == name && pod.uid != *old)).count();
+            if ready.len() + 1 < all.count() {
+                let names: Vec<_> = ready.iter().map(|(name, _)| name.as_str()).collect();
+                self.bad.push(format!("of tier {tier} only {names:?} were Ready"));
+            }
+        }
+        Ok(count)
     }
-    Ok(count)
 }
 
 fn bad_image(suite: &mut Suite) -> Result<()> {
@@ -119,6 +209,7 @@ fn bad_image(suite: &mut Suite) -> Result<()> {
 }
 
 fn reinstall(suite: &mut Suite) -> Result<()> {
+    let cluster = suite.cluster.clone();
     let (database, client) = suite.main()?;
     let service = database.service();
     let cql = |statement: &str| client.exec(&["cqlsh", &service, "-e", statement]);
@@ -131,6 +222,8 @@ fn reinstall(suite: &mut Suite) -> Result<()> {
     wait::until_true("the pods are gone", AVAILABLE_LIMIT, || Ok(database.cluster.pods(&selector)?.is_empty()))?;
     let claims = database.cluster.get(&["pvc"])?["items"].as_array().map_or(0, Vec::len);
     ensure!(claims >= 6, "volumes of ZooKeeper and Cassandra are retained; there are {claims}");
+    cluster.tool("helm", &["uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--wait"], None)?;
+    install_operator(&cluster)?;
     database.cluster.apply(&manifest(&database.name, 3, 3))?;
     database.wait_settled(AVAILABLE_LIMIT, |message| println!("    {message}"))?;
     let rows = cql("CONSISTENCY QUORUM; SELECT v FROM stay.t WHERE id = 1")?;
@@ -141,7 +234,7 @@ fn reinstall(suite: &mut Suite) -> Result<()> {
 
 fn namespace(suite: &mut Suite) -> Result<()> {
     let (database, _) = suite.main()?;
-    suite.main = None;
+    (suite.main, suite.small) = (None, None);
     database.cluster.delete_namespace().context("deletion")?;
     Ok(())
 }

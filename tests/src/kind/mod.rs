@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod life;
+mod neighbours;
 mod recovery;
+mod refused;
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::Client,
-    cluster::Cluster,
+    cluster::{Cluster, project},
     database::Database,
     scenario::{self, Scenario, failure_dir},
 };
@@ -20,10 +22,17 @@ use crate::{
 pub const OPERATOR_NAMESPACE: &str = "replicateddb-system";
 /// The chart's release.
 pub const RELEASE: &str = "replicateddb";
+/// Selects the operator's pods.
+const OPERATOR_LABEL: &str = "app.kubernetes.io/name=replicateddb-operator";
+/// Another tag of the operator's image, to upgrade to.
+const SECOND_TAG: &str = "upgraded";
 /// The namespace of the suite's main database.
 const NAMESPACE: &str = "suite";
 /// The suite's main database.
 const NAME: &str = "main";
+
+/// The database beside it.
+const SMALL: &str = "small";
 
 /// From apply to Available and settled, images loaded, on two busy cores.
 const AVAILABLE_LIMIT: Duration = Duration::from_secs(420);
@@ -32,16 +41,23 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(240);
 /// From a change that rolls all tiers to the end of the roll.
 const ROLL_LIMIT: Duration = Duration::from_secs(900);
 
-/// What scenarios share: the cluster, the main database and its client pod. The first scenario that needs the main
-/// database starts it, so that any scenario can run alone.
+/// How long the operator may take to notice and correct something, or the writers to go on.
+const NOTICE_LIMIT: Duration = Duration::from_secs(120);
+
+/// What scenarios share: the cluster, the main database and its client pod, and a small database beside it. The first
+/// scenario that needs a database starts it, so that any scenario can run alone.
 pub struct Suite {
     cluster: Cluster,
     main: Option<(Database, Client)>,
+    small: Option<Database>,
 }
 
 /// Every scenario, in the order in which they run.
 fn scenarios() -> Vec<Scenario<Suite>> {
-    [bad_input::scenarios(), recovery::scenarios(), life::scenarios()].into_iter().flatten().collect()
+    [bad_input::scenarios(), refused::scenarios(), recovery::scenarios(), neighbours::scenarios(), life::scenarios()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Runs the suite, or the scenarios named.
@@ -54,7 +70,7 @@ pub fn run(only: &[String]) -> Result<()> {
         let kept = keep_logs(&cluster, "install").unwrap_or_else(|error| format!("could not be kept: {error:#}"));
         return Err(error.context(format!("the operator cannot be installed; logs: {kept}; again: make test-kind")));
     }
-    let mut context = Suite { cluster: cluster.clone(), main: None };
+    let mut context = Suite { cluster: cluster.clone(), main: None, small: None };
     let result =
         scenario::run("kind", &scenarios(), only, &mut context, |context, name| keep_logs(&context.cluster, name));
     cluster.delete_namespace()?;
@@ -85,6 +101,25 @@ impl Suite {
         }
         let (database, client) = self.main.as_ref().context("the main database was started above")?;
         Ok((database.clone(), client))
+    }
+
+    /// A database of one replica and one ZooKeeper server in the namespace of the main one, with a table and a row; and
+    /// the client pod.
+    fn small(&mut self) -> Result<(Database, &Client)> {
+        self.main()?;
+        let (_, client) = self.main.as_ref().context("the main database was started above")?;
+        if self.small.is_none() {
+            let database = Database::new(&self.cluster, SMALL);
+            self.cluster.apply(&manifest(SMALL, 1, 1))?;
+            database.wait_settled(AVAILABLE_LIMIT, |message| println!("    {SMALL}: {message}"))?;
+            client.cql(
+                SMALL,
+                "CREATE KEYSPACE few WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}; \
+                 CREATE TABLE few.t (id int PRIMARY KEY, v text); INSERT INTO few.t (id, v) VALUES (0, 'first')",
+            )?;
+            self.small = Some(database);
+        }
+        Ok((self.small.clone().context("the small database was started above")?, client))
     }
 }
 
@@ -130,6 +165,19 @@ fn refuse_foreign_releases(cluster: &Cluster) -> Result<()> {
             "the operator is installed already, as release {name} in namespace {namespace}: uninstall it, or use another \
              cluster (make cluster)"
         );
+    }
+    Ok(())
+}
+
+/// Gives the operator's image another tag, where the cluster's nodes find it.
+fn second_tag(cluster: &Cluster) -> Result<()> {
+    let image = format!("{}/replicateddb/operator:{SECOND_TAG}", registry());
+    cluster.tool("docker", &["tag", &self::image("operator"), &image], None)?;
+    if setting("CLUSTER", "auto") == "existing" {
+        cluster.tool("docker", &["push", "--quiet", &image], None)?;
+    } else {
+        let script = project().join("cluster/load-images");
+        cluster.tool(script.to_str().context("the path of the checkout is no text")?, &[&image], None)?;
     }
     Ok(())
 }

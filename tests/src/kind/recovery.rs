@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{RECOVERY_LIMIT, Suite, check_everything};
+use super::{NOTICE_LIMIT, RECOVERY_LIMIT, Suite, check_everything};
 use crate::{client::Client, database::Database, scenario::Scenario, wait};
 
 /// Writes per second during the deletions: enough that some are always under way.
 const RATE: u32 = 100;
+/// Writes that are to be acknowledged once everything is Ready again: five seconds of them.
+const WRITES_AFTER: usize = 500;
 
 pub fn scenarios() -> Vec<Scenario<Suite>> {
     vec![
@@ -31,7 +33,12 @@ pub fn scenarios() -> Vec<Scenario<Suite>> {
 fn kill_replica(suite: &mut Suite) -> Result<()> {
     let (database, client) = suite.main()?;
     let pod = database.pods("replica")?.pop().context("no replica")?;
-    kill_under_load(&database, client, &pod)
+    kill_under_load(&database, client, &pod)?;
+    let replay = database.replica_status(&pod)?["replay"].clone();
+    println!("    {pod}: {replay}");
+    // It may have had the time to drain, but never to execute what came while it was away.
+    ensure!(replay["records"].as_u64() > Some(0), "{pod} missed writes and replayed none: {replay}");
+    Ok(())
 }
 
 fn kill_cassandra(suite: &mut Suite) -> Result<()> {
@@ -49,7 +56,10 @@ fn kill_cassandra(suite: &mut Suite) -> Result<()> {
     })?;
     println!("    {pod}: its JVM killed, {replica} Ready again after {:.1} s", start.elapsed().as_secs_f64());
     let status = database.replica_status(&replica)?;
-    ensure!(status["replay"]["rewound"] == true, "{replica} did not rewind: {status}");
+    let replay = &status["replay"];
+    println!("    {replica}: {replay}");
+    ensure!(replay["rewound"] == true, "{replica} did not rewind: {status}");
+    ensure!(replay["records"].as_u64() > Some(0), "{replica} missed writes and replayed none: {status}");
     // The whole pod, which may or may not get to drain.
     let before = generation()?;
     kill_under_load(&database, client, &pod)?;
@@ -70,5 +80,6 @@ fn kill_under_load(database: &Database, client: &Client, pod: &str) -> Result<()
     database.kill_pod(pod, RECOVERY_LIMIT, |_| ())?;
     println!("    {pod}: Ready again after {:.1} s", start.elapsed().as_secs_f64());
     database.wait_settled(RECOVERY_LIMIT, |message| println!("    {message}"))?;
+    client.wait_for(WRITES_AFTER, NOTICE_LIMIT)?;
     check_everything(database, client)
 }

@@ -1,7 +1,7 @@
 //! Writers that remember what was acknowledged, and the search for it on every replica.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +11,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
-use scylla::statement::Consistency;
+use scylla::{
+    client::session::Session,
+    errors::{DbError, ExecutionError, RequestAttemptError},
+    statement::{Consistency, prepared::PreparedStatement},
+};
 use tokio::task::JoinHandle;
 
 use super::{Local, REPLICAS};
@@ -26,8 +30,70 @@ type Key = (String, i64);
 #[derive(Default)]
 struct Seen {
     acknowledged: BTreeSet<Key>,
+    /// How many of these each replica acknowledged.
+    through: [usize; REPLICAS as usize],
     unknown: BTreeSet<Key>,
+    /// What the driver called the others, and how often.
+    errors: BTreeMap<&'static str, usize>,
     longest_wait: Duration,
+}
+
+/// One writer: it numbers its rows, so that each is written once, whatever came of the one before.
+struct Writer {
+    replica: u8,
+    client: String,
+    session: Arc<Session>,
+    insert: PreparedStatement,
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Writer {
+    async fn run(self) -> Result<()> {
+        let mut sequence = 0i64;
+        while !self.stop.load(Ordering::Relaxed) {
+            let begin = Instant::now();
+            let row = (&self.client, sequence, format!("{}:{sequence}", self.client));
+            let error = self.session.execute_unpaged(&self.insert, row).await.err();
+            self.note(sequence, begin.elapsed(), error.as_ref())?;
+            if error.is_some() {
+                tokio::time::sleep(AFTER_ERROR).await;
+            }
+            sequence += 1;
+        }
+        Ok(())
+    }
+
+    fn note(&self, sequence: i64, took: Duration, error: Option<&ExecutionError>) -> Result<()> {
+        let mut seen = self.seen.lock().map_err(|_| anyhow::anyhow!("another writer panicked"))?;
+        seen.longest_wait = seen.longest_wait.max(took);
+        let key = (self.client.clone(), sequence);
+        if let Some(error) = error {
+            *seen.errors.entry(kind(error)).or_default() += 1;
+            seen.unknown.insert(key);
+        } else {
+            seen.through[usize::from(self.replica)] += 1;
+            seen.acknowledged.insert(key);
+        }
+        Ok(())
+    }
+}
+
+/// What a driver acts on: the server's word for what went wrong, or what the driver itself saw.
+pub fn kind(error: &ExecutionError) -> &'static str {
+    match error {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => match error {
+            DbError::WriteTimeout { .. } => "WriteTimeout",
+            DbError::Unavailable { .. } => "Unavailable",
+            DbError::Overloaded => "Overloaded",
+            DbError::IsBootstrapping => "IsBootstrapping",
+            _ => "another error of the server",
+        },
+        ExecutionError::LastAttemptError(_) => "broken connection",
+        ExecutionError::ConnectionPoolError(_) | ExecutionError::EmptyPlan => "no connection",
+        ExecutionError::RequestTimeout(_) => "no answer",
+        _ => "another error of the driver",
+    }
 }
 
 /// Running writers.
@@ -59,33 +125,15 @@ impl Load {
             let session = Arc::new(local.session(replica, Consistency::One).await?);
             let insert = session.prepare(format!("INSERT INTO {table} (client, seq, value) VALUES (?, ?, ?)")).await?;
             for writer in 0..WRITERS {
-                let (session, insert, stop, seen) = (session.clone(), insert.clone(), stop.clone(), seen.clone());
-                tasks.push(tokio::spawn(async move {
-                    let client = format!("{replica}-{writer}");
-                    let mut sequence = 0i64;
-                    while !stop.load(Ordering::Relaxed) {
-                        let begin = Instant::now();
-                        let result =
-                            session.execute_unpaged(&insert, (&client, sequence, format!("{client}:{sequence}"))).await;
-                        let took = begin.elapsed();
-                        let failed = result.is_err();
-                        {
-                            let mut seen = seen.lock().map_err(|_| anyhow::anyhow!("another writer panicked"))?;
-                            seen.longest_wait = seen.longest_wait.max(took);
-                            let key = (client.clone(), sequence);
-                            if failed {
-                                seen.unknown.insert(key)
-                            } else {
-                                seen.acknowledged.insert(key)
-                            };
-                        }
-                        if failed {
-                            tokio::time::sleep(AFTER_ERROR).await;
-                        }
-                        sequence += 1;
-                    }
-                    Ok(())
-                }));
+                let writer = Writer {
+                    replica,
+                    client: format!("{replica}-{writer}"),
+                    session: session.clone(),
+                    insert: insert.clone(),
+                    stop: stop.clone(),
+                    seen: seen.clone(),
+                };
+                tasks.push(tokio::spawn(writer.run()));
             }
         }
         Ok(Self { stop, seen, tasks, table })
@@ -107,6 +155,24 @@ impl Load {
                 start.elapsed() < limit,
                 "only {} of {target} writes acknowledged after {limit:?}",
                 self.acknowledged()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until every replica acknowledged `more` further writes: all of them serve, not just some.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`.
+    pub async fn wait_each(&self, more: usize, limit: Duration) -> Result<()> {
+        let through = || self.seen.lock().map_or([0; REPLICAS as usize], |seen| seen.through);
+        let (start, before) = (Instant::now(), through());
+        while through().iter().zip(before).any(|(now, before)| *now < before + more) {
+            ensure!(
+                start.elapsed() < limit,
+                "each replica was to acknowledge {more} more; after {limit:?} it went from {before:?} to {:?}",
+                through()
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -143,9 +209,10 @@ impl Load {
             ensure!(foreign.is_none(), "replica-{replica} has a row that nobody wrote: {foreign:?}");
         }
         println!(
-            "    {} acknowledged writes, each on every replica; {} of unknown outcome; longest wait {:.2} s",
+            "    {} acknowledged writes, each on every replica; {} of unknown outcome {:?}; longest wait {:.2} s",
             seen.acknowledged.len(),
             seen.unknown.len(),
+            seen.errors,
             seen.longest_wait.as_secs_f64()
         );
         Ok(())

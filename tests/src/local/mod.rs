@@ -1,6 +1,7 @@
 //! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
 
 mod faults;
+mod freeze;
 mod lists;
 mod load;
 mod shared;
@@ -19,7 +20,10 @@ use scylla::{
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::scenario::{self, Scenario, failure_dir};
+use crate::{
+    digests,
+    scenario::{self, Scenario, failure_dir},
+};
 
 /// From nothing to every replica ready, on two busy cores.
 const UP_LIMIT: Duration = Duration::from_secs(240);
@@ -42,7 +46,8 @@ pub struct Local {
 }
 
 fn scenarios() -> Vec<Scenario<Local>> {
-    [statements::scenarios(), lists::scenarios(), faults::scenarios()].into_iter().flatten().collect()
+    let parts = [statements::scenarios(), lists::scenarios(), faults::scenarios(), freeze::scenarios()];
+    parts.into_iter().flatten().collect()
 }
 
 /// Whose the Cassandras of a stack are.
@@ -152,7 +157,7 @@ impl Local {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "replicas differ:\n{text}{}", String::from_utf8_lossy(&output.stderr));
         println!("{}", text.trim_end());
-        Ok(())
+        digests::ensure_compared(&text)
     }
 }
 
