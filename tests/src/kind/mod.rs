@@ -5,6 +5,7 @@ mod life;
 mod neighbours;
 mod recovery;
 mod refused;
+mod shared;
 
 use std::time::Duration;
 
@@ -54,10 +55,17 @@ pub struct Suite {
 
 /// Every scenario, in the order in which they run.
 fn scenarios() -> Vec<Scenario<Suite>> {
-    [bad_input::scenarios(), refused::scenarios(), recovery::scenarios(), neighbours::scenarios(), life::scenarios()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        bad_input::scenarios(),
+        refused::scenarios(),
+        recovery::scenarios(),
+        neighbours::scenarios(),
+        shared::scenarios(),
+        life::scenarios(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Runs the suite, or the scenarios named.
