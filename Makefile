@@ -47,6 +47,12 @@ deny: ## the dependency policy of deny.toml; installs cargo-deny into the cache 
 	@[ -x $(REPLICATEDDB_CACHE)/tools/bin/cargo-deny ] || cargo install --locked --quiet --root $(REPLICATEDDB_CACHE)/tools cargo-deny@0.20.2
 	@$(REPLICATEDDB_CACHE)/tools/bin/cargo-deny --locked --log-level error check bans licenses sources
 
+.PHONY: figures
+figures: ## measures one replica of a local stack: rates, latencies, memory, CPU (nothing else should run)
+	@images/artifacts/fetch.sh
+	@cargo build --release --locked -p replicateddb-server -p replicateddb-local -p replicateddb-tests
+	@$(CARGO_TARGET_DIR)/release/replicateddb-figures $(ARGS)
+
 .PHONY: local
 local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog] [SHARED_CASSANDRA=1: one for all replicas]
 	@images/artifacts/fetch.sh
