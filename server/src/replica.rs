@@ -163,7 +163,7 @@ fn start_core(
     if let Some(keyspace) = keyspace {
         // None can be made.
         (config.restore_point_interval, config.restore_point_records) = (Duration::MAX, u64::MAX);
-        let store = KeyspaceStore::new(&address, keyspace, log_id, incarnation);
+        let store = KeyspaceStore::new(&address, keyspace, id, log_id, incarnation);
         let connector = KeyspaceConnector::new(store.clone());
         return Ok(ReplicaHandle::start(config, log, store, connector, metrics));
     }

@@ -40,6 +40,7 @@ const NAME_BASED: usize = 5;
 pub struct KeyspaceStore {
     address: Arc<str>,
     keyspace: Arc<str>,
+    replica: u32,
     log: i64,
     incarnation: i64,
     build: Arc<Mutex<Uuid>>,
@@ -49,6 +50,7 @@ pub struct KeyspaceStore {
 #[derive(Debug, Clone, Default)]
 struct Known {
     log: i64,
+    replica: i64,
     incarnation: i64,
     /// `None`: nothing was ever applied.
     build: Option<Uuid>,
@@ -59,8 +61,9 @@ struct Known {
 
 impl KeyspaceStore {
     /// The keyspace of the Cassandra at `address`, for one incarnation of a replica in a log.
-    pub fn new(address: &str, keyspace: &str, log: i64, incarnation: i64) -> Self {
-        Self { address: address.into(), keyspace: keyspace.into(), log, incarnation, build: Arc::default() }
+    pub fn new(address: &str, keyspace: &str, replica: u32, log: i64, incarnation: i64) -> Self {
+        let (address, keyspace) = (address.into(), keyspace.into());
+        Self { address, keyspace, replica, log, incarnation, build: Arc::default() }
     }
 
     /// `host:port` of the shared Cassandra.
@@ -154,7 +157,10 @@ impl Open<'_> {
     }
 
     async fn known(&self) -> Result<Option<Known>, StoreError> {
-        let text = format!("SELECT log, incarnation, build, generation, clean FROM {} WHERE id = 0", self.store.row());
+        let text = format!(
+            "SELECT log, incarnation, build, generation, clean, replica FROM {} WHERE id = 0",
+            self.store.row()
+        );
         let rows = self.rows(&text, &[]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let number = |column: usize| row.get(column).and_then(|cell| cell.as_deref().and_then(cell::as_bigint));
@@ -164,6 +170,7 @@ impl Open<'_> {
             build: row.get(2).and_then(|cell| cell.as_deref().and_then(cell::as_uuid)),
             generation: number(3).map(|number| u64::from_ne_bytes(number.to_ne_bytes())),
             clean: text_of(row, 4),
+            replica: number(5).unwrap_or_default(),
         }))
     }
 
@@ -182,21 +189,31 @@ impl Open<'_> {
         let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
         self.rows(&format!("CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"), &[]).await?;
         refuse_foreign(&self.store.keyspace, &self.footprint().await?)?;
-        let columns = "id int PRIMARY KEY, log bigint, incarnation bigint, build uuid, generation bigint, clean text";
+        let columns = "id int PRIMARY KEY, log bigint, replica bigint, incarnation bigint, build uuid, generation bigint, clean text";
         self.rows(&format!("CREATE TABLE IF NOT EXISTS {row} ({columns})"), &[]).await?;
-        let ours = [bigint(self.store.log), bigint(self.store.incarnation)];
-        let first = format!("INSERT INTO {row} (id, log, incarnation) VALUES (0, ?, ?) IF NOT EXISTS");
+        let ours = [bigint(self.store.log), bigint(self.store.replica.into()), bigint(self.store.incarnation)];
+        let first = format!("INSERT INTO {row} (id, log, replica, incarnation) VALUES (0, ?, ?, ?) IF NOT EXISTS");
         if self.applied(&first, &ours).await? {
             return Ok(());
         }
-        let known = self.ours().await?;
+        let known = self.known().await?.unwrap_or_default();
+        let other = |message: String| Err(StoreError::Refused(Refusal { code: Code::OtherLog, message }));
+        if known.log == self.store.log && known.replica != i64::from(self.store.replica) {
+            return other(format!(
+                "the keyspace {} belongs to replica {}, this one is {}: each replica needs its own; write {{id}} in the name",
+                self.store.keyspace, known.replica, self.store.replica
+            ));
+        }
         if known.log != self.store.log {
             let message = format!(
                 "the keyspace {} belongs to the log {:#x}, this one is {:#x}: the ordering tier lost its data, or another \
                  root is configured; to begin anew, drop the keyspace in the shared Cassandra",
                 self.store.keyspace, known.log, self.store.log
             );
-            return Err(StoreError::Refused(Refusal { code: Code::OtherLog, message }));
+            return other(message);
+        }
+        if known.incarnation > self.store.incarnation {
+            return Err(self.store.fenced(known.incarnation));
         }
         let claim = format!("UPDATE {row} SET incarnation = ? WHERE id = 0 IF incarnation = ?");
         match self.applied(&claim, &[bigint(self.store.incarnation), bigint(known.incarnation)]).await? {
