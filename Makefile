@@ -26,6 +26,10 @@ images: ## builds the container images; with REGISTRY=... [TAG=...] also pushes 
 demo: ## the whole of it on a real cluster: applied, written to, pods deleted, recovered, compared
 	@tests/demo
 
+.PHONY: cqlsh
+cqlsh: ## a CQL shell of the demo's database, or of make local [WHERE=demo|local]
+	@tests/cqlsh $(WHERE)
+
 .PHONY: test
 test: ## all tests; one part alone: make test-unit test-operator test-chart test-local test-kind [ONLY="NAME ..."]
 	@tests/run
