@@ -56,3 +56,10 @@ local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog]
 .PHONY: local-down
 local-down: ## stops it; its data stays
 	@$(CARGO_TARGET_DIR)/release/replicateddb-local down
+
+.PHONY: figures
+figures: ## measures writes through one replica of a local stack of its own; prints Markdown tables
+	@images/artifacts/fetch.sh
+	@cargo build --release --locked -p replicateddb-server
+	@cargo build --release --locked -p replicateddb-local -p replicateddb-tests
+	@$(CARGO_TARGET_DIR)/release/replicateddb-figures

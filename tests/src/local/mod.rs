@@ -5,7 +5,11 @@ mod freeze;
 mod load;
 mod statements;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use replicateddb_local::{Member, Stack};
@@ -82,19 +86,7 @@ impl Local {
 
     /// A session that talks to replica `i` alone.
     async fn session(&self, i: u8, consistency: Consistency) -> Result<Session> {
-        let address = self.stack.cql(i);
-        let profile = ExecutionProfile::builder()
-            .consistency(consistency)
-            .request_timeout(Some(REQUEST_LIMIT))
-            .retry_policy(std::sync::Arc::new(FallthroughRetryPolicy::new()))
-            .build();
-        SessionBuilder::new()
-            .known_node_addr(address)
-            .host_filter(std::sync::Arc::new(AllowListHostFilter::new([address])?))
-            .default_execution_profile_handle(profile.into_handle())
-            .build()
-            .await
-            .with_context(|| format!("a session with replica-{i} at {address}"))
+        connect(self.stack.cql(i), consistency).await
     }
 
     /// What replica `i` says of itself.
@@ -122,6 +114,25 @@ impl Local {
         println!("{}", text.trim_end());
         digests::ensure_compared(&text)
     }
+}
+
+/// A session that talks to the replica at `address` alone, repeats nothing by itself and waits for each bounded answer.
+///
+/// # Errors
+/// When it takes no connection.
+pub async fn connect(address: SocketAddr, consistency: Consistency) -> Result<Session> {
+    let profile = ExecutionProfile::builder()
+        .consistency(consistency)
+        .request_timeout(Some(REQUEST_LIMIT))
+        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
+        .build();
+    SessionBuilder::new()
+        .known_node_addr(address)
+        .host_filter(Arc::new(AllowListHostFilter::new([address])?))
+        .default_execution_profile_handle(profile.into_handle())
+        .build()
+        .await
+        .with_context(|| format!("a session with the replica at {address}"))
 }
 
 fn members(stack: &Stack) -> Vec<Member> {
