@@ -28,10 +28,12 @@ pub enum Consistency {
     LocalSerial,
     /// One replica of the local data centre.
     LocalOne,
+    /// This node, past everything that makes several nodes one: towards a Cassandra that is alone, and allows it.
+    NodeLocal,
 }
 
 impl Consistency {
-    /// Every level, in the order of their codes.
+    /// Every level that a client may ask for, in the order of their codes.
     pub const EVERY: [Consistency; 11] = [
         Self::Any,
         Self::One,
@@ -81,6 +83,7 @@ impl Consistency {
             Self::Serial => "SERIAL",
             Self::LocalSerial => "LOCAL_SERIAL",
             Self::LocalOne => "LOCAL_ONE",
+            Self::NodeLocal => "NODE_LOCAL",
         }
     }
 }

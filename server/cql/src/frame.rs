@@ -1,6 +1,7 @@
-//! Envelopes of protocol version 4 and their codec.
+//! Envelopes and their codec: of protocol version 4, and of version 5 towards Cassandra.
 
 use crate::error::ProtocolError;
+use crate::segment;
 use crate::wire::Reader;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::io;
@@ -8,8 +9,10 @@ use thiserror::Error;
 use tokio_util::codec::{Decoder, Encoder};
 use uuid::Uuid;
 
-/// The protocol version spoken here.
+/// The protocol version spoken with clients.
 pub const VERSION: u8 = 4;
+/// The protocol version that says which second it is.
+pub const VERSION_5: u8 = 5;
 /// The bytes of an envelope's header.
 pub const HEADER_LENGTH: usize = 9;
 /// The default bound of a message body, in bytes.
@@ -266,13 +269,19 @@ pub enum FrameError {
         /// The bound.
         limit: usize,
     },
+    /// A segment (version 5) arrived damaged.
+    #[error("the checksum of a segment's {what} does not match")]
+    Checksum {
+        /// The part.
+        what: &'static str,
+    },
 }
 
 impl FrameError {
     /// The stream on which a client expects the answer; `None` if the connection broke.
     pub fn stream(&self) -> Option<i16> {
         match self {
-            Self::Io(_) => None,
+            Self::Io(_) | Self::Checksum { .. } => None,
             Self::UnsupportedVersion { stream, .. }
             | Self::WrongDirection { stream, .. }
             | Self::UnknownOpcode { stream, .. }
@@ -294,17 +303,38 @@ enum Role {
 pub struct Codec {
     role: Role,
     max_body: usize,
+    /// Version 5.
+    segments: Option<Segments>,
+}
+
+/// Where a connection of version 5 stands.
+#[derive(Debug, Clone, Default)]
+struct Segments {
+    /// The server was ready: from then on everything travels in segments.
+    begun: bool,
+    /// Payloads that are no whole envelope yet.
+    payload: BytesMut,
 }
 
 impl Codec {
     /// A codec that reads requests; bodies are at most `max_body` bytes (and `i32::MAX`).
     pub fn server(max_body: usize) -> Self {
-        Self { role: Role::Server, max_body: max_body.min(i32::MAX as usize) }
+        Self { role: Role::Server, max_body: max_body.min(i32::MAX as usize), segments: None }
     }
 
     /// A codec that reads responses; bodies are at most `max_body` bytes (and `i32::MAX`).
     pub fn client(max_body: usize) -> Self {
-        Self { role: Role::Client, max_body: max_body.min(i32::MAX as usize) }
+        Self { role: Role::Client, max_body: max_body.min(i32::MAX as usize), segments: None }
+    }
+
+    /// As [`Codec::client`], for one connection of version 5 from its first byte on.
+    pub fn client_v5(max_body: usize) -> Self {
+        Self { segments: Some(Segments::default()), ..Self::client(max_body) }
+    }
+
+    /// The protocol version that it speaks.
+    pub fn version(&self) -> u8 {
+        if self.segments.is_some() { VERSION_5 } else { VERSION }
     }
 
     /// The bound of a body in bytes.
@@ -315,7 +345,7 @@ impl Codec {
     fn check(&self, header: Header) -> Result<(Opcode, usize), FrameError> {
         let Header { stream, opcode, .. } = header;
         // The version comes first: the rest of an unknown version's header may mean anything.
-        if header.version != VERSION {
+        if header.version != self.version() {
             return Err(FrameError::UnsupportedVersion { version: header.version, stream });
         }
         if header.is_response != (self.role == Role::Client) {
@@ -333,13 +363,8 @@ impl Codec {
             .ok_or(FrameError::BodyTooLarge { stream, length: i64::from(header.length), limit: self.max_body })?;
         Ok((known, length))
     }
-}
 
-impl Decoder for Codec {
-    type Item = Envelope;
-    type Error = FrameError;
-
-    fn decode(&mut self, source: &mut BytesMut) -> Result<Option<Envelope>, FrameError> {
+    fn take_envelope(&self, source: &mut BytesMut) -> Result<Option<Envelope>, FrameError> {
         // Versions 1 and 2 have a header of eight bytes with a stream of one: don't wait for the ninth.
         if let [first @ (1 | 2), _flags, stream, ..] = source[..] {
             let stream = i16::from(i8::from_be_bytes([stream]));
@@ -360,6 +385,40 @@ impl Decoder for Codec {
         let Header { version, is_response, flags, stream, .. } = header;
         Ok(Some(Envelope { version, is_response, flags, stream, opcode, body }))
     }
+
+    /// An envelope out of segments. What is waiting for its end is bounded as the envelope is.
+    fn take_from_segments(&mut self, source: &mut BytesMut) -> Result<Option<Envelope>, FrameError> {
+        let mut payload = self.segments.as_mut().map(|segments| segments.payload.split()).unwrap_or_default();
+        let taken = loop {
+            match self.take_envelope(&mut payload)? {
+                Some(envelope) => break Some(envelope),
+                None => match segment::take(source)? {
+                    Some(more) => payload.extend_from_slice(&more),
+                    None => break None,
+                },
+            }
+        };
+        if let Some(segments) = &mut self.segments {
+            segments.payload = payload;
+        }
+        Ok(taken)
+    }
+}
+
+impl Decoder for Codec {
+    type Item = Envelope;
+    type Error = FrameError;
+
+    fn decode(&mut self, source: &mut BytesMut) -> Result<Option<Envelope>, FrameError> {
+        if self.segments.as_ref().is_some_and(|segments| segments.begun) {
+            return self.take_from_segments(source);
+        }
+        let envelope = self.take_envelope(source)?;
+        if let (Some(segments), Some(envelope)) = (&mut self.segments, &envelope) {
+            segments.begun = matches!(envelope.opcode, Opcode::Ready | Opcode::Authenticate);
+        }
+        Ok(envelope)
+    }
 }
 
 impl Encoder<Envelope> for Codec {
@@ -371,13 +430,20 @@ impl Encoder<Envelope> for Codec {
             let limit = self.max_body;
             return Err(FrameError::BodyTooLarge { stream: envelope.stream, length: length as i64, limit });
         };
-        out.reserve(HEADER_LENGTH + length);
-        out.put_u8(envelope.version | if envelope.is_response { DIRECTION_BIT } else { 0 });
-        out.put_u8(envelope.flags);
-        out.put_i16(envelope.stream);
-        out.put_u8(envelope.opcode.code());
-        out.put_i32(wire_length);
-        out.put_slice(&envelope.body);
+        let in_segments = self.segments.as_ref().is_some_and(|segments| segments.begun);
+        let version = if self.segments.is_some() { VERSION_5 } else { envelope.version };
+        let mut unpacked = BytesMut::new();
+        let to: &mut BytesMut = if in_segments { &mut unpacked } else { out };
+        to.reserve(HEADER_LENGTH + length);
+        to.put_u8(version | if envelope.is_response { DIRECTION_BIT } else { 0 });
+        to.put_u8(envelope.flags);
+        to.put_i16(envelope.stream);
+        to.put_u8(envelope.opcode.code());
+        to.put_i32(wire_length);
+        to.put_slice(&envelope.body);
+        if in_segments {
+            segment::put(&unpacked, out);
+        }
         Ok(())
     }
 }

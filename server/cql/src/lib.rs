@@ -1,4 +1,4 @@
-//! The CQL native protocol (version 4) and as much of the CQL language as ordering writes needs. No IO.
+//! The CQL native protocol (version 4, and 5 towards Cassandra) and as much of the CQL language as ordering writes needs. No IO.
 //!
 //! - [`frame`]: envelopes and a codec for both directions.
 //! - [`request`] and [`response`]: message bodies, parsed and built.
@@ -15,6 +15,7 @@ pub mod lex;
 pub mod request;
 pub mod response;
 pub mod rewrite;
+mod segment;
 pub mod statement;
 pub mod wire;
 

@@ -176,6 +176,7 @@ fn cassandra_prepares() {
     );
     let prepared = Prepared {
         id: bytes("d0b266e7c35e4c7bd93fe0e2ad850bf5"),
+        metadata_id: Bytes::new(),
         pk_indices: vec![2, 1],
         bind: vec![column("c", map_of_lists()), column("b", ColumnType::Text), column("a", ColumnType::Int)],
         result: Vec::new(),

@@ -77,7 +77,7 @@ fn rows() -> impl Strategy<Value = Rows> {
 prop_compose! {
     fn prepared()(id in bytes(16), pk_indices in proptest::collection::vec(any::<u16>(), 0..3),
                   bind in columns(4), result in columns(4)) -> Prepared {
-        Prepared { id, pk_indices, bind, result }
+        Prepared { id, metadata_id: Bytes::new(), pk_indices, bind, result }
     }
 }
 

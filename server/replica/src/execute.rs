@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::record::{Record, RecordKind};
 use crate::replica::Digest;
 use crate::shared::{Condition, Shared};
-use crate::site::{Agent, Backend, Failure, Place, Reply};
+use crate::site::{Agent, Backend, Failure, Place, Reply, second_of};
 use crate::state::Admitted;
 
 /// A record that is tried again for longer than this is shown as a condition.
@@ -91,7 +91,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
     async fn attempt(&self) -> Result<Reply, Failure> {
         let Admitted { index, timestamp_us, record, .. } = &*self.admitted;
         if record.kind == RecordKind::Digest {
-            self.digest(*index).await?;
+            self.digest(*index, second_of(*timestamp_us)).await?;
             return Ok(Reply { flags: 0, opcode: Opcode::Result.code(), body: response::void() });
         }
         self.backend.execute(Place { timestamp_us: *timestamp_us, table_id: self.table_id }, record).await
@@ -99,7 +99,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
 
     /// Reads every table, or keeps why not: whatever a digest meets, it holds every lane for a bounded time. While the
     /// replica catches up nobody can want it any more.
-    async fn digest(&self, index: u64) -> Result<(), Failure> {
+    async fn digest(&self, index: u64, now_s: i32) -> Result<(), Failure> {
         if !self.shared.is_current() {
             self.shared.keep_digest(Digest::failed(index, "the replica was catching up; order another one"));
             return Ok(());
@@ -110,7 +110,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                 if attempt > 0 {
                     tokio::time::sleep(self.shared.config.apply_retry_last).await;
                 }
-                match self.backend.digest().await {
+                match self.backend.digest(now_s).await {
                     Ok(tables) => return Ok(Some(tables)),
                     Err(gone @ Failure::Gone { .. }) => return Err(gone),
                     Err(Failure::Retry { reason: now, .. }) => reason = now,

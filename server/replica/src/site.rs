@@ -38,6 +38,18 @@ pub struct Place {
     pub table_id: Uuid,
 }
 
+impl Place {
+    /// The second, since 1970, that expiry counts from: the log's, the same on every replica.
+    pub fn now_s(&self) -> i32 {
+        second_of(self.timestamp_us)
+    }
+}
+
+/// The second, since 1970, of a write timestamp in µs.
+pub fn second_of(timestamp_us: i64) -> i32 {
+    i32::try_from(timestamp_us.div_euclid(1_000_000)).unwrap_or(i32::MAX)
+}
+
 /// Whether the backend can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
@@ -63,8 +75,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn execute(&self, place: Place, record: &Record) -> impl Future<Output = Result<Reply, Failure>> + Send;
     /// The schema changed: forget what was prepared.
     fn forget_prepared(&self);
-    /// Reads every user table.
-    fn digest(&self) -> impl Future<Output = Result<BTreeMap<String, TableDigest>, Failure>> + Send;
+    /// Reads every user table as of the second `now_s` since 1970.
+    fn digest(&self, now_s: i32) -> impl Future<Output = Result<BTreeMap<String, TableDigest>, Failure>> + Send;
     /// Whether it can be reached.
     fn health(&self) -> watch::Receiver<Health>;
 }

@@ -1,8 +1,9 @@
-//! Message bodies as a client sends them: for the connections to Cassandra.
+//! Message bodies as a client sends them: for the connections to Cassandra. In version 4, and in [`v5`] in version 5,
+//! whose requests can say which second it is.
 
 use super::{
-    Batch, BatchBody, FLAG_NAMES, FLAG_PAGE_SIZE, FLAG_PAGING_STATE, FLAG_SERIAL_CONSISTENCY, FLAG_SKIP_METADATA,
-    FLAG_TIMESTAMP, FLAG_VALUES, Params,
+    Batch, BatchBody, FLAG_NAMES, FLAG_NOW_IN_SECONDS, FLAG_PAGE_SIZE, FLAG_PAGING_STATE, FLAG_SERIAL_CONSISTENCY,
+    FLAG_SKIP_METADATA, FLAG_TIMESTAMP, FLAG_VALUES, Params,
 };
 use crate::consistency::Consistency;
 use crate::error::ProtocolError;
@@ -53,7 +54,7 @@ pub fn prepare(text: &str) -> Result<Bytes, ProtocolError> {
 pub fn query(text: &str, params: &Params) -> Result<Bytes, ProtocolError> {
     let mut out = BytesMut::with_capacity(text.len() + params.values.raw().len() + 32);
     wire::put_long_string(&mut out, text, "statement")?;
-    put_params(&mut out, params)?;
+    put_params(&mut out, params, Tail::v4(params.serial_consistency, params.timestamp))?;
     Ok(out.freeze())
 }
 
@@ -64,7 +65,7 @@ pub fn query(text: &str, params: &Params) -> Result<Bytes, ProtocolError> {
 pub fn execute(id: &[u8], params: &Params) -> Result<Bytes, ProtocolError> {
     let mut out = BytesMut::with_capacity(id.len() + params.values.raw().len() + 32);
     wire::put_short_bytes(&mut out, id, "prepared id")?;
-    put_params(&mut out, params)?;
+    put_params(&mut out, params, Tail::v4(params.serial_consistency, params.timestamp))?;
     Ok(out.freeze())
 }
 
@@ -73,6 +74,60 @@ pub fn execute(id: &[u8], params: &Params) -> Result<Bytes, ProtocolError> {
 /// # Errors
 /// A part is longer than its length field can say, or a member has named values.
 pub fn batch(batch: &Batch) -> Result<Bytes, ProtocolError> {
+    put_batch(batch, Tail::v4(batch.serial_consistency, batch.timestamp))
+}
+
+/// Bodies of protocol version 5 (`native_protocol_v5.spec`, sections 4.1.4 to 4.1.7). `now` is the second, since 1970,
+/// that expiry counts from; without it the server's clock decides.
+pub mod v5 {
+    use super::{Batch, Params, ProtocolError, Tail, put_batch, put_params};
+    use crate::wire;
+    use bytes::{BufMut, Bytes, BytesMut};
+
+    /// The body of PREPARE.
+    ///
+    /// # Errors
+    /// A text of more than `i32::MAX` bytes.
+    pub fn prepare(text: &str) -> Result<Bytes, ProtocolError> {
+        let mut out = BytesMut::with_capacity(text.len() + 8);
+        wire::put_long_string(&mut out, text, "statement")?;
+        out.put_u32(0);
+        Ok(out.freeze())
+    }
+
+    /// The body of QUERY.
+    ///
+    /// # Errors
+    /// A part is longer than its length field can say.
+    pub fn query(text: &str, params: &Params, now: Option<i32>) -> Result<Bytes, ProtocolError> {
+        let mut out = BytesMut::with_capacity(text.len() + params.values.raw().len() + 40);
+        wire::put_long_string(&mut out, text, "statement")?;
+        put_params(&mut out, params, Tail::v5(params.serial_consistency, params.timestamp, now))?;
+        Ok(out.freeze())
+    }
+
+    /// The body of EXECUTE; `metadata_id` is [`Prepared::metadata_id`](crate::response::Prepared::metadata_id).
+    ///
+    /// # Errors
+    /// A part is longer than its length field can say.
+    pub fn execute(id: &[u8], metadata_id: &[u8], params: &Params, now: Option<i32>) -> Result<Bytes, ProtocolError> {
+        let mut out = BytesMut::with_capacity(id.len() + params.values.raw().len() + 64);
+        wire::put_short_bytes(&mut out, id, "prepared id")?;
+        wire::put_short_bytes(&mut out, metadata_id, "metadata id")?;
+        put_params(&mut out, params, Tail::v5(params.serial_consistency, params.timestamp, now))?;
+        Ok(out.freeze())
+    }
+
+    /// The body of BATCH.
+    ///
+    /// # Errors
+    /// A part is longer than its length field can say, or a member has named values.
+    pub fn batch(batch: &Batch, now: Option<i32>) -> Result<Bytes, ProtocolError> {
+        put_batch(batch, Tail::v5(batch.serial_consistency, batch.timestamp, now))
+    }
+}
+
+fn put_batch(batch: &Batch, tail: Tail) -> Result<Bytes, ProtocolError> {
     let mut out = BytesMut::new();
     out.put_u8(batch.kind as u8);
     out.put_u16(wire::short_length(batch.statements.len(), "batch size")?);
@@ -93,22 +148,22 @@ pub fn batch(batch: &Batch) -> Result<Bytes, ProtocolError> {
         out.put_slice(statement.values.raw());
     }
     out.put_u16(batch.consistency.code());
-    out.put_u8(tail_flags(batch.serial_consistency, batch.timestamp));
-    put_tail(&mut out, batch.serial_consistency, batch.timestamp);
+    tail.put_flags(&mut out, 0);
+    tail.put(&mut out);
     Ok(out.freeze())
 }
 
-fn put_params(out: &mut BytesMut, params: &Params) -> Result<(), ProtocolError> {
+fn put_params(out: &mut BytesMut, params: &Params, tail: Tail) -> Result<(), ProtocolError> {
     out.put_u16(params.consistency.code());
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     let values = &params.values;
-    out.put_u8(
+    tail.put_flags(
+        out,
         flag(!values.is_empty() || values.is_named(), FLAG_VALUES)
             | flag(values.is_named(), FLAG_NAMES)
             | flag(params.skip_metadata, FLAG_SKIP_METADATA)
             | flag(params.page_size.is_some(), FLAG_PAGE_SIZE)
-            | flag(params.paging_state.is_some(), FLAG_PAGING_STATE)
-            | tail_flags(params.serial_consistency, params.timestamp),
+            | flag(params.paging_state.is_some(), FLAG_PAGING_STATE),
     );
     if !values.is_empty() || values.is_named() {
         out.put_slice(values.raw());
@@ -119,21 +174,47 @@ fn put_params(out: &mut BytesMut, params: &Params) -> Result<(), ProtocolError> 
     if let Some(state) = &params.paging_state {
         wire::put_bytes(out, Some(state), "paging state")?;
     }
-    put_tail(out, params.serial_consistency, params.timestamp);
+    tail.put(out);
     Ok(())
 }
 
-fn tail_flags(serial: Option<Consistency>, timestamp: Option<i64>) -> u8 {
-    let serial = if serial.is_some() { FLAG_SERIAL_CONSISTENCY } else { 0 };
-    let timestamp = if timestamp.is_some() { FLAG_TIMESTAMP } else { 0 };
-    serial | timestamp
+/// What ends QUERY, EXECUTE and BATCH, and the width of their flags.
+#[derive(Clone, Copy)]
+struct Tail {
+    is_v5: bool,
+    serial: Option<Consistency>,
+    timestamp: Option<i64>,
+    now: Option<i32>,
 }
 
-fn put_tail(out: &mut BytesMut, serial: Option<Consistency>, timestamp: Option<i64>) {
-    if let Some(level) = serial {
-        out.put_u16(level.code());
+impl Tail {
+    fn v4(serial: Option<Consistency>, timestamp: Option<i64>) -> Self {
+        Self { is_v5: false, serial, timestamp, now: None }
     }
-    if let Some(timestamp) = timestamp {
-        out.put_i64(timestamp);
+
+    fn v5(serial: Option<Consistency>, timestamp: Option<i64>, now: Option<i32>) -> Self {
+        Self { is_v5: true, serial, timestamp, now }
+    }
+
+    fn put_flags(&self, out: &mut BytesMut, others: u8) {
+        let serial = if self.serial.is_some() { FLAG_SERIAL_CONSISTENCY } else { 0 };
+        let timestamp = if self.timestamp.is_some() { FLAG_TIMESTAMP } else { 0 };
+        let flags = others | serial | timestamp;
+        match self.is_v5 {
+            true => out.put_u32(u32::from(flags) | if self.now.is_some() { FLAG_NOW_IN_SECONDS } else { 0 }),
+            false => out.put_u8(flags),
+        }
+    }
+
+    fn put(&self, out: &mut BytesMut) {
+        if let Some(level) = self.serial {
+            out.put_u16(level.code());
+        }
+        if let Some(timestamp) = self.timestamp {
+            out.put_i64(timestamp);
+        }
+        if let Some(now) = self.now {
+            out.put_i32(now);
+        }
     }
 }

@@ -4,7 +4,7 @@
 mod build;
 mod values;
 
-pub use build::{batch, execute, prepare, query, register, startup};
+pub use build::{batch, execute, prepare, query, register, startup, v5};
 pub use values::{BoundValue, Values};
 
 use crate::consistency::Consistency;
@@ -20,6 +20,8 @@ const FLAG_PAGING_STATE: u8 = 0x08;
 const FLAG_SERIAL_CONSISTENCY: u8 = 0x10;
 const FLAG_TIMESTAMP: u8 = 0x20;
 const FLAG_NAMES: u8 = 0x40;
+/// Only in version 5, where flags have four bytes.
+const FLAG_NOW_IN_SECONDS: u32 = 0x100;
 
 /// STARTUP: options in the order sent.
 #[derive(Debug, Clone, PartialEq, Eq)]

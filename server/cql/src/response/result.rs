@@ -76,6 +76,8 @@ pub struct Rows {
 pub struct Prepared {
     /// The id to execute it by.
     pub id: Bytes,
+    /// Version 5: what the client knows of the result's columns, to be sent along. Empty in version 4.
+    pub metadata_id: Bytes,
     /// Which markers are the partition key's columns, in the order of the key; empty if not all are markers.
     pub pk_indices: Vec<u16>,
     /// The bind markers.
@@ -108,12 +110,24 @@ fn read_kind(reader: &mut Reader) -> Result<ResultKind, ProtocolError> {
 /// # Errors
 /// The body breaks the protocol.
 pub fn parse_result(body: &Bytes) -> Result<ResultBody, ProtocolError> {
+    parse(body, false)
+}
+
+/// Parses RESULT of protocol version 5.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn parse_result_v5(body: &Bytes) -> Result<ResultBody, ProtocolError> {
+    parse(body, true)
+}
+
+fn parse(body: &Bytes, is_v5: bool) -> Result<ResultBody, ProtocolError> {
     let mut reader = Reader::new(body.clone());
     Ok(match read_kind(&mut reader)? {
         ResultKind::Void => ResultBody::Void,
         ResultKind::Rows => ResultBody::Rows(read_rows(&mut reader)?),
         ResultKind::SetKeyspace => ResultBody::SetKeyspace(reader.string("keyspace")?),
-        ResultKind::Prepared => ResultBody::Prepared(read_prepared(&mut reader)?),
+        ResultKind::Prepared => ResultBody::Prepared(read_prepared(&mut reader, is_v5)?),
         ResultKind::SchemaChange => ResultBody::SchemaChange(read_schema_change(&mut reader)?),
     })
 }
@@ -163,15 +177,16 @@ fn read_rows(reader: &mut Reader) -> Result<Rows, ProtocolError> {
     Ok(Rows { columns, paging_state, rows })
 }
 
-fn read_prepared(reader: &mut Reader) -> Result<Prepared, ProtocolError> {
+fn read_prepared(reader: &mut Reader, is_v5: bool) -> Result<Prepared, ProtocolError> {
     let id = reader.short_bytes("prepared id")?;
+    let metadata_id = if is_v5 { reader.short_bytes("metadata id")? } else { Bytes::new() };
     let flags = reader.int("metadata flags")?;
     let bind_count = reader.count(0, "bind markers")?;
     let pk_count = reader.count(2, "partition key indices")?;
     let pk_indices = (0..pk_count).map(|_| reader.short("partition key index")).collect::<Result<_, _>>()?;
     let bind = read_columns(reader, flags, bind_count)?;
     let result = read_metadata(reader)?.columns;
-    Ok(Prepared { id, pk_indices, bind, result })
+    Ok(Prepared { id, metadata_id, pk_indices, bind, result })
 }
 
 fn kind(kind: ResultKind) -> BytesMut {
@@ -216,6 +231,25 @@ pub fn rows(rows: &Rows, skip_metadata: bool) -> Result<Bytes, ProtocolError> {
         }
     }
     Ok(out.freeze())
+}
+
+/// The body of a RESULT of version 5 as version 4 has it: the same but for the types of a Rows' columns.
+///
+/// # Errors
+/// It can't be read.
+pub fn result_in_v4(body: &Bytes) -> Result<Bytes, ProtocolError> {
+    if result_kind(body)? != ResultKind::Rows {
+        return Ok(body.clone());
+    }
+    let ResultBody::Rows(mut read) = parse_result_v5(body)? else { return Ok(body.clone()) };
+    let known: Vec<ColumnType> = read.columns.iter().map(|column| column.kind.clone().in_v4()).collect();
+    if read.columns.iter().zip(&known).all(|(column, kind)| column.kind == *kind) {
+        return Ok(body.clone());
+    }
+    for (column, kind) in read.columns.iter_mut().zip(known) {
+        column.kind = kind;
+    }
+    rows(&read, false)
 }
 
 /// The body of RESULT Prepared.

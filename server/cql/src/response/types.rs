@@ -188,6 +188,23 @@ impl ColumnType {
         Ok(())
     }
 
+    /// The type as version 4 says it, which has no code for durations: by its class, as Cassandra does.
+    pub fn in_v4(self) -> Self {
+        let inner = |part: Box<Self>| Box::new(part.in_v4());
+        match self {
+            Self::Duration => Self::Custom("org.apache.cassandra.db.marshal.DurationType".to_owned()),
+            Self::List(element) => Self::List(inner(element)),
+            Self::Set(element) => Self::Set(inner(element)),
+            Self::Map(key, value) => Self::Map(inner(key), inner(value)),
+            Self::Tuple(parts) => Self::Tuple(parts.into_iter().map(Self::in_v4).collect()),
+            Self::Udt { keyspace, name, fields } => {
+                let fields = fields.into_iter().map(|(name, field)| (name, field.in_v4())).collect();
+                Self::Udt { keyspace, name, fields }
+            }
+            same => same,
+        }
+    }
+
     fn simple(&self) -> Option<(u16, &'static str)> {
         SIMPLE.iter().find(|(_, simple, _)| simple == self).map(|(code, _, name)| (*code, *name))
     }

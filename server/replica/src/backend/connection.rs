@@ -1,4 +1,5 @@
-//! One multiplexed connection: many requests in flight, each with its own stream.
+//! One multiplexed connection: many requests in flight, each with its own stream. Bodies are of the version that the
+//! connection was opened with.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,8 @@
-//! Records executed on the local Cassandra: one copy each, at consistency ONE, with the log's timestamp.
+//! Records executed on the local Cassandra: one copy each, with the log's timestamp, as of the log's second.
+//!
+//! Conditional writes go at `NODE_LOCAL` (`cassandra.enable_nodelocal_queries`): Cassandra then reads, compares, answers and
+//! writes as for a light-weight transaction, but here and now, without Paxos and its ballots, which follow a clock of its own.
+//! The lanes keep everything else away from the partition meanwhile.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,6 +29,9 @@ use crate::site::{Backend, Connector, Health, Place, Plan};
 
 /// Attempts to execute a statement that Cassandra says it doesn't know right after it prepared it.
 const PREPARE_ATTEMPTS: usize = 3;
+/// A batch becomes one statement, whose values are counted in two bytes.
+const MANY_VALUES: &str =
+    "the statements of a conditional batch have at most 65535 values in all: make several batches";
 
 /// Connects [`Cassandra`] backends.
 #[derive(Debug, Clone)]
@@ -94,12 +101,7 @@ impl Backend for Cassandra {
             RecordKind::Ddl => {
                 let said = classify(&statement.text);
                 if makes_up_its_id(&said) {
-                    let message = "the ordered log gives tables their ids: leave out WITH ID";
-                    return Ok(Reply {
-                        flags: 0,
-                        opcode: Opcode::Error.code(),
-                        body: response::error_text(ErrorCode::Invalid, message),
-                    });
+                    return Ok(invalid("the ordered log gives tables their ids: leave out WITH ID"));
                 }
                 let text = rewrite::with_table_id(&statement.text, &said, place.table_id);
                 let text = match text == statement.text {
@@ -117,8 +119,8 @@ impl Backend for Cassandra {
         self.prepared.clear();
     }
 
-    async fn digest(&self) -> Result<BTreeMap<String, TableDigest>, Failure> {
-        self.digest_of(None).await
+    async fn digest(&self, now_s: i32) -> Result<BTreeMap<String, TableDigest>, Failure> {
+        self.digest_of(None, now_s).await
     }
 
     fn health(&self) -> watch::Receiver<Health> {
@@ -128,8 +130,12 @@ impl Backend for Cassandra {
 
 impl Cassandra {
     /// Digests of one keyspace's tables, or of all users'.
-    pub(crate) async fn digest_of(&self, keyspace: Option<&str>) -> Result<BTreeMap<String, TableDigest>, Failure> {
-        scan::digest(&self.pool.any().await?, keyspace).await
+    pub(crate) async fn digest_of(
+        &self,
+        keyspace: Option<&str>,
+        now_s: i32,
+    ) -> Result<BTreeMap<String, TableDigest>, Failure> {
+        scan::digest(&self.pool.any().await?, keyspace, now_s).await
     }
 
     /// Prepares a statement that has values.
@@ -151,17 +157,22 @@ impl Cassandra {
     ) -> Result<Reply, Failure> {
         for _ in 0..PREPARE_ATTEMPTS {
             let known = match self.ready(keyspace, statement).await? {
-                Ready::Refused(reply) => return Ok(reply),
-                Ready::Text => return self.query(keyspace, &unlogged(&statement.text), place).await,
+                Ready::Refused(reply) => return self.as_written(keyspace, statement, reply).await,
+                Ready::Text => {
+                    let reply = self.query(keyspace, &unlogged(&statement.text), place).await?;
+                    return self.as_written(keyspace, statement, reply).await;
+                }
                 Ready::Prepared(known) => known,
             };
-            let body = request::execute(&known.prepared.id, &params(statement.values.clone(), place));
-            let body = body.map_err(unsendable)?;
+            let params = params(&known.said, statement.values.clone(), place);
+            let id = &known.prepared;
+            let body =
+                request::v5::execute(&id.id, &id.metadata_id, &params, Some(place.now_s())).map_err(unsendable)?;
             // Cassandra wants an unqualified statement executed in the keyspace it was prepared in.
             let unqualified = known.said.each().any(|each| each.keyspace.is_none());
             let connection = self.pool.using(keyspace.filter(|_| unqualified)).await?;
             match judge(connection.ask(Opcode::Execute, body).await?) {
-                Meaning::Reply(reply) => return Ok(reply),
+                Meaning::Reply(reply) => return reply.in_v4().map_err(unreadable),
                 Meaning::Failure(failure) => return Err(failure),
                 Meaning::Unprepared => self.prepared.forget(keyspace, &unlogged(&statement.text)),
             }
@@ -169,17 +180,48 @@ impl Cassandra {
         Err(forgetful())
     }
 
+    /// The reply, but for an error that says where in the text it is: that is to be where the client wrote it.
+    async fn as_written(
+        &self,
+        keyspace: Option<&str>,
+        statement: &StatementText,
+        reply: Reply,
+    ) -> Result<Reply, Failure> {
+        let is_syntax = |message| response::parse_error(&message).is_ok_and(|e| e.kind() == Some(ErrorCode::Syntax));
+        let wrong = !reply.is_result() && reply.message().is_some_and(is_syntax);
+        if !wrong || unlogged(&statement.text) == statement.text {
+            return Ok(reply);
+        }
+        match self.prepared.get(&self.pool, keyspace, &statement.text).await? {
+            Preparing::Refused(as_written) => Ok(as_written),
+            Preparing::Done(_) => Ok(reply),
+        }
+    }
+
     async fn execute_batch(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
         let keyspace = record.keyspace.as_deref();
         for _ in 0..PREPARE_ATTEMPTS {
             let mut statements = Vec::with_capacity(record.statements.len());
+            let mut conditional = false;
             for statement in &record.statements {
                 let body = match self.ready(keyspace, statement).await? {
                     Ready::Refused(reply) => return Ok(reply),
-                    Ready::Text => BatchBody::Text(statement.text.clone()),
-                    Ready::Prepared(known) => BatchBody::Id(known.prepared.id.clone()),
+                    Ready::Text => {
+                        conditional |= classify(&statement.text).conditional.is_some();
+                        BatchBody::Text(statement.text.clone())
+                    }
+                    Ready::Prepared(known) => {
+                        conditional |= known.said.conditional.is_some();
+                        BatchBody::Id(known.prepared.id.clone())
+                    }
                 };
                 statements.push(BatchStatement { body, values: statement.values.clone() });
+            }
+            if conditional {
+                return match one_text(record) {
+                    Some(statement) => self.execute_one(place, keyspace, &statement).await,
+                    None => Ok(invalid(MANY_VALUES)),
+                };
             }
             let batch = Batch {
                 kind: if record.flags & flags::COUNTERS == 0 { BatchKind::Unlogged } else { BatchKind::Counter },
@@ -188,9 +230,9 @@ impl Cassandra {
                 serial_consistency: None,
                 timestamp: Some(place.timestamp_us),
             };
-            let body = request::batch(&batch).map_err(unsendable)?;
+            let body = request::v5::batch(&batch, Some(place.now_s())).map_err(unsendable)?;
             match judge(self.pool.using(keyspace).await?.ask(Opcode::Batch, body).await?) {
-                Meaning::Reply(reply) => return Ok(reply),
+                Meaning::Reply(reply) => return reply.in_v4().map_err(unreadable),
                 Meaning::Failure(failure) => return Err(failure),
                 Meaning::Unprepared => {
                     record.statements.iter().for_each(|s| self.prepared.forget(keyspace, &unlogged(&s.text)));
@@ -201,19 +243,42 @@ impl Cassandra {
     }
 
     async fn query(&self, keyspace: Option<&str>, text: &str, place: Place) -> Result<Reply, Failure> {
-        let body = request::query(text, &params(Values::none(), place)).map_err(unsendable)?;
+        let params = params(&classify(text), Values::none(), place);
+        let body = request::v5::query(text, &params, Some(place.now_s())).map_err(unsendable)?;
         match judge(self.pool.using(keyspace).await?.ask(Opcode::Query, body).await?) {
-            Meaning::Reply(reply) => Ok(reply),
+            Meaning::Reply(reply) => reply.in_v4().map_err(unreadable),
             Meaning::Failure(failure) => Err(failure),
             Meaning::Unprepared => Err(forgetful()),
         }
     }
 }
 
-fn params(values: Values, place: Place) -> Params {
-    let mut params = Params::new(Consistency::One, values);
+fn params(said: &Statement, values: Values, place: Place) -> Params {
+    let level = if said.conditional.is_some() { Consistency::NodeLocal } else { Consistency::One };
+    let mut params = Params::new(level, values);
     params.timestamp = Some(place.timestamp_us);
     params
+}
+
+/// The members of a batch as one statement: the protocol's BATCH knows no conditions at `NODE_LOCAL`. None if it had more
+/// values than a statement can have.
+fn one_text(record: &Record) -> Option<StatementText> {
+    let mut text = String::from("BEGIN UNLOGGED BATCH\n");
+    let mut values = Vec::new();
+    for statement in &record.statements {
+        // Without what follows its last word: a semicolon, or a comment that would go on.
+        let is_end = |token: &lex::Token| token.is_symbol(b';');
+        let end = lex::tokens(&statement.text).filter(|token| !is_end(token)).last().map_or(0, |last| last.span().end);
+        text.push_str(statement.text.get(..end)?);
+        text.push_str(";\n");
+        values.extend(statement.values.iter().map(|bound| bound.value));
+    }
+    text.push_str("APPLY BATCH");
+    Some(StatementText { text, values: Values::positional(&values).ok()? })
+}
+
+fn invalid(message: &str) -> Reply {
+    Reply { flags: 0, opcode: Opcode::Error.code(), body: response::error_text(ErrorCode::Invalid, message) }
 }
 
 /// Whether a second copy of a statement, with the same write time, reaches the same state without showing; `bind` are its
@@ -237,6 +302,11 @@ fn makes_up_its_id(said: &Statement) -> bool {
 /// A record that was proposed can be sent: the front end checks what it takes from clients.
 fn unsendable(error: replicateddb_cql::ProtocolError) -> Failure {
     Failure::Retry { reason: format!("the record can't be sent: {error}"), ambiguous: false }
+}
+
+/// The effect is there, and what to answer is not known.
+fn unreadable(error: replicateddb_cql::ProtocolError) -> Failure {
+    Failure::Retry { reason: format!("an answer that can't be read: {error}"), ambiguous: true }
 }
 
 fn forgetful() -> Failure {

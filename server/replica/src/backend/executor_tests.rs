@@ -7,6 +7,7 @@ fn prepared(pk_indices: &[u16]) -> Prepared {
         |name: &str| Column { keyspace: "ks".into(), table: "t".into(), name: name.to_owned(), kind: ColumnType::Blob };
     Prepared {
         id: Bytes::from_static(b"id"),
+        metadata_id: Bytes::new(),
         pk_indices: pk_indices.to_vec(),
         bind: vec![column("v"), column("k")],
         result: Vec::new(),

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use replicateddb_cql::Consistency;
-use replicateddb_cql::frame::{Codec, Envelope, Opcode};
+use replicateddb_cql::frame::{Codec, Envelope, Opcode, VERSION_5};
 use replicateddb_cql::request::{self, Params, Values};
 use replicateddb_cql::response::{self, ResultBody};
 use replicateddb_cql::statement::Ident;
@@ -59,17 +59,33 @@ pub enum BackendError {
     },
 }
 
-/// Opens a connection, up to READY; with an expected generation, also checks that it is that JVM. Bounded by
-/// [`CONNECT_TIMEOUT`].
+/// Opens a connection of protocol version 4, up to READY; with an expected generation, also checks that it is that JVM.
+/// Bounded by [`CONNECT_TIMEOUT`].
 ///
 /// # Errors
 /// See [`BackendError`]; nothing but the handshake and one read was sent.
 pub async fn connect(address: &str, expected: Option<u64>) -> Result<Framed<TcpStream, Codec>, BackendError> {
+    connect_by(address, expected, Codec::client(MAX_ANSWER_BYTES)).await
+}
+
+/// As [`connect`], in protocol version 5: its requests say which second it is.
+///
+/// # Errors
+/// See [`connect`].
+pub async fn connect_v5(address: &str, expected: Option<u64>) -> Result<Framed<TcpStream, Codec>, BackendError> {
+    connect_by(address, expected, Codec::client_v5(MAX_ANSWER_BYTES)).await
+}
+
+async fn connect_by(
+    address: &str,
+    expected: Option<u64>,
+    codec: Codec,
+) -> Result<Framed<TcpStream, Codec>, BackendError> {
     let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
     let handshake = async {
         let stream = TcpStream::connect(address).await.map_err(|e| unreachable(e.to_string()))?;
         stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
-        let mut framed = Framed::new(stream, Codec::client(MAX_ANSWER_BYTES));
+        let mut framed = Framed::new(stream, codec);
         let startup = request::startup(&[("CQL_VERSION", "3.0.0"), ("DRIVER_NAME", "replicateddb")]);
         let startup = startup.map_err(|e| protocol(address, e))?;
         let answer = ask(address, &mut framed, Opcode::Startup, startup).await?;
@@ -111,7 +127,11 @@ async fn check_generation(
     expected: u64,
 ) -> Result<(), BackendError> {
     let params = Params::new(Consistency::One, Values::none());
-    let query = request::query(generation::QUERY, &params).map_err(|e| protocol(address, e))?;
+    let query = match framed.codec().version() {
+        VERSION_5 => request::v5::query(generation::QUERY, &params, None),
+        _ => request::query(generation::QUERY, &params),
+    };
+    let query = query.map_err(|e| protocol(address, e))?;
     let answer = ask(address, framed, Opcode::Query, query).await?;
     let message = answer.message().map_err(|e| protocol(address, e))?;
     let found = match answer.opcode {

@@ -1,8 +1,9 @@
 //! What an answer of the local Cassandra means for a record. Pure.
 
 use bytes::Bytes;
+use replicateddb_cql::ProtocolError;
 use replicateddb_cql::frame::{Envelope, Opcode};
-use replicateddb_cql::response::{ErrorCode, parse_error};
+use replicateddb_cql::response::{ErrorCode, parse_error, result_in_v4};
 
 use super::connection::Lost;
 
@@ -21,6 +22,21 @@ impl Reply {
     /// Whether it is a RESULT.
     pub fn is_result(&self) -> bool {
         self.opcode == Opcode::Result.code()
+    }
+
+    /// The answer to a request of version 5 as version 4 says it, which is how outcomes are kept.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn in_v4(self) -> Result<Self, ProtocolError> {
+        match self.message().filter(|_| self.is_result()) {
+            None => Ok(self),
+            Some(message) => {
+                let prefix = self.body.slice(..self.body.len().saturating_sub(message.len()));
+                let message = result_in_v4(&message)?;
+                Ok(Self { body: [prefix, message].concat().into(), ..self })
+            }
+        }
     }
 
     /// The body behind its prefix (warnings), if it can be read.

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connection;
 use super::outcome::{Failure, Meaning, judge};
-use super::{BackendError, connect};
+use super::{BackendError, connect_v5};
 use crate::site::Health;
 
 /// Shared connections, and connections for each keyspace.
@@ -106,7 +106,7 @@ impl Pool {
     /// # Errors
     /// It can't be reached, or is another one.
     pub async fn connect(address: &str, generation: u64) -> Result<Self, BackendError> {
-        let first = Connection::new(connect(address, Some(generation)).await?);
+        let first = Connection::new(connect_v5(address, Some(generation)).await?);
         let slots: [Mutex<Slot>; SHARED] = Default::default();
         slots[0].lock().await.connection = Some(first);
         let shared = Arc::new(Shared {
@@ -150,7 +150,7 @@ impl Pool {
         }
         let connection = slot.keep(self.shared.connect().await)?;
         let text = format!("USE {}", Ident::new(keyspace).to_cql());
-        let query = request::query(&text, &Params::new(Consistency::One, Values::none()));
+        let query = request::v5::query(&text, &Params::new(Consistency::One, Values::none()), None);
         let query = query.map_err(|e| Failure::Retry { reason: e.to_string(), ambiguous: false })?;
         // A lost USE has no effect on data.
         let answer = connection.ask(Opcode::Query, query).await;
@@ -188,7 +188,7 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
-        match connect(&self.address, Some(self.generation)).await {
+        match connect_v5(&self.address, Some(self.generation)).await {
             Ok(framed) => Ok(Connection::new(framed)),
             Err(error @ BackendError::WrongGeneration { .. }) => {
                 let reason = error.to_string();

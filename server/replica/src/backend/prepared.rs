@@ -73,14 +73,14 @@ impl PreparedCache {
         }
         let strange = |reason: String| Failure::Retry { reason, ambiguous: false };
         let connection = pool.using(keyspace).await?;
-        let body = request::prepare(text).map_err(|e| strange(e.to_string()))?;
+        let body = request::v5::prepare(text).map_err(|e| strange(e.to_string()))?;
         // A lost PREPARE has no effect on data.
         let answer = connection.ask(Opcode::Prepare, body).await.map_err(|lost| strange(lost.reason))?;
         match judge(answer) {
             Meaning::Reply(reply) if reply.is_result() => {
                 let message: Bytes =
                     reply.message().ok_or_else(|| strange("a RESULT that can't be read".to_owned()))?;
-                match response::parse_result(&message) {
+                match response::parse_result_v5(&message) {
                     Ok(ResultBody::Prepared(prepared)) => Ok(Preparing::Done(self.keep(keyspace, text, prepared))),
                     Ok(_) => Err(strange("no prepared statement in the answer to PREPARE".to_owned())),
                     Err(error) => Err(strange(error.to_string())),

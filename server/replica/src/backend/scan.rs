@@ -1,6 +1,6 @@
 //! Digests of all user tables: every row as Cassandra returns it (token order, which is the same for the same data),
-//! cells and write times. Not visible to CQL, so not covered: row markers and tombstones. Of a TTL only whether there
-//! is one: what is left of it depends on the local clock.
+//! cells, write times, and what is left of each TTL at the log's own second. Not visible to CQL, so not covered: row
+//! markers and tombstones.
 
 use std::collections::BTreeMap;
 
@@ -30,27 +30,26 @@ type Columns = Vec<(String, String, String)>;
 #[derive(Debug, PartialEq, Eq)]
 struct Table {
     select: String,
-    /// Per selected column: hash only whether it is null.
-    presence_only: Vec<bool>,
     /// Names, kinds and types.
     definition: String,
 }
 
-/// Reads and hashes every user table, or those of one keyspace.
+/// Reads and hashes every user table, or those of one keyspace, as of the second `now_s` since 1970.
 pub(super) async fn digest(
     connection: &Connection,
     keyspace: Option<&str>,
+    now_s: i32,
 ) -> Result<BTreeMap<String, TableDigest>, Failure> {
     let mut columns = Vec::new();
-    pages(connection, COLUMNS, |rows| columns.extend(rows)).await?;
+    pages(connection, COLUMNS, now_s, |rows| columns.extend(rows)).await?;
     let mut digests = BTreeMap::new();
     for (name, table) in tables(&columns, keyspace) {
         let mut hash = Sha256::new();
         hash.update(table.definition.as_bytes());
         let mut count = 0u64;
-        pages(connection, &table.select, |rows| {
+        pages(connection, &table.select, now_s, |rows| {
             count += rows.len() as u64;
-            rows.iter().for_each(|row| hash_row(&mut hash, row, &table.presence_only));
+            rows.iter().for_each(|row| hash_row(&mut hash, row));
         })
         .await?;
         let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -59,11 +58,10 @@ pub(super) async fn digest(
     Ok(digests)
 }
 
-fn hash_row(hash: &mut Sha256, row: &Row, presence_only: &[bool]) {
-    for (cell, presence_only) in row.iter().zip(presence_only) {
+fn hash_row(hash: &mut Sha256, row: &Row) {
+    for cell in row {
         match cell {
             None => hash.update([0]),
-            Some(_) if *presence_only => hash.update([1]),
             Some(bytes) => {
                 hash.update([2]);
                 hash.update((bytes.len() as u64).to_be_bytes());
@@ -92,28 +90,25 @@ fn tables(columns: &[Row], keyspace: Option<&str>) -> BTreeMap<String, Table> {
 fn plan(keyspace: &str, table: &str, mut columns: Columns) -> Table {
     columns.sort();
     let mut selected = Vec::new();
-    let mut presence_only = Vec::new();
     for (name, kind, kind_of_value) in &columns {
         let name = Ident::new(name.as_str()).to_cql();
         let has_write_time = matches!(kind.as_str(), "regular" | "static") && kind_of_value != "counter";
         selected.push(name.clone());
-        presence_only.push(false);
         if has_write_time {
             selected.extend([format!("WRITETIME({name})"), format!("TTL({name})")]);
-            presence_only.extend([false, true]);
         }
     }
     let (keyspace, table) = (Ident::new(keyspace).to_cql(), Ident::new(table).to_cql());
     let select = format!("SELECT {} FROM {keyspace}.{table}", selected.join(", "));
-    Table { select, presence_only, definition: format!("{columns:?}") }
+    Table { select, definition: format!("{columns:?}") }
 }
 
 /// Runs a SELECT page by page.
-async fn pages(connection: &Connection, text: &str, mut each: impl FnMut(Vec<Row>)) -> Result<(), Failure> {
+async fn pages(connection: &Connection, text: &str, now_s: i32, mut each: impl FnMut(Vec<Row>)) -> Result<(), Failure> {
     let mut paging_state = None;
     let mut size = PAGE;
     loop {
-        let rows = page(connection, text, paging_state, size).await?;
+        let rows = page(connection, text, now_s, paging_state, size).await?;
         size = next_size(size, &rows.rows);
         paging_state = rows.paging_state;
         each(rows.rows);
@@ -131,12 +126,18 @@ fn next_size(size: i32, rows: &[Row]) -> i32 {
     i32::try_from(fit).unwrap_or(PAGE).min(size.saturating_mul(2)).clamp(1, PAGE)
 }
 
-async fn page(connection: &Connection, text: &str, paging_state: Option<Bytes>, size: i32) -> Result<Rows, Failure> {
+async fn page(
+    connection: &Connection,
+    text: &str,
+    now_s: i32,
+    paging_state: Option<Bytes>,
+    size: i32,
+) -> Result<Rows, Failure> {
     let retry = |reason: String| Failure::Retry { reason, ambiguous: false };
     let mut params = Params::new(Consistency::One, Values::none());
     params.page_size = Some(size);
     params.paging_state = paging_state;
-    let body = request::query(text, &params).map_err(|e| retry(e.to_string()))?;
+    let body = request::v5::query(text, &params, Some(now_s)).map_err(|e| retry(e.to_string()))?;
     let answer = connection.ask(Opcode::Query, body).await.map_err(|lost| retry(lost.reason))?;
     let reply = match judge(answer) {
         Meaning::Reply(reply) => reply,
@@ -180,7 +181,6 @@ mod tests {
         let tables = tables(&columns, None);
         assert_eq!(tables.keys().collect::<Vec<_>>(), ["ks.c", "ks.t"]);
         assert_eq!(tables["ks.t"].select, r#"SELECT "V", WRITETIME("V"), TTL("V"), "k" FROM "ks"."t""#);
-        assert_eq!(tables["ks.t"].presence_only, [false, false, true, false]);
         assert_eq!(tables["ks.c"].select, r#"SELECT "k", "n" FROM "ks"."c""#);
     }
 
@@ -198,7 +198,7 @@ mod tests {
     fn null_and_empty_and_neighbours_differ() {
         let digest = |row: Row| {
             let mut hash = Sha256::new();
-            hash_row(&mut hash, &row, &[false, false]);
+            hash_row(&mut hash, &row);
             hash.finalize()
         };
         let (empty, a) = (Some(Bytes::new()), Some(Bytes::from_static(b"a")));

@@ -144,7 +144,13 @@ fn reply(envelope: &Envelope, generation: &Mutex<u64>, levels: &Mutex<Vec<Consis
         Opcode::Startup => (Opcode::Ready, response::ready()),
         Opcode::Prepare => {
             let text = request::parse_prepare(&envelope.body).unwrap().text;
-            let prepared = Prepared { id: text.into_bytes().into(), pk_indices: vec![], bind: vec![], result: vec![] };
+            let prepared = Prepared {
+                id: text.into_bytes().into(),
+                metadata_id: Bytes::new(),
+                pk_indices: vec![],
+                bind: vec![],
+                result: vec![],
+            };
             (Opcode::Result, response::prepared(&prepared).unwrap())
         }
         Opcode::Query => {

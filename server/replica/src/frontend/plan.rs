@@ -87,7 +87,7 @@ pub fn plan(text: &str, keyspace: Option<&str>) -> Plan {
         Kind::Ddl(..) | Kind::Role => RequestKind::Ddl,
         Kind::Truncate => RequestKind::Truncate,
     };
-    match refuse::by_text(text, &statement, keyspace) {
+    match refuse::by_text(&statement, keyspace) {
         Some(refusal) => Plan::Refuse(refusal),
         None => Plan::Write(Box::new(WritePlan { kind, statement })),
     }

@@ -1,8 +1,6 @@
 //! What is refused: everything that could not be executed exactly the same, and exactly once, on every replica.
 
-use replicateddb_cql::statement::{
-    Action, AttributeValue, Feature, Ident, Kind, Object, Statement, is_system_keyspace,
-};
+use replicateddb_cql::statement::{Action, Feature, Ident, Kind, Object, Statement, is_system_keyspace};
 
 use super::{
     plan::{Refusal, is_trigger},
@@ -10,7 +8,7 @@ use super::{
 };
 
 /// What the text of a write alone says against executing it, in a session that uses `keyspace`.
-pub fn by_text(text: &str, statement: &Statement, keyspace: Option<&str>) -> Option<Refusal> {
+pub fn by_text(statement: &Statement, keyspace: Option<&str>) -> Option<Refusal> {
     if is_trigger(statement.kind) {
         return Some(Refusal::invalid(
             "triggers are not supported: they run code of a node's own, which need not do the same on every replica",
@@ -27,7 +25,7 @@ pub fn by_text(text: &str, statement: &Statement, keyspace: Option<&str>) -> Opt
             "the keyspace {system} belongs to Cassandra itself, one on each replica; it can be read, but not written"
         )));
     }
-    statement.features().iter().find_map(|feature| by_feature(text, feature))
+    statement.features().iter().find_map(by_feature)
 }
 
 /// Whether a statement brings code of the client's own into Cassandra. Dropping such code is harmless.
@@ -47,28 +45,21 @@ fn system_keyspace(statement: &Statement, session: Option<&str>) -> Option<Strin
     }
 }
 
-fn by_feature(text: &str, feature: &Feature) -> Option<Refusal> {
+fn by_feature(feature: &Feature) -> Option<Refusal> {
     match feature {
         Feature::Role => Some(Refusal::invalid(
             "roles and permissions are not replicated yet, and every client may do everything; restrict who reaches the \
              CQL port instead",
         )),
-        Feature::Conditional(_) => Some(Refusal::invalid(
-            "conditional writes (IF ...) are not supported yet; plain writes are in one order for all clients, and a read \
-             at QUORUM sees every write acknowledged before it",
-        )),
-        Feature::TimeToLive(attribute) if attribute.value == AttributeValue::Integer(0) => None,
-        Feature::TimeToLive(attribute) => Some(Refusal::invalid(format!(
-            "USING {} is not supported yet: replicas would let data expire at different moments; delete it instead",
-            attribute.span.of(text)
-        ))),
-        Feature::DefaultTimeToLive(option) if option.integer == Some(0) => None,
-        Feature::DefaultTimeToLive(_) => Some(Refusal::invalid(
-            "default_time_to_live is not supported yet: replicas would let data expire at different moments; leave it out, \
-             or at 0",
-        )),
-        // A timestamp in the text stands. Operations, of lists and counters too, are executed once, in the log's order.
-        Feature::Timestamp(_) | Feature::Operation(_) | Feature::CounterBatch | Feature::CounterColumn(_) => None,
+        // A timestamp in the text stands. Operations, of lists and counters too, and conditions are executed once, in the
+        // log's order; expiry counts from the log's second.
+        Feature::Timestamp(_)
+        | Feature::TimeToLive(_)
+        | Feature::DefaultTimeToLive(_)
+        | Feature::Conditional(_)
+        | Feature::Operation(_)
+        | Feature::CounterBatch
+        | Feature::CounterColumn(_) => None,
     }
 }
 
@@ -87,7 +78,7 @@ pub enum Verdict {
 /// Judges one INSERT, UPDATE or DELETE by the columns of its table.
 pub fn by_columns(statement: &Statement, columns: &TableColumns) -> Verdict {
     // Nothing done to an element, or to a counter, is harmless twice; of sets and maps it would be, but nobody needs it.
-    let mut repeatable = !columns.any(ColumnClass::Counter);
+    let mut repeatable = !columns.any(ColumnClass::Counter) && statement.conditional.is_none();
     for operation in &statement.operations {
         match columns.class(operation.column.as_str()) {
             None => return Verdict::UnknownColumn(operation.column.to_string()),
@@ -106,20 +97,12 @@ mod tests {
     use replicateddb_cql::statement::classify;
 
     fn refused(text: &str) -> Option<String> {
-        by_text(text, &classify(text), None).map(|refusal| refusal.message)
+        by_text(&classify(text), None).map(|refusal| refusal.message)
     }
 
     #[test]
     fn what_is_refused_by_its_text() {
         for (text, why) in [
-            ("INSERT INTO a.t (k) VALUES (1) IF NOT EXISTS", "conditional"),
-            ("UPDATE a.t SET v = 1 WHERE k = 1 IF v = 2", "conditional"),
-            ("DELETE FROM a.t WHERE k = 1 IF EXISTS", "conditional"),
-            ("BEGIN BATCH UPDATE a.t SET v = 1 WHERE k = 1 IF v = 2; APPLY BATCH", "conditional"),
-            ("INSERT INTO a.t (k) VALUES (1) USING TTL 5", "USING TTL 5"),
-            ("UPDATE a.t USING TIMESTAMP 1 AND TTL ? SET v = 1 WHERE k = 1", "USING TTL ?"),
-            ("CREATE TABLE a.t (k int PRIMARY KEY) WITH default_time_to_live = 9", "default_time_to_live"),
-            ("ALTER TABLE a.t WITH comment = 'x' AND default_time_to_live = 9", "default_time_to_live"),
             ("CREATE ROLE x", "roles"),
             ("GRANT ALL ON KEYSPACE a TO x", "roles"),
             ("DROP USER x", "roles"),
@@ -147,7 +130,7 @@ mod tests {
             assert!(message.contains(why), "{text}: {message}");
         }
         let unqualified = "INSERT INTO roles (role) VALUES ('x')";
-        assert!(by_text(unqualified, &classify(unqualified), Some("system_auth")).is_some());
+        assert!(by_text(&classify(unqualified), Some("system_auth")).is_some());
     }
 
     #[test]
@@ -155,8 +138,12 @@ mod tests {
         for text in [
             "INSERT INTO a.t (k) VALUES (1)",
             "INSERT INTO a.t (k) VALUES (1) USING TIMESTAMP 5",
-            "INSERT INTO a.t (k) VALUES (1) USING TTL 0",
-            "CREATE TABLE IF NOT EXISTS a.t (k int PRIMARY KEY, counter int) WITH default_time_to_live = 0",
+            "INSERT INTO a.t (k) VALUES (1) IF NOT EXISTS",
+            "UPDATE a.t SET v = 1 WHERE k = 1 IF v = 2",
+            "BEGIN BATCH UPDATE a.t SET v = 1 WHERE k = 1 IF v = 2; APPLY BATCH",
+            "INSERT INTO a.t (k) VALUES (1) USING TTL 5",
+            "UPDATE a.t USING TIMESTAMP 1 AND TTL ? SET v = 1 WHERE k = 1",
+            "CREATE TABLE IF NOT EXISTS a.t (k int PRIMARY KEY, counter int) WITH default_time_to_live = 9",
             "CREATE KEYSPACE a WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}",
             "UPDATE a.t SET s = s + {1}, m['x'] = 2 WHERE k = 1",
             "CREATE TABLE a.t (k int PRIMARY KEY, c counter)",
@@ -195,6 +182,14 @@ mod tests {
         }
         assert_eq!(judge("DELETE l FROM a.t WHERE k = 1"), Verdict::Execute { repeatable: true });
         assert_eq!(judge("UPDATE a.t SET x = x + {1} WHERE k = 1"), Verdict::UnknownColumn("x".into()));
+    }
+
+    #[test]
+    fn a_condition_is_decided_once() {
+        for text in ["DELETE FROM a.t WHERE k = 1 IF EXISTS", "UPDATE a.t SET s = {1} WHERE k = 1 IF s = {2}"] {
+            let columns = TableColumns::new([("s".to_owned(), ColumnClass::Plain)]);
+            assert_eq!(by_columns(&classify(text), &columns), Verdict::Execute { repeatable: false }, "{text}");
+        }
     }
 
     #[test]

@@ -381,7 +381,8 @@ impl<C: Core> Session<C> {
                 return Ok(self.relay.send(envelope, Expect::Answer, ticket).await?);
             }
             Level::Quorum | Level::LocalQuorum | Level::EachQuorum | Level::All => {}
-            Level::Serial | Level::LocalSerial => {}
+            // The last is no level that a client can name.
+            Level::Serial | Level::LocalSerial | Level::NodeLocal => {}
         }
         let (service, relay, out) = (self.service.clone(), self.relay.clone(), self.out.clone());
         let (select, keyspace) = (select.clone(), keyspace.map(str::to_owned));

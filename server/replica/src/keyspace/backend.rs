@@ -124,8 +124,8 @@ impl Backend for KeyspaceBackend {
     }
 
     /// Of the tables in its own keyspace, by names without it, so that replicas compare equal.
-    async fn digest(&self) -> Result<BTreeMap<String, TableDigest>, Failure> {
-        let qualified = self.inner.digest_of(Some(&self.keyspace)).await?;
+    async fn digest(&self, now_s: i32) -> Result<BTreeMap<String, TableDigest>, Failure> {
+        let qualified = self.inner.digest_of(Some(&self.keyspace), now_s).await?;
         let unqualified = qualified.into_iter().filter_map(|(name, digest)| {
             let name = name.strip_prefix(&*self.keyspace)?.strip_prefix('.')?.to_owned();
             (name != STATE_TABLE).then_some((name, digest))

@@ -478,7 +478,7 @@ impl Backend for ModelBackend {
 
     fn forget_prepared(&self) {}
 
-    async fn digest(&self) -> Result<BTreeMap<String, TableDigest>, Failure> {
+    async fn digest(&self, _now_s: i32) -> Result<BTreeMap<String, TableDigest>, Failure> {
         let data = self.store.data();
         let digest = TableDigest { rows: data.rows.len() as u64, sha256: format!("{data:?}") };
         Ok(BTreeMap::from([("all".to_owned(), digest)]))

@@ -64,7 +64,7 @@ pub const JOLOKIA_FILE: &str = "jolokia.properties";
 pub fn arguments(launch: &Launch<'_>) -> Vec<OsString> {
     let mut list: Vec<OsString> = Vec::new();
     list.extend(memory(launch.memory, launch.args.profile).into_iter().map(Into::into));
-    list.extend(quick_start().map(Into::into));
+    list.extend(properties().map(Into::into));
     list.extend(modules().into_iter().map(Into::into));
     list.extend(paths(launch));
     list.push(format!("-D{}={}", generation::PROPERTY, launch.generation).into());
@@ -100,8 +100,8 @@ fn memory(memory: Memory, profile: Profile) -> Vec<String> {
     list
 }
 
-/// Waits and estimates that make sense among several nodes only, or cost seconds at each start.
-fn quick_start() -> [String; 9] {
+/// Mostly waits and estimates that make sense among several nodes only, or cost seconds at each start.
+fn properties() -> [String; 10] {
     [
         "cassandra.skip_wait_for_gossip_to_settle=0",
         "cassandra.ring_delay_ms=0",
@@ -112,6 +112,8 @@ fn quick_start() -> [String; 9] {
         "cassandra.memtable.row_overhead_size=180",
         "cassandra.shutdown_announce_in_ms=0",
         "cassandra-foreground=yes",
+        // Replicas execute conditional writes past Paxos: the ordered log has decided.
+        "cassandra.enable_nodelocal_queries=true",
     ]
     .map(|property| format!("-D{property}"))
 }

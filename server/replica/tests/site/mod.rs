@@ -1,0 +1,196 @@
+//! A store agent with a real Cassandra, and what tests ask of a replica over it.
+#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Parser;
+use futures::{SinkExt, StreamExt};
+use replicateddb_cql::Consistency;
+use replicateddb_cql::frame::{Envelope, Opcode};
+use replicateddb_cql::request::{Params, query};
+use replicateddb_cql::response::parse_error;
+use replicateddb_cql::wire::Value;
+use replicateddb_ordering::OrderedLog;
+use replicateddb_ordering::memory::MemoryStorage;
+use replicateddb_replica::ReplicaHandle;
+use replicateddb_replica::backend::connect;
+use replicateddb_replica::backend::executor::CassandraConnector;
+use replicateddb_replica::config::Config;
+use replicateddb_replica::metrics::Metrics;
+use replicateddb_replica::record::Values;
+use replicateddb_replica::replica::{Outcome, Request, RequestKind, Serving, StatementText};
+use replicateddb_store::agent::{AgentArgs, run};
+use replicateddb_store::api::Jvm;
+use replicateddb_store::client::Store;
+
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// Longest wait for anything, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+#[derive(Parser)]
+pub struct Cli {
+    #[command(flatten)]
+    args: AgentArgs,
+}
+
+/// The agent's command line, for this program started again as an agent; see [`run_agent`].
+pub const AGENT_WORDS: &str = "TEST_AGENT_WORDS";
+
+/// A store: an agent in a thread or process of its own, and the Cassandra that it supervises.
+pub struct Site {
+    _dir: tempfile::TempDir,
+    words: Vec<String>,
+    agent: String,
+    /// `host:port` of Cassandra's CQL port.
+    pub cql: String,
+}
+
+/// An agent as a process, dead with its owner.
+pub struct AgentProcess(std::process::Child);
+
+impl AgentProcess {
+    pub fn terminate(&self) {
+        let sent = std::process::Command::new("kill").arg(self.0.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub async fn ended(mut self) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.0.try_wait().unwrap().is_none() {
+            assert!(tokio::time::Instant::now() < deadline, "the agent does not stop");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What [`Site::agent_process`] runs, in this program started again; call it in an ignored test `agent_as_a_process`.
+pub async fn run_agent() {
+    let words = std::env::var(AGENT_WORDS).unwrap();
+    run(Cli::parse_from(words.split('\n')).args).await.unwrap();
+}
+
+pub fn cassandra_lib() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache/replicateddb");
+    let lib = std::env::var_os("REPLICATEDDB_CACHE").map_or_else(home, PathBuf::from);
+    let lib = lib.join("artifacts/cassandra-5.0.9/lib");
+    assert!(lib.is_dir(), "{} is missing: run images/artifacts/fetch.sh", lib.display());
+    lib
+}
+
+impl Site {
+    pub fn new() -> Self {
+        let site = Self::without_agent();
+        let words = site.words.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            // It ends with the test's process, and the JVM with it.
+            runtime.block_on(run(Cli::parse_from(words).args)).unwrap();
+        });
+        site
+    }
+
+    pub fn agent_process(&self) -> AgentProcess {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["agent_as_a_process", "--exact", "--ignored", "--nocapture"]);
+        command.env(AGENT_WORDS, self.words.join("\n")).stdout(std::process::Stdio::null());
+        AgentProcess(command.spawn().unwrap())
+    }
+
+    pub fn without_agent() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        std::fs::write(&token, TOKEN).unwrap();
+        let listeners = [(); 4].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [agent, cql, storage, jolokia] = listeners.map(|listener| listener.local_addr().unwrap().port());
+        let mut words: Vec<String> = vec!["agent".into(), "--data-dir".into()];
+        words.push(dir.path().join("data").display().to_string());
+        words.extend(["--token-file".into(), token.display().to_string()]);
+        words.extend(["--cassandra-lib".into(), cassandra_lib().display().to_string()]);
+        words.extend(["--listen".into(), format!("127.0.0.1:{agent}")]);
+        words.extend(["--cql-listen-address".into(), "127.0.0.1".into(), "--cql-port".into(), cql.to_string()]);
+        words.extend(["--storage-port".into(), storage.to_string(), "--jolokia-port".into(), jolokia.to_string()]);
+        words.extend(["--heap", "256m", "--profile", "small"].map(str::to_owned));
+        Self { _dir: dir, words, agent: format!("http://127.0.0.1:{agent}"), cql: format!("127.0.0.1:{cql}") }
+    }
+
+    pub fn start(&self, log: &MemoryStorage, replica: u32) -> ReplicaHandle {
+        let (log, incarnation) = log.open(replica);
+        let store = Store::new(&self.agent, TOKEN, log.log_id().0, incarnation.0).unwrap();
+        let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
+        let connector = CassandraConnector { address: self.cql.clone() };
+        ReplicaHandle::start(config, log, store, connector, Metrics::default())
+    }
+
+    /// A statement that no log knows of.
+    pub async fn past_the_log(&self, text: &str) {
+        let mut framed = connect(&self.cql, None).await.unwrap();
+        let query = query(text, &Params::new(Consistency::One, Values::none())).unwrap();
+        framed.send(Envelope::request(0, Opcode::Query, query)).await.unwrap();
+        assert_eq!(framed.next().await.unwrap().unwrap().opcode, Opcode::Result);
+    }
+
+    pub async fn kill_jvm(&self) {
+        let status = Store::new(&self.agent, TOKEN, 0, 0).unwrap().status().await.unwrap();
+        assert_eq!(status.jvm, Jvm::Running);
+        let pid = status.jvm_pid.expect("a running JVM has a process").to_string();
+        let killed = std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
+        assert!(killed.success());
+    }
+}
+
+pub async fn served(handle: &ReplicaHandle) {
+    let mut serving = handle.serving();
+    let wait = serving.wait_for(|serving| matches!(serving, Serving::Yes { .. }));
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "not serving: {:?}", handle.status());
+}
+
+pub fn request(kind: RequestKind, statements: Vec<(&str, Vec<Value>)>) -> Request {
+    let statement = |(text, values): (&str, Vec<Value>)| StatementText {
+        text: text.to_owned(),
+        values: Values::positional(&values).unwrap(),
+    };
+    let statements = statements.into_iter().map(statement).collect();
+    Request { kind, keyspace: Some("ks".into()), statements, flags: 0 }
+}
+
+pub fn int(value: i32) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(&value.to_be_bytes()))
+}
+
+pub fn text(value: &str) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(value.as_bytes()))
+}
+
+/// A request that must succeed.
+pub async fn done(handle: &ReplicaHandle, request: Request) -> Outcome {
+    let said = format!("{:?}", request.statements);
+    let outcome = handle.propose(request).await.unwrap_or_else(|error| panic!("{said}: {error}"));
+    if outcome.opcode != 8 {
+        panic!("{said}: {:?}", parse_error(&outcome.body));
+    }
+    outcome
+}
+
+pub async fn ddl(handle: &ReplicaHandle, text: &str) {
+    done(handle, request(RequestKind::Ddl, vec![(text, Vec::new())])).await;
+}
+
+pub fn long(value: i64) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(&value.to_be_bytes()))
+}
+
+/// A list of one int.
+pub fn list(element: i32) -> Value {
+    let parts = [1i32, 4, element].map(i32::to_be_bytes);
+    Value::Bytes(parts.concat().into())
+}
