@@ -42,6 +42,7 @@ fn label(statement: &Statement) -> String {
     flag(statement.has_named_markers(), "named");
     words.extend(statement.operations.iter().map(|operation| format!("{:?}({})", operation.kind, operation.column)));
     words.extend(statement.calls.iter().map(|call| format!("{:?}@{}", call.function, call.markers_before)));
+    words.extend(statement.foreign_function.iter().map(|function| format!("calls={function}")));
     words.extend((!statement.markers.is_empty()).then(|| format!("markers={}", statement.markers.len())));
     words.extend(
         statement.members.iter().map(|member| format!("[{} +{}]", label(&member.statement), member.marker_count)),

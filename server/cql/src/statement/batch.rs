@@ -26,6 +26,7 @@ pub(super) fn batch(mut cursor: Cursor<'_>) -> Statement {
     statement.conditional = statement.members.iter().find_map(|member| member.statement.conditional);
     statement.markers = all.markers;
     statement.calls = all.calls;
+    statement.foreign_function = all.foreign;
     statement
 }
 

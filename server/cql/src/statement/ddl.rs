@@ -29,7 +29,8 @@ pub(super) fn ddl(mut cursor: Cursor<'_>) -> Statement {
         (Action::Alter, Object::MaterializedView) => options(&mut statement, cursor),
         (Action::Create, Object::Aggregate) => {
             let start = cursor.find_word("INITCOND").unwrap_or(cursor.tokens.len());
-            statement.calls = markers::scan(cursor.part(start, cursor.tokens.len())).calls;
+            let found = markers::scan(cursor.part(start, cursor.tokens.len()));
+            (statement.calls, statement.foreign_function) = (found.calls, found.foreign);
         }
         _ => {}
     }
@@ -89,6 +90,12 @@ fn create_table(statement: &mut Statement, object: Object, cursor: Cursor<'_>) {
         && let Some(columns) = parenthesized(cursor)
     {
         statement.counter_column = columns.split_commas().into_iter().find_map(counter_type);
+    }
+    if object == Object::MaterializedView
+        && let Some(at) = cursor.find_word("WHERE")
+    {
+        let end = cursor.find_word("PRIMARY").unwrap_or(cursor.tokens.len());
+        statement.foreign_function = markers::scan(cursor.part(at, end)).foreign;
     }
     options(statement, cursor);
     let with = cursor.find_word("WITH").and_then(|at| cursor.tokens.get(at));

@@ -61,6 +61,7 @@ pub(super) fn write(cursor: Cursor<'_>) -> Statement {
     }
     statement.markers = found.markers;
     statement.calls = found.calls;
+    statement.foreign_function = found.foreign;
     statement
 }
 

@@ -1,6 +1,7 @@
 //! Bind markers and calls of non-deterministic functions.
 
 use super::cursor::{Cursor, ident};
+use super::functions::foreign;
 use super::{Call, Function, Marker};
 use crate::lex::{Span, Token, TokenKind};
 
@@ -23,6 +24,8 @@ const FUNCTIONS: [(&str, Function); 10] = [
 pub(super) struct Found {
     pub markers: Vec<Marker>,
     pub calls: Vec<Call>,
+    /// The first function that is not Cassandra's own.
+    pub foreign: Option<String>,
 }
 
 /// Finds the markers and calls among the cursor's tokens.
@@ -53,6 +56,7 @@ pub(super) fn scan(cursor: Cursor<'_>) -> Found {
                     markers_before: found.markers.len(),
                     in_collection,
                 }));
+                found.foreign = found.foreign.or_else(|| foreign(text, tokens, index));
             }
             _ => {}
         }

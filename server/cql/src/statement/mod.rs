@@ -5,7 +5,10 @@ mod batch;
 mod cursor;
 mod ddl;
 mod dml;
+mod functions;
 mod markers;
+
+pub use functions::is_native as is_native_function;
 
 use crate::lex::{self, Span};
 use crate::request::BatchKind;
@@ -287,6 +290,9 @@ pub struct Statement {
     pub operations: Vec<Operation>,
     /// Calls to replace before the write is logged, in order; empty for reads. Of a batch: of all members.
     pub calls: Vec<Call>,
+    /// The first function called in a write, a materialized view or an initial condition that is not one of Cassandra's
+    /// own, as stored: a user's, or nobody's. Of a batch: of all members.
+    pub foreign_function: Option<String>,
     /// The bind markers in order. Of a batch: of all members. Exact for writes; a `SELECT` of a map whose values are
     /// columns (`SELECT {1: c} ..`) counts too many.
     pub markers: Vec<Marker>,
@@ -316,6 +322,7 @@ impl Statement {
             equalities: Vec::new(),
             operations: Vec::new(),
             calls: Vec::new(),
+            foreign_function: None,
             markers: Vec::new(),
             members: Vec::new(),
             counter_column: None,

@@ -1,6 +1,6 @@
 //! What is refused: everything that could not be executed exactly the same, and exactly once, on every replica.
 
-use replicateddb_cql::statement::{Action, Feature, Ident, Kind, Object, Statement, is_system_keyspace};
+use replicateddb_cql::statement::{Action, Feature, Ident, Kind, Object, Statement, is_native_function, is_system_keyspace};
 
 use super::{
     plan::{Refusal, is_trigger},
@@ -14,11 +14,16 @@ pub fn by_text(statement: &Statement, keyspace: Option<&str>) -> Option<Refusal>
             "triggers are not supported: they run code of a node's own, which need not do the same on every replica",
         ));
     }
-    if makes_function(statement.kind) {
-        return Some(Refusal::invalid(
-            "user-defined functions and aggregates are not supported: their code could give another value on each \
-             replica, or never end; compute the value in the application",
-        ));
+    if let Some(name) = shadowing(statement) {
+        return Some(Refusal::invalid(format!(
+            "{name} is the name of a function of Cassandra's own, which writes may call: give yours another one"
+        )));
+    }
+    if let Some(function) = &statement.foreign_function {
+        return Some(Refusal::invalid(format!(
+            "{function} is no function of Cassandra's own: those of users can be called in SELECT alone, for in a write \
+             their code could give another value on each replica, or never end; compute the value in the application"
+        )));
     }
     if let Some(system) = system_keyspace(statement, keyspace) {
         return Some(Refusal::invalid(format!(
@@ -28,9 +33,10 @@ pub fn by_text(statement: &Statement, keyspace: Option<&str>) -> Option<Refusal>
     statement.features().iter().find_map(by_feature)
 }
 
-/// Whether a statement brings code of the client's own into Cassandra. Dropping such code is harmless.
-fn makes_function(kind: Kind) -> bool {
-    matches!(kind, Kind::Ddl(Action::Create | Action::Alter, Object::Function | Object::Aggregate))
+/// The function or aggregate that a statement makes, if a call of it could be taken for one of Cassandra's own.
+fn shadowing(statement: &Statement) -> Option<&Ident> {
+    let makes = matches!(statement.kind, Kind::Ddl(Action::Create, Object::Function | Object::Aggregate));
+    statement.object.as_ref().filter(|name| makes && is_native_function(name.as_str()))
 }
 
 /// The keyspace of Cassandra's own that the statement would write to.
@@ -107,17 +113,14 @@ mod tests {
             ("GRANT ALL ON KEYSPACE a TO x", "roles"),
             ("DROP USER x", "roles"),
             ("CREATE TRIGGER x ON a.t USING 'y'", "triggers"),
+            ("INSERT INTO a.t (k, v) VALUES (1, f(2))", "f is no function of Cassandra's own"),
+            ("BEGIN BATCH UPDATE a.t SET v = b.\"F\"(2) WHERE k = 1; APPLY BATCH", "b.F is no function"),
+            ("CREATE AGGREGATE a.g (int) SFUNC s STYPE int INITCOND f(1)", "f is no function"),
             (
-                "CREATE FUNCTION a.f (x int) CALLED ON NULL INPUT RETURNS int LANGUAGE java AS 'return x;'",
-                "user-defined functions",
+                "CREATE FUNCTION a.abs (x text) CALLED ON NULL INPUT RETURNS int LANGUAGE java AS 'return 1;'",
+                "abs is the name of a function of Cassandra's own",
             ),
-            (
-                "CREATE OR REPLACE FUNCTION IF NOT EXISTS a.f () CALLED ON NULL INPUT RETURNS int LANGUAGE java AS \
-                 $$ while (true); $$",
-                "user-defined functions",
-            ),
-            ("CREATE OR REPLACE AGGREGATE a.g (int) SFUNC f STYPE int", "user-defined functions"),
-            ("create aggregate g (int) SFUNC f STYPE int", "user-defined functions"),
+            ("CREATE OR REPLACE AGGREGATE a.Now (int) SFUNC f STYPE int", "now is the name"),
             ("INSERT INTO system_auth.roles (role) VALUES ('x')", "belongs to Cassandra"),
             ("DROP KEYSPACE system_traces", "belongs to Cassandra"),
             ("TRUNCATE system.peers", "belongs to Cassandra"),
@@ -152,6 +155,8 @@ mod tests {
             "TRUNCATE a.t",
             "DROP TABLE IF EXISTS a.t",
             "DROP FUNCTION IF EXISTS a.f",
+            "CREATE FUNCTION a.f (x int) CALLED ON NULL INPUT RETURNS int LANGUAGE java AS 'return x;'",
+            "CREATE OR REPLACE AGGREGATE a.g (int) SFUNC f STYPE int",
         ] {
             assert_eq!(refused(text), None, "{text}");
         }

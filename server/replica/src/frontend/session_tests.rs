@@ -193,9 +193,9 @@ async fn refused_is_never_proposed() {
     bed.serve(1);
     let mut client = bed.client().await;
     for text in [
-        "INSERT INTO a.t (k) VALUES (1) IF NOT EXISTS",
+        "INSERT INTO a.t (k) VALUES (f(1)) IF NOT EXISTS",
         "UPDATE a.t SET nothing = nothing + 1 WHERE k = 1",
-        "INSERT INTO a.t (k) VALUES (1) USING TTL 9",
+        "CREATE TRIGGER x ON a.t USING 'y'",
         "GRANT ALL ON KEYSPACE a TO x",
         "nonsense",
     ] {

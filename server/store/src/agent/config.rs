@@ -161,8 +161,10 @@ fn refusals() -> Vec<(&'static str, &'static str)> {
         // A digest reads everything, however much was deleted.
         ("tombstone_failure_threshold", "2147483647"),
         ("read_thresholds_enabled", "false"),
-        // Their code could give another value on each replica, or never end.
-        ("user_defined_functions_enabled", "false"),
+        // Reads may call them. One that does not end fails its read, and does not end the JVM.
+        ("user_defined_functions_enabled", "true"),
+        ("user_defined_functions_threads_enabled", "true"),
+        ("user_function_timeout_policy", "ignore"),
         ("scripted_user_defined_functions_enabled", "false"),
         // What may be created and done.
         ("materialized_views_enabled", "true"),
