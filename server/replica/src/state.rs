@@ -280,8 +280,17 @@ impl State {
         self.index = self.index.checked_add(1).ok_or(StateError::Overflow)?;
         let after_last = self.timestamp_us.checked_add(1).ok_or(StateError::Overflow)?;
         self.timestamp_us = after_last.max(self.clock_us);
+        if record.kind == RecordKind::Ddl {
+            self.timestamp_us = whole_ms(self.timestamp_us).ok_or(StateError::Overflow)?;
+        }
         Ok(Admitted { index: self.index, timestamp_us: self.timestamp_us, origin, incarnation, record })
     }
+}
+
+/// The first whole millisecond, in µs, that is not before this time. Cassandra keeps a dropped column's time in µs until
+/// it restarts, and in ms from then on: with any other, cells of the last ms would come back with a column of that name.
+fn whole_ms(timestamp_us: i64) -> Option<i64> {
+    Some(timestamp_us.checked_add(999)?.div_euclid(1000) * 1000)
 }
 
 /// A UUID that every replica derives alike.

@@ -63,6 +63,17 @@ fn one_wrong_clock_does_not_drag_the_log_ahead() {
 }
 
 #[test]
+fn a_schema_changes_at_a_whole_millisecond() {
+    let mut state = State::initial(7);
+    let ddl = |sequence, clock_us| Record { kind: RecordKind::Ddl, ..record(sequence, clock_us) };
+    let records = vec![record(1, 5_000_100), ddl(2, 0), record(3, 5_000_200), ddl(4, 7_000_000), record(5, 0)];
+    let admitted =
+        state.admit(Position::START, 10_000, Entry { origin: 0, incarnation: 1, floor: 1, records }).unwrap();
+    let times: Vec<i64> = admitted.iter().map(|admitted| admitted.timestamp_us).collect();
+    assert_eq!(times, [5_000_100, 5_001_000, 5_001_001, 7_000_000, 7_000_001]);
+}
+
+#[test]
 fn i8_later_semantics_stop_the_replica() {
     let mut state = State::initial(7);
     let record = Record { sequence: 1, argument: SEMANTICS_VERSION + 1, ..Record::bare(RecordKind::Semantics) };

@@ -6,19 +6,15 @@
 mod site;
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
 use replicateddb_cql::Consistency;
-use replicateddb_cql::frame::{Codec, Envelope, Opcode};
-use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
+use replicateddb_cql::frame::{Envelope, Opcode};
+use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Values};
 use replicateddb_cql::response::{ResultBody, parse_error, parse_result};
 use replicateddb_cql::wire::Value;
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
-use replicateddb_replica::backend::{connect, in_keyspace};
 use replicateddb_replica::replica::{Request, RequestKind};
-use site::{PATIENCE, Site, ddl, done, int, list, request, served, text};
-use tokio::net::TcpStream;
-use tokio_util::codec::Framed;
+use site::{Direct, PATIENCE, Site, ddl, done, int, list, request, served, text};
 
 /// Names of one length, so that answers differ in nothing else.
 const ORDERED: &str = "ks";
@@ -167,38 +163,6 @@ const STATEMENTS: &[&str] = &[
     "UPDATE t SET v = 1 WHERE k = 1 AND c = 1 IF",
 ];
 
-/// Past the replica, as any client's.
-struct Direct(Framed<TcpStream, Codec>);
-
-impl Direct {
-    async fn ask(&mut self, opcode: Opcode, body: Bytes) -> (u8, Bytes) {
-        self.0.send(Envelope::request(0, opcode, body)).await.unwrap();
-        let answer = self.0.next().await.unwrap().unwrap();
-        (answer.opcode.code(), answer.message().unwrap())
-    }
-
-    async fn statement(&mut self, text: &str, values: &[Value]) -> (u8, Bytes) {
-        let params = Params::new(Consistency::One, Values::positional(values).unwrap());
-        self.ask(Opcode::Query, request::query(text, &params).unwrap()).await
-    }
-
-    async fn prepared(&mut self, text: &str, values: &[Value]) -> (u8, Bytes) {
-        let (opcode, body) = self.ask(Opcode::Prepare, request::prepare(text).unwrap()).await;
-        let Ok(ResultBody::Prepared(prepared)) = parse_result(&body) else { return (opcode, body) };
-        let params = Params::new(Consistency::One, Values::positional(values).unwrap());
-        self.ask(Opcode::Execute, request::execute(&prepared.id, &params).unwrap()).await
-    }
-
-    async fn rows(&mut self, text: &str) -> Vec<Vec<Option<Bytes>>> {
-        let (opcode, body) = self.statement(text, &[]).await;
-        assert_eq!(opcode, 8, "{text}: {:?}", parse_error(&body));
-        match parse_result(&body).unwrap() {
-            ResultBody::Rows(rows) => rows.rows,
-            other => panic!("{text}: {other:?}"),
-        }
-    }
-}
-
 /// With the keyspace's name replaced.
 fn of_paxos(body: &Bytes) -> Vec<u8> {
     let mut body = body.to_vec();
@@ -313,14 +277,14 @@ fn batch_body(statements: &[(&str, Vec<Value>)]) -> Bytes {
 }
 
 async fn prepare_keyspaces(handle: &ReplicaHandle, site: &Site) -> Direct {
-    let mut direct = Direct(connect(&site.cql, None).await.unwrap());
+    let mut direct = Direct::to(&site.cql).await;
     let replication = "replication = {'class': 'SimpleStrategy', 'replication_factor': 1}";
     ddl(handle, &format!("CREATE KEYSPACE {ORDERED} WITH {replication}")).await;
-    assert_eq!(direct.statement(&format!("CREATE KEYSPACE {PAXOS} WITH {replication}"), &[]).await.0, 8);
-    let mut direct = Direct(in_keyspace(&site.cql, direct.0, PAXOS).await.unwrap());
+    direct.done(&format!("CREATE KEYSPACE {PAXOS} WITH {replication}")).await;
+    let mut direct = direct.using(&site.cql, PAXOS).await;
     for text in SCHEMA {
         ddl(handle, text).await;
-        assert_eq!(direct.statement(text, &[]).await.0, 8, "{text}");
+        direct.done(text).await;
     }
     direct
 }

@@ -1,6 +1,8 @@
 //! What is refused: everything that could not be executed exactly the same, and exactly once, on every replica.
 
-use replicateddb_cql::statement::{Action, Feature, Ident, Kind, Object, Statement, is_native_function, is_system_keyspace};
+use replicateddb_cql::statement::{
+    Action, Feature, Ident, Kind, Object, Statement, is_native_function, is_system_keyspace,
+};
 
 use super::{
     plan::{Refusal, is_trigger},

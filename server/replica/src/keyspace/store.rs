@@ -7,7 +7,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Params, Values};
@@ -268,6 +267,18 @@ impl Open<'_> {
                 }
             }
         }
+        for (kind, column, table) in
+            [("AGGREGATE", "aggregate_name", "aggregates"), ("FUNCTION", "function_name", "functions")]
+        {
+            let text = format!("SELECT {column}, argument_types FROM system_schema.{table} WHERE keyspace_name = ?");
+            for row in self.rows(&text, &own).await? {
+                let name = Ident::new(text_of(&row, 0).unwrap_or_default()).to_cql();
+                let types: Vec<_> = row.get(1).and_then(Option::as_deref).map(elements).unwrap_or_default();
+                let types: Vec<_> = types.into_iter().filter_map(cell::as_text).collect();
+                let text = format!("DROP {kind} IF EXISTS {keyspace}.{name}({})", types.join(", "));
+                self.rows(&text, &[]).await?;
+            }
+        }
         let text = "SELECT type_name FROM system_schema.types WHERE keyspace_name = ?";
         for _ in 0..DROP_ROUNDS {
             let types = named(self.rows(text, &own).await?);
@@ -297,21 +308,24 @@ fn refuse_foreign(keyspace: &str, footprint: &Footprint) -> Result<(), StoreErro
 }
 
 /// The value, in hex, of a `map<uuid, blob>` under a key.
-fn entry_of(map: &Bytes, id: &str) -> Option<String> {
+fn entry_of(map: &[u8], id: &str) -> Option<String> {
     let id = Uuid::parse_str(id).ok()?;
-    let mut rest = map.get(4..)?;
+    let parts = elements(map);
+    let (_, value) =
+        parts.as_chunks().0.iter().map(|[key, value]| (key, value)).find(|(key, _)| **key == id.as_bytes())?;
+    Some(value.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The elements of a list or set; the keys and values of a map, in turn.
+fn elements(collection: &[u8]) -> Vec<&[u8]> {
+    let mut rest = collection.get(4..).unwrap_or_default();
     let mut part = || {
         let (length, after) = rest.split_first_chunk::<4>()?;
         let (part, after) = after.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
         rest = after;
         Some(part)
     };
-    loop {
-        let (key, value) = (part()?, part()?);
-        if key == id.as_bytes() {
-            return Some(value.iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-    }
+    std::iter::from_fn(&mut part).collect()
 }
 
 impl Agent for KeyspaceStore {
@@ -444,10 +458,9 @@ mod tests {
             map.extend((value.len() as i32).to_be_bytes());
             map.extend(value);
         }
-        let map = Bytes::from(map);
         assert_eq!(entry_of(&map, &one.to_string()).as_deref(), Some("01ff"));
         assert_eq!(entry_of(&map, &two.to_string()).as_deref(), Some(""));
         assert_eq!(entry_of(&map, &Uuid::nil().to_string()), None);
-        assert_eq!(entry_of(&map.slice(..20), &two.to_string()), None);
+        assert_eq!(entry_of(&map[..20], &two.to_string()), None);
     }
 }

@@ -2,21 +2,18 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
+mod direct;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
-use futures::{SinkExt, StreamExt};
-use replicateddb_cql::Consistency;
-use replicateddb_cql::frame::{Envelope, Opcode};
-use replicateddb_cql::request::{Params, query};
 use replicateddb_cql::response::parse_error;
 use replicateddb_cql::wire::Value;
 use replicateddb_ordering::OrderedLog;
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
-use replicateddb_replica::backend::connect;
 use replicateddb_replica::backend::executor::CassandraConnector;
 use replicateddb_replica::config::Config;
 use replicateddb_replica::metrics::Metrics;
@@ -25,6 +22,8 @@ use replicateddb_replica::replica::{Outcome, Request, RequestKind, Serving, Stat
 use replicateddb_store::agent::{AgentArgs, run};
 use replicateddb_store::api::Jvm;
 use replicateddb_store::client::Store;
+
+pub use direct::Direct;
 
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// Longest wait for anything, on a busy machine.
@@ -133,10 +132,7 @@ impl Site {
 
     /// A statement that no log knows of.
     pub async fn past_the_log(&self, text: &str) {
-        let mut framed = connect(&self.cql, None).await.unwrap();
-        let query = query(text, &Params::new(Consistency::One, Values::none())).unwrap();
-        framed.send(Envelope::request(0, Opcode::Query, query)).await.unwrap();
-        assert_eq!(framed.next().await.unwrap().unwrap().opcode, Opcode::Result);
+        Direct::to(&self.cql).await.done(text).await;
     }
 
     pub async fn kill_jvm(&self) {
