@@ -1,5 +1,6 @@
 //! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
 
+mod conditions;
 mod faults;
 mod freeze;
 mod lists;
@@ -46,7 +47,13 @@ pub struct Local {
 }
 
 fn scenarios() -> Vec<Scenario<Local>> {
-    let parts = [statements::scenarios(), lists::scenarios(), faults::scenarios(), freeze::scenarios()];
+    let parts = [
+        statements::scenarios(),
+        conditions::scenarios(),
+        lists::scenarios(),
+        faults::scenarios(),
+        freeze::scenarios(),
+    ];
     parts.into_iter().flatten().collect()
 }
 

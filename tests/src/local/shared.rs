@@ -8,7 +8,7 @@ use replicateddb_local::{Ended, Member, Running, Target};
 use scylla::{client::session::Session, statement::Consistency};
 
 use super::{
-    Local, READY_LIMIT, REPLICAS,
+    Local, READY_LIMIT, REPLICAS, conditions,
     faults::{SOME, WRITES_LIMIT, replay, wait_generation},
     load::Load,
     number, refused, session_at, statements,
@@ -22,8 +22,9 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
         name: "shared-cassandra",
         proves: "replicas that share a Cassandra build their data anew when they must, then only, and lose nothing",
         run: |local| {
-            let steps: [(&str, Step); 6] = [
+            let steps: [(&str, Step); 7] = [
                 ("statements through each replica", statements::statements),
+                ("conditional writes through all replicas", conditions::conditions),
                 ("clients are confined to the keyspace", confined),
                 ("a replica killed under load", replica_killed),
                 ("a replica stopped gracefully", replica_stopped),
