@@ -183,6 +183,8 @@ where
             let room = self.intake_records < self.shared.config.intake_records
                 && self.intake_bytes < self.shared.config.intake_bytes;
             tokio::select! {
+                // The same history decides alike each time. Nothing starves: what comes first feeds on what comes last.
+                biased;
                 Some(executed) = self.executing.next(), if !self.executing.is_empty() => {
                     if let Err(exit) = self.finish(executed) {
                         return exit;
@@ -191,11 +193,6 @@ where
                 planned = async { self.planning.as_mut().expect("guarded").await }, if self.planning.is_some() => {
                     self.planning = None;
                     if let Err(exit) = self.plan(planned) {
-                        return exit;
-                    }
-                }
-                committed = self.tail.next(), if room => {
-                    if let Err(exit) = self.take(committed) {
                         return exit;
                     }
                 }
@@ -213,6 +210,11 @@ where
                 _ = beat.tick() => {
                     self.restore_points.look(self.state.index());
                     self.publish();
+                }
+                committed = self.tail.next(), if room => {
+                    if let Err(exit) = self.take(committed) {
+                        return exit;
+                    }
                 }
             }
         }

@@ -40,6 +40,7 @@ async fn run(proposer: Proposer, mut queue: mpsc::Receiver<oneshot::Sender<Passe
     let mut in_flight = FuturesUnordered::new();
     loop {
         tokio::select! {
+            biased;
             Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
             first = queue.recv(), if in_flight.len() < IN_FLIGHT => {
                 let Some(first) = first else { return };

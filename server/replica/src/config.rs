@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::propose::Limits;
 
 /// How a replica works. `Default` is right for everything but the names.
@@ -11,6 +12,8 @@ pub struct Config {
     pub replica: u32,
     /// Name of the ordering engine, for the status.
     pub engine: String,
+    /// What records are stamped with.
+    pub clock: Clock,
     /// Bounds of proposing.
     pub limits: Limits,
     /// Records executing at once.
@@ -56,6 +59,7 @@ impl Default for Config {
         Self {
             replica: 0,
             engine: "ZnodeLog".to_owned(),
+            clock: Clock::default(),
             limits: Limits::default(),
             executing: 256,
             in_lanes: 2048,

@@ -14,6 +14,7 @@ pub mod admin;
 mod apply;
 pub mod backend;
 mod barrier;
+pub mod clock;
 pub mod config;
 mod execute;
 pub mod frontend;

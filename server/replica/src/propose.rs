@@ -14,6 +14,7 @@ use replicateddb_ordering::{AppendError, OrderedLog};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::record::{ENTRY_HEADER_BYTES, Entry, Record};
 use crate::replica::{Outcome, ProposeError};
@@ -199,8 +200,7 @@ pub struct ProposerTask<L> {
     limits: Arc<Limits>,
     unresolved: Arc<Unresolved>,
     metrics: Metrics,
-    /// Wall clock, µs since 1970.
-    clock: fn() -> i64,
+    clock: Clock,
 }
 
 /// A proposer and its task, which has to be [run](ProposerTask::run).
@@ -210,7 +210,7 @@ pub fn proposer<L: OrderedLog>(
     limits: Limits,
     unresolved: Arc<Unresolved>,
     metrics: Metrics,
-    clock: fn() -> i64,
+    clock: Clock,
 ) -> (Proposer, ProposerTask<L>) {
     let limits = Arc::new(limits);
     let (sender, queue) = mpsc::channel(limits.queue_records.max(1));
@@ -263,7 +263,7 @@ impl<L: OrderedLog> ProposerTask<L> {
             // Who doesn't wait any more gets nothing proposed; the number is not used.
             if !answer.is_closed() && progress.take() {
                 record.sequence = *next;
-                record.clock_us = (self.clock)();
+                record.clock_us = self.clock.now_us();
                 bytes += record.encoded_len();
                 self.unresolved.insert(*next, progress, answer, permit);
                 *next += 1;

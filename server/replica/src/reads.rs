@@ -92,6 +92,7 @@ impl Reads {
             let number = match next.min() {
                 None => self.ended.recv().await?,
                 Some((until, first)) => tokio::select! {
+                    biased;
                     ended = self.ended.recv() => ended?,
                     () = sleep_until(until) => first,
                 },

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use replicateddb_ordering::OrderedLog;
@@ -238,10 +238,9 @@ impl ReplicaHandle {
         connector: C,
         metrics: Metrics,
     ) -> Self {
-        let (id, limits) = (config.replica, config.limits.clone());
+        let (id, limits, clock) = (config.replica, config.limits.clone(), config.clock.clone());
         let shared = Arc::new(Shared::new(config, log.incarnation().0, metrics.clone()));
-        let (proposer, proposing) =
-            proposer(log.clone(), id, limits, shared.unresolved.clone(), metrics, wall_clock_us);
+        let (proposer, proposing) = proposer(log.clone(), id, limits, shared.unresolved.clone(), metrics, clock);
         let (barriers, barrier_task) = Barriers::new(proposer.clone());
         let (sender, commands) = mpsc::channel(COMMANDS);
         let stop = CancellationToken::new();
@@ -256,6 +255,7 @@ impl ReplicaHandle {
         };
         let living = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
+                biased;
                 reason = supervisor.run(proposing.run()) => reason,
                 () = barrier_task => "nobody holds the replica any more".to_owned(),
             }
@@ -394,10 +394,4 @@ impl ReplicaHandle {
             Err(_) => String::new(),
         }
     }
-}
-
-/// µs since 1970.
-fn wall_clock_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

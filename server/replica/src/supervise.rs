@@ -54,6 +54,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         let mut proposing = std::pin::pin!(proposing);
         let watching = watch_log(self.shared.clone(), self.log.health());
         let reason = tokio::select! {
+            biased;
             reason = self.live() => reason,
             ended = &mut proposing => match ended {
                 Ended::Fenced => "a newer incarnation of this replica has taken over (I6)".to_owned(),
@@ -76,6 +77,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         self.shared.recovering();
         loop {
             let recovered = tokio::select! {
+                biased;
                 recovered = recover(&self.shared, &self.agent, &self.connector, self.log.log_id().0, trust_clean) => {
                     recovered
                 }
@@ -143,6 +145,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         let now = *pause;
         *pause = (*pause * 2).min(self.shared.config.recovery_retry_last);
         tokio::select! {
+            biased;
             () = tokio::time::sleep(now) => true,
             () = self.stop.cancelled() => false,
         }
@@ -236,6 +239,7 @@ async fn stopping<A: Agent>(
     drained: &CancellationToken,
 ) -> String {
     tokio::select! {
+        biased;
         () = stop.cancelled() => shared.enter(Phase::Stopping, "stopping: finishing what is on its way"),
         () = agent_stops(agent) => {
             shared.enter(Phase::Recovering, "the store agent is stopping: finishing what is on its way");
@@ -312,6 +316,7 @@ impl<A: Agent, B: Backend> Life<A, B> {
         }
         let ticks = tick::propose_ticks(self.shared.clone(), self.proposer.clone());
         tokio::select! {
+            biased;
             never = self.serve_while_healthy() => never,
             never = ticks => never,
         }
