@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::execute::{Executed, Execution};
 use crate::lanes::{Lanes, Scheduler, Ticket};
 use crate::metrics::KindLabel;
+use crate::mutations::{Mutation, mutated};
 use crate::reads::{Hold, Reads};
-use crate::record::{Entry, Record, RecordKind};
+use crate::record::{Entry, Record, RecordKind, flags};
 use crate::replica::{Outcome, SchemaEvent};
 use crate::restore_point::{RestorePoints, Step};
 use crate::shared::Shared;
@@ -169,10 +170,10 @@ where
             if let Err(exit) = self.advance(holding) {
                 return exit;
             }
-            if holding && self.is_drained() {
+            if holding && (self.is_drained() || mutated(while_executing(stop))) {
                 if stop.is_cancelled() && !self.restore_points.is_busy() {
                     self.publish();
-                    if self.stray {
+                    if self.stray && !mutated(Mutation::MarkDespiteStray) {
                         let reason = "an earlier write of unknown outcome could land later";
                         return Exit::Rewind(reason.to_owned());
                     }
@@ -300,7 +301,8 @@ where
             }
             RecordKind::Ddl | RecordKind::Truncate | RecordKind::Digest => {
                 let repeatable = admitted.record.kind == RecordKind::Digest;
-                return self.plan((admitted, Ok(Plan::Execute { lanes: Lanes::all(), repeatable })));
+                let lanes = if mutated(Mutation::DdlDoesNotDrain) { Lanes::none() } else { Lanes::all() };
+                return self.plan((admitted, Ok(Plan::Execute { lanes, repeatable })));
             }
             RecordKind::Dml | RecordKind::Batch => {
                 let backend = self.backend.clone();
@@ -324,6 +326,8 @@ where
             }
             Ok(Plan::Execute { lanes, repeatable }) => {
                 let index = admitted.index;
+                let counts = admitted.record.flags & flags::COUNTERS != 0;
+                let repeatable = repeatable || (counts && mutated(Mutation::RepeatCounter));
                 self.excluding = lanes.is_all().then_some(index);
                 self.in_lanes_bytes += admitted.record.encoded_len();
                 self.waiting.insert(index, Waiting { admitted, repeatable });
@@ -337,7 +341,8 @@ where
 
     fn start(&mut self, ticket: u64) -> Result<(), Exit> {
         let Waiting { admitted, repeatable } = self.waiting.remove(&ticket).expect("a ready record waits");
-        if self.stray && matches!(admitted.record.kind, RecordKind::Ddl | RecordKind::Truncate) {
+        let changes_tables = matches!(admitted.record.kind, RecordKind::Ddl | RecordKind::Truncate);
+        if self.stray && changes_tables && !mutated(Mutation::DdlDespiteStray) {
             let reason = "an earlier write of unknown outcome could land after a schema change or TRUNCATE";
             return Err(Exit::Rewind(reason.to_owned()));
         }
@@ -416,7 +421,8 @@ where
         self.done.complete(admitted.index);
         // Published at once: readers look at it after their barrier, and the other replicas after a DDL.
         self.shared.progress(self.done.upto, self.log_end());
-        while let Some(entry) = self.barriers.first_entry().filter(|entry| *entry.key() <= self.done.upto) {
+        let upto = if mutated(Mutation::BarrierTooEarly) { u64::MAX } else { self.done.upto };
+        while let Some(entry) = self.barriers.first_entry().filter(|entry| *entry.key() <= upto) {
             let (index, sequence) = entry.remove_entry();
             let outcome = Outcome { index, flags: 0, opcode: Opcode::Result.code(), body: response::void() };
             self.shared.unresolved.applied(sequence, outcome);
@@ -443,6 +449,11 @@ where
             }
         }
     }
+}
+
+/// The mistake of not waiting for the lanes to drain.
+fn while_executing(stop: &CancellationToken) -> Mutation {
+    if stop.is_cancelled() { Mutation::MarkWithoutDraining } else { Mutation::RestorePointWithoutDraining }
 }
 
 fn bytes_of(entry: &Entry) -> usize {

@@ -9,6 +9,7 @@ use replicateddb_store::api::Table;
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
+use crate::mutations::{Mutation, mutated};
 use crate::record::{Record, RecordKind};
 use crate::replica::Digest;
 use crate::shared::{Condition, Shared};
@@ -64,8 +65,11 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                 Err(Failure::Gone { reason }) => break Err(reason),
                 Err(Failure::Retry { reason, ambiguous: unknown }) => {
                     self.shared.metrics.error(if unknown { "apply_unknown" } else { "apply_retry" });
-                    if unknown && !self.repeatable {
+                    if unknown && !self.repeatable && !mutated(Mutation::RepeatAmbiguous) {
                         break Err(format!("record {} may have been executed: {reason}", self.admitted.index));
+                    }
+                    if mutated(Mutation::SkipTrouble) {
+                        break Ok(Reply { flags: 0, opcode: Opcode::Result.code(), body: response::void() });
                     }
                     ambiguous |= unknown;
                     if started.elapsed() >= SHOW_AFTER {

@@ -9,6 +9,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use crate::mutations::{Mutation, mutated};
+
 /// A place in the tree. Names are hashed: a collision costs parallelism, never order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Lane {
@@ -165,6 +167,7 @@ impl Scheduler {
         assert!(self.last.is_none_or(|last| last < index), "I3: records are scheduled in the order of the log");
         self.last = Some(index);
         self.records += 1;
+        let lanes = if mutated(Mutation::WrongLane) && !lanes.is_all() { Lanes::none() } else { lanes };
         self.enqueue(Ticket::Record(index), lanes)
     }
 
@@ -172,6 +175,7 @@ impl Scheduler {
     /// otherwise [`Scheduler::complete`] of others will name it.
     pub fn submit_read(&mut self, lanes: Lanes) -> (u64, bool) {
         self.reads += 1;
+        let lanes = if mutated(Mutation::ReadWithoutLanes) { Lanes { held: BTreeMap::new() } } else { lanes };
         (self.reads, self.enqueue(Ticket::Read(self.reads), lanes))
     }
 

@@ -21,6 +21,7 @@ pub mod frontend;
 pub mod keyspace;
 pub mod lanes;
 pub mod metrics;
+pub mod mutations;
 pub mod propose;
 pub mod reads;
 pub mod record;

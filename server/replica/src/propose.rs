@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::mutations::{Mutation, mutated};
 use crate::record::{ENTRY_HEADER_BYTES, Entry, Record};
 use crate::replica::{Outcome, ProposeError};
 use crate::unresolved::Unresolved;
@@ -134,7 +135,7 @@ impl Proposer {
             self.metrics.propose_seconds.observe(started.elapsed().as_secs_f64());
             return answer.unwrap_or_else(|_| Err(ended()));
         }
-        if progress.give_up() {
+        if progress.give_up() || mutated(Mutation::UnknownIsNothing) {
             self.metrics.error("propose_timeout");
             let reason = "the ordered log does not answer; nothing was written".to_owned();
             return Err(ProposeError::Unavailable { reason, maybe_written: false });
@@ -279,7 +280,7 @@ impl<L: OrderedLog> ProposerTask<L> {
         let entry = Entry {
             origin: self.origin,
             incarnation: self.log.incarnation().0,
-            floor: self.unresolved.floor(begin),
+            floor: if mutated(Mutation::FloorTooHigh) { begin } else { self.unresolved.floor(begin) },
             records,
         };
         Some((entry.encode(), begin..*next))
@@ -322,6 +323,10 @@ async fn append_until_known<L: OrderedLog>(
                 metrics.error("append_unknown");
                 tracing::debug!(%error, "appending again");
                 nowhere = false;
+                if mutated(Mutation::UnknownIsCommitted) {
+                    unresolved.committed(sequences);
+                    return Ok(());
+                }
             }
         }
         if unresolved.all_committed(sequences.clone()) {

@@ -11,6 +11,7 @@ use replicateddb_store::client::StoreError;
 use tokio::time::{Duration, Instant};
 
 use crate::backend::BackendError;
+use crate::mutations::{Mutation, mutated};
 use crate::replica::Phase;
 use crate::shared::{Condition, Shared};
 use crate::site::{Agent, Connector};
@@ -90,7 +91,9 @@ pub async fn recover<A: Agent, C: Connector>(
     };
     let state = state_of(manifest.as_ref(), log_id).map_err(RecoveryError::Fatal)?;
     wait_for_clock(shared, agent, manifest.as_ref()).await?;
-    agent.clear_clean().await?;
+    if !mutated(Mutation::KeepCleanMark) {
+        agent.clear_clean().await?;
+    }
     agent.autocompaction(false, None).await?;
     // Proves that the JVM is still the one whose state is known; a later one has another generation.
     let backend = connector.connect(generation).await?;
@@ -116,7 +119,7 @@ async fn wait_for_clock<A: Agent>(
     let started = Instant::now();
     loop {
         let now = agent.cassandra_now_ms().await?;
-        if now > manifest.cassandra_now_ms {
+        if now > manifest.cassandra_now_ms || mutated(Mutation::IgnoreCassandrasClock) {
             shared.condition(Condition::Clock, None);
             return Ok(());
         }

@@ -9,6 +9,7 @@ use replicateddb_ordering::Position;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::mutations::{Mutation, mutated};
 use crate::record::{Entry, Record, RecordKind, SEMANTICS_VERSION};
 
 /// Version of the serialised form.
@@ -172,7 +173,8 @@ impl State {
     /// # Errors
     /// It can't be read, is of another format, or belongs to another log; for people.
     pub fn restore(value: serde_json::Value, log_id: i64, index: u64) -> Result<Self, String> {
-        let state: Self = serde_json::from_value(value).map_err(|e| format!("the saved state can't be read: {e}"))?;
+        let mut state: Self =
+            serde_json::from_value(value).map_err(|e| format!("the saved state can't be read: {e}"))?;
         if state.format != STATE_FORMAT {
             return Err(format!("the saved state has format {}, this program knows {STATE_FORMAT}", state.format));
         }
@@ -185,6 +187,12 @@ impl State {
         }
         if state.index != index || state.semantics > SEMANTICS_VERSION {
             return Err("the saved state does not fit its manifest or this program".to_owned());
+        }
+        if mutated(Mutation::ForgetDuplicates) {
+            state.origins.clear();
+        }
+        if mutated(Mutation::ForgetClock) {
+            (state.clock_us, state.timestamp_us) = (0, 0);
         }
         Ok(state)
     }
@@ -249,7 +257,8 @@ impl State {
         for record in entry.records {
             let known = self.origins.entry(origin).or_default();
             // I3: the first copy counts, wherever the second one comes from.
-            if record.sequence < known.floor || !known.seen.insert(record.sequence) {
+            let seen = record.sequence < known.floor || !known.seen.insert(record.sequence);
+            if seen && !mutated(Mutation::SkipDedup) {
                 continue;
             }
             admitted.push(self.number(commit_time_ms, origin, incarnation, record)?);
@@ -276,6 +285,7 @@ impl State {
             self.semantics = self.semantics.max(record.argument);
         }
         let bound_us = commit_ms.saturating_mul(1000).saturating_add(CLOCK_AHEAD_US);
+        let bound_us = if mutated(Mutation::UnboundedClock) { i64::MAX } else { bound_us };
         self.clock_us = self.clock_us.max(record.clock_us.min(bound_us));
         self.index = self.index.checked_add(1).ok_or(StateError::Overflow)?;
         let after_last = self.timestamp_us.checked_add(1).ok_or(StateError::Overflow)?;

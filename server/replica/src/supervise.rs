@@ -9,6 +9,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applier, Command, Exit};
+use crate::mutations::{Mutation, mutated};
 use crate::propose::{Ended, Proposer};
 use crate::record::{Record, RecordKind};
 use crate::recovery::{Recovered, RecoveryError, recover};
@@ -333,6 +334,9 @@ impl<A: Agent, B: Backend> Life<A, B> {
 
     /// Completes when everything acknowledged before is applied here.
     async fn catch_up(&self) {
+        if mutated(Mutation::ServeTooEarly) {
+            return;
+        }
         while let Err(error) = self.proposer.propose_patiently(Record::bare(RecordKind::Barrier)).await {
             tracing::warn!(%error, "the barrier before clients are served");
             tokio::time::sleep(AGENT_RETRY).await;

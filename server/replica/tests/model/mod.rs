@@ -2,22 +2,22 @@
 //!
 //! Rows are `(table, value) → timestamp`: the same write twice shows only if its timestamp differs. Lists keep every
 //! append: a second copy shows. Whatever was not in a restore point may be lost or half there after a crash.
+#![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
+
+mod backend;
+pub mod cluster;
+
+pub use backend::ModelConnector;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use replicateddb_cql::frame::Opcode;
-use replicateddb_cql::response::{self, ChangeKind, ErrorCode, SchemaChange, SchemaTarget};
-use replicateddb_replica::backend::BackendError;
-use replicateddb_replica::lanes::Lanes;
-use replicateddb_replica::record::{Record, flags};
-use replicateddb_replica::replica::TableDigest;
-use replicateddb_replica::site::{Agent, Backend, Connector, Failure, Health, Place, Plan, Reply};
+use replicateddb_replica::mutations::{Mutation, mutated};
+use replicateddb_replica::site::{Agent, Health};
 use replicateddb_store::api::{Clean, Code, Files, Held, Jvm, Manifest, Mark, Refusal, Rewind, Rewound, Status, Table};
 use replicateddb_store::client::StoreError;
 use tokio::sync::watch;
@@ -36,6 +36,9 @@ pub struct Data {
     pub truncated_us: i64,
 }
 
+/// ms that Cassandra's clock shows at the beginning.
+const CLOCK_MS: i64 = 100_000;
+
 #[derive(Default)]
 struct World {
     data: Data,
@@ -43,7 +46,14 @@ struct World {
     running: bool,
     highest: i64,
     clean: Option<(Option<Manifest>, u64)>,
-    snapshots: BTreeMap<String, (u64, Data)>,
+    began: Option<tokio::time::Instant>,
+    /// What was flushed last: a snapshot takes no more.
+    flushed: Data,
+    /// ms that Cassandra's clock is ahead of the simulated time; it steps when the JVM starts.
+    clock_ms: i64,
+    /// What the last element of a list was named after, by that clock.
+    appended_ms: i64,
+    snapshots: BTreeMap<String, (u64, Data, i64)>,
     aborted: BTreeSet<String>,
     points: Vec<(Manifest, Data)>,
     sequence: u64,
@@ -68,6 +78,8 @@ pub struct ModelStore {
 impl ModelStore {
     pub fn new(seed: u64) -> Self {
         let world = World { clean: Some((None, 0)), commit_ms: 2000, ..World::default() };
+        let began = Some(tokio::time::Instant::now());
+        let world = World { began, ..world };
         Self { world: Arc::new(Mutex::new(world)), random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
     }
 
@@ -98,6 +110,22 @@ impl ModelStore {
 
     pub fn rewinds(&self) -> u64 {
         self.world(|world| world.rewinds)
+    }
+
+    pub fn restore_points(&self) -> u64 {
+        self.world(|world| world.points.len() as u64)
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.world(|world| world.generation)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.world(|world| world.stopping)
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.world(|world| world.running)
     }
 
     pub fn starts_without_rewind(&self) -> u64 {
@@ -202,15 +230,21 @@ impl ModelAgent {
     }
 }
 
+/// What Cassandra's clock says, in ms.
+fn now_ms(world: &World) -> i64 {
+    let simulated = tokio::time::Instant::now().duration_since(world.began.expect("it has an agent"));
+    i64::try_from(simulated.as_millis()).unwrap() + CLOCK_MS + world.clock_ms
+}
+
 fn start(world: &mut World) {
     world.generation += 1;
     world.running = true;
 }
 
-fn manifest(world: &mut World, id: &str, mark: Mark) -> Manifest {
+fn manifest(world: &mut World, id: &str, mark: Mark, cassandra_now_ms: i64) -> Manifest {
     world.sequence += 1;
     let (sequence, id) = (world.sequence, id.to_owned());
-    Manifest { id, sequence, mark, cassandra_now_ms: 0, created_ms: 0, files: Files::default(), footprint: None }
+    Manifest { id, sequence, mark, cassandra_now_ms, created_ms: 0, files: Files::default(), footprint: None }
 }
 
 impl Agent for ModelAgent {
@@ -246,7 +280,14 @@ impl Agent for ModelAgent {
     }
 
     async fn flush(&self) -> Result<Vec<String>, StoreError> {
-        self.call(50, |world| if world.running { Ok(Vec::new()) } else { Err(refused(Code::WrongState)) }).await
+        self.call(50, |world| {
+            if !world.running {
+                return Err(refused(Code::WrongState));
+            }
+            world.flushed = world.data.clone();
+            Ok(Vec::new())
+        })
+        .await
     }
 
     async fn snapshot(&self, id: &str, generation: u64) -> Result<(), StoreError> {
@@ -257,7 +298,7 @@ impl Agent for ModelAgent {
             if world.aborted.contains(id) {
                 return Err(refused(Code::UnknownRestorePoint));
             }
-            world.snapshots.insert(id.to_owned(), (generation, world.data.clone()));
+            world.snapshots.insert(id.to_owned(), (generation, world.flushed.clone(), now_ms(world)));
             Ok(())
         })
         .await
@@ -266,8 +307,8 @@ impl Agent for ModelAgent {
     async fn commit(&self, id: &str, mark: Mark) -> Result<(), StoreError> {
         // Long: records are applied meanwhile.
         self.call(self.store.world(|world| world.commit_ms), |world| {
-            let (_, data) = world.snapshots.remove(id).ok_or_else(|| refused(Code::UnknownRestorePoint))?;
-            let manifest = manifest(world, id, mark);
+            let (_, data, at_ms) = world.snapshots.remove(id).ok_or_else(|| refused(Code::UnknownRestorePoint))?;
+            let manifest = manifest(world, id, mark, at_ms);
             world.points.push((manifest, data));
             Ok(())
         })
@@ -284,6 +325,7 @@ impl Agent for ModelAgent {
     }
 
     async fn rewind(&self, _to: Rewind) -> Result<Rewound, StoreError> {
+        let step_ms = i64::from(self.store.dice(2)) * i64::from(self.store.dice(4000));
         self.call(500, |world| {
             if let Some(health) = world.health.take() {
                 health.send_replace(Health::Lost { reason: "rewound".into() });
@@ -292,7 +334,12 @@ impl Agent for ModelAgent {
                 Some((manifest, data)) => (Some(manifest.clone()), data.clone()),
                 None => (None, Data::default()),
             };
-            world.data = data;
+            if !mutated(Mutation::ReplayWithoutRewind) {
+                world.data = data;
+            }
+            world.appended_ms = manifest.as_ref().map_or(0, |manifest| manifest.cassandra_now_ms);
+            // Its node's clock was set back, or forward again.
+            world.clock_ms = -step_ms;
             world.clean = None;
             world.snapshots.clear();
             world.rewinds += 1;
@@ -325,7 +372,8 @@ impl Agent for ModelAgent {
             if !world.running || world.generation != generation {
                 return Err(refused(Code::WrongGeneration));
             }
-            let manifest = manifest(world, "clean", mark);
+            let at_ms = now_ms(world);
+            let manifest = manifest(world, "clean", mark, at_ms);
             world.clean = Some((Some(manifest), generation));
             Ok(())
         })
@@ -345,146 +393,6 @@ impl Agent for ModelAgent {
     }
 
     async fn cassandra_now_ms(&self) -> Result<i64, StoreError> {
-        self.call(2, |_| Ok(1)).await
-    }
-}
-
-#[derive(Clone)]
-pub struct ModelConnector(pub ModelStore);
-
-impl Connector for ModelConnector {
-    type Backend = ModelBackend;
-
-    fn address(&self) -> String {
-        "model".into()
-    }
-
-    async fn connect(&self, generation: u64) -> Result<ModelBackend, BackendError> {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let health = self.0.world(|world| {
-            (world.running && world.generation == generation).then(|| {
-                let health = watch::Sender::new(Health::Healthy);
-                world.health = Some(health.clone());
-                health
-            })
-        });
-        let unreachable = || BackendError::Unreachable { address: "model".into(), reason: "not running".into() };
-        Ok(ModelBackend { store: self.0.clone(), generation, health: health.ok_or_else(unreachable)? })
-    }
-}
-
-#[derive(Clone)]
-pub struct ModelBackend {
-    store: ModelStore,
-    generation: u64,
-    health: watch::Sender<Health>,
-}
-
-fn words(record: &Record) -> Vec<&str> {
-    record.statements[0].text.split(' ').collect()
-}
-
-fn error(code: ErrorCode) -> Reply {
-    Reply { flags: 0, opcode: Opcode::Error.code(), body: response::error_text(code, "model") }
-}
-
-/// A statement's effect, and what Cassandra answers.
-fn apply(data: &mut Data, place: Place, text: &str) -> Reply {
-    let words: Vec<&str> = text.split(' ').collect();
-    let result = |body| Reply { flags: 0, opcode: Opcode::Result.code(), body };
-    let done = result(Bytes::copy_from_slice(&place.timestamp_us.to_be_bytes()));
-    match words.as_slice() {
-        ["PUT", table, _key, value] => {
-            if !data.tables.contains_key(*table) {
-                return error(ErrorCode::Invalid);
-            }
-            let row = data.rows.entry(((*table).to_owned(), (*value).to_owned())).or_insert(place.timestamp_us);
-            assert_eq!(*row, place.timestamp_us, "I3: {value} took effect twice");
-            done
-        }
-        ["APPEND", list, value] => {
-            data.lists.entry((*list).to_owned()).or_default().push((*value).to_owned());
-            done
-        }
-        ["CREATE", table] => {
-            if data.tables.contains_key(*table) {
-                return error(ErrorCode::AlreadyExists);
-            }
-            data.tables.insert((*table).to_owned(), place.table_id);
-            let target = SchemaTarget::Table((*table).to_owned());
-            let change = SchemaChange { change: ChangeKind::Created, keyspace: "ks".into(), target };
-            result(response::schema_change(&change))
-        }
-        ["TRUNCATE", table] => {
-            data.rows.retain(|(of, _), _| of != table);
-            data.truncated_us = place.timestamp_us;
-            done
-        }
-        _ => error(ErrorCode::Syntax),
-    }
-}
-
-impl ModelBackend {
-    fn act(&self, place: Place, text: &str) -> Result<Reply, Failure> {
-        self.store.world(|world| match world.running && world.generation == self.generation {
-            true => Ok(apply(&mut world.data, place, text)),
-            false => Err(Failure::Retry { reason: "lost".into(), ambiguous: true }),
-        })
-    }
-}
-
-impl Backend for ModelBackend {
-    async fn plan(&self, record: &Record) -> Result<Plan, Failure> {
-        let words = words(record);
-        if self.store.dice(8) == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let mut lanes = Lanes::none();
-        match words.as_slice() {
-            ["PUT", table, key, _] => lanes.add_key("ks", table, key.as_bytes()),
-            ["APPEND", list, _] => lanes.add_key("ks", "lists", list.as_bytes()),
-            _ => return Ok(Plan::Answer(error(ErrorCode::Syntax))),
-        }
-        Ok(Plan::Execute { lanes, repeatable: words[0] == "PUT" && record.flags & flags::NOT_REPEATABLE == 0 })
-    }
-
-    async fn execute(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
-        let text = record.statements[0].text.clone();
-        tokio::time::sleep(Duration::from_millis(u64::from(self.store.dice(6)))).await;
-        let trouble = self.store.world(|world| world.trouble);
-        if self.store.dice(200) < trouble {
-            let retry = |ambiguous| Err(Failure::Retry { reason: "model".into(), ambiguous });
-            match self.store.dice(6) {
-                0 => return retry(false),
-                1 => return retry(true),
-                2 => {
-                    let _ = self.act(place, &text);
-                    return retry(true);
-                }
-                _ => {
-                    // It lands later, if that JVM still lives.
-                    let late = self.clone();
-                    let after = Duration::from_millis(u64::from(self.store.dice(300)));
-                    tokio::spawn(async move {
-                        tokio::time::sleep(after).await;
-                        let _ = late.act(place, &text);
-                    });
-                    return retry(true);
-                }
-            }
-        }
-        self.act(place, &text)
-    }
-
-    fn forget_prepared(&self) {}
-
-    async fn digest(&self, _now_s: i32) -> Result<BTreeMap<String, TableDigest>, Failure> {
-        let data = self.store.data();
-        let digest = TableDigest { rows: data.rows.len() as u64, sha256: format!("{data:?}") };
-        Ok(BTreeMap::from([("all".to_owned(), digest)]))
-    }
-
-    fn health(&self) -> watch::Receiver<Health> {
-        self.health.subscribe()
+        self.call(2, |world| Ok(now_ms(world))).await
     }
 }

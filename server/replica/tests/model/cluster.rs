@@ -1,0 +1,412 @@
+//! A replica set over a log and stores that fail on demand, its clients, its troubles, and what must hold afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Data, ModelConnector, ModelStore};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use replicateddb_ordering::memory::{Config as LogConfig, Fault, MemoryStorage};
+use replicateddb_replica::ReplicaHandle;
+use replicateddb_replica::clock::Clock;
+use replicateddb_replica::config::Config;
+use replicateddb_replica::lanes::Lanes;
+use replicateddb_replica::metrics::Metrics;
+use replicateddb_replica::record::{Values, flags};
+use replicateddb_replica::replica::{Outcome, ProposeError, Request, RequestKind, Serving, StatementText};
+
+const REPLICAS: u32 = 3;
+const CLIENTS: u32 = 6;
+const OPERATIONS: u32 = 60;
+/// How long a client that was refused waits.
+const AFTER_REFUSAL: Duration = Duration::from_millis(250);
+/// Barriers after which nothing more can come from faults of the log: see [`Fault::UnknownLate`].
+const LATE: u32 = 12;
+/// When simulated time begins, µs since 1970.
+const EPOCH_US: i64 = 1_800_000_000_000_000;
+const HOUR_US: i64 = 3_600_000_000;
+/// Simulated time after which everything must have come to rest.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What clients were told.
+#[derive(Default)]
+pub struct Told {
+    /// Index → timestamp of the write, as answered.
+    times: BTreeMap<u64, i64>,
+    /// Reads that showed everything acknowledged before them.
+    reads: u64,
+    /// Value → timestamp of the write, as answered.
+    acknowledged: BTreeMap<String, i64>,
+    /// Values that certainly were not written.
+    refused: BTreeSet<String>,
+    /// Requests of unknown outcome.
+    unknown: u32,
+    /// Requests that stand in the log and were not applied in all that time.
+    stuck: u32,
+}
+
+pub struct Cluster {
+    pub log: MemoryStorage,
+    pub stores: Vec<ModelStore>,
+    pub handles: Vec<Mutex<Option<ReplicaHandle>>>,
+    told: Mutex<Told>,
+    began: Instant,
+    /// What had been acknowledged when each replica was started.
+    before_start: Vec<Mutex<Vec<(String, i64)>>>,
+    /// µs that the clock of each replica's node is ahead.
+    skew: Vec<i64>,
+}
+
+/// What happened in a run.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    pub acknowledged: u64,
+    pub refused: u64,
+    pub unknown: u64,
+    pub reads: u64,
+    pub rewinds: u64,
+    pub clean_starts: u64,
+    pub restore_points: u64,
+    /// Of everything that clients were told and stores hold.
+    pub trace: u64,
+}
+
+impl Cluster {
+    pub fn new(seed: u64) -> Self {
+        let log = MemoryStorage::new(LogConfig { segment_entries: 37, ..LogConfig::default() });
+        log.set_clock(Some(EPOCH_US / 1000));
+        // A clock step or a wrong clock of an hour, on one node.
+        let skew = |n: u32| if seed % 4 == u64::from(n) { HOUR_US * [1, -1][(seed / 4 % 2) as usize] } else { 0 };
+        Self {
+            log,
+            stores: (0..REPLICAS).map(|n| ModelStore::new(seed.wrapping_add(u64::from(n)))).collect(),
+            handles: (0..REPLICAS).map(|_| Mutex::default()).collect(),
+            told: Mutex::default(),
+            before_start: (0..REPLICAS).map(|_| Mutex::default()).collect(),
+            began: Instant::now(),
+            skew: (0..REPLICAS).map(skew).collect(),
+        }
+    }
+
+    fn now_us(&self) -> i64 {
+        EPOCH_US + i64::try_from(self.began.elapsed().as_micros()).unwrap()
+    }
+
+    pub fn start(&self, replica: u32) {
+        let (log, incarnation) = self.log.open(replica);
+        let mut config = Config { replica, restore_point_interval: Duration::from_secs(3), ..Config::default() };
+        let (began, skew) = (self.began, self.skew[replica as usize]);
+        let now_us = move || EPOCH_US + skew + i64::try_from(began.elapsed().as_micros()).unwrap();
+        config.clock = Clock::new(now_us);
+        config.restore_point_records = 60;
+        config.limits.max_records = 5;
+        config.limits.window = 64;
+        config.limits.commit_wait = Duration::from_secs(5);
+        config.limits.apply_wait = PATIENCE;
+        let store = &self.stores[replica as usize];
+        let agent = store.agent(incarnation.0);
+        let handle = ReplicaHandle::start(config, log, agent, ModelConnector(store.clone()), Metrics::default());
+        *self.before_start[replica as usize].lock().unwrap() = self.acknowledged();
+        *self.handles[replica as usize].lock().unwrap() = Some(handle);
+    }
+
+    pub fn handle(&self, replica: u32) -> Option<ReplicaHandle> {
+        self.handles[replica as usize].lock().unwrap().clone()
+    }
+
+    /// Asks like a session: the handle is not kept over the wait for a replica that has been killed.
+    async fn ask(&self, replica: u32, request: Request, value: &str) {
+        let Some(handle) = self.handle(replica) else { return };
+        let counted = request.kind == RequestKind::Dml;
+        self.log.set_clock(Some(self.now_us() / 1000));
+        let answer = handle.propose(request).await;
+        if self.tell(&answer, counted, value) {
+            // As drivers do, before they come back.
+            tokio::time::sleep(AFTER_REFUSAL).await;
+        }
+    }
+
+    /// Keeps what a client was told; whether it was refused.
+    fn tell(&self, answer: &Result<Outcome, ProposeError>, counted: bool, value: &str) -> bool {
+        let mut told = self.told.lock().unwrap();
+        match answer {
+            Ok(outcome) if counted && outcome.opcode == 8 => {
+                let timestamp = i64::from_be_bytes(outcome.body.as_ref().try_into().unwrap());
+                told.acknowledged.insert(value.to_owned(), timestamp);
+                told.times.insert(outcome.index, timestamp);
+                // I4: one wrong clock does not drag the log's.
+                assert!(timestamp <= self.now_us() + 2_000_000, "{value} was written in the future: {timestamp}");
+            }
+            Ok(_) => {}
+            Err(
+                ProposeError::Unavailable { maybe_written: true, .. }
+                | ProposeError::NotServing { maybe_written: true, .. },
+            ) => {
+                told.unknown += 1;
+                told.stuck += u32::from(error_says(answer, "ordered but not applied"));
+            }
+            Err(_) => {
+                told.refused.insert(value.to_owned());
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn settle(&self) {
+        // An agent that was asked to stop as the trouble ended takes its time.
+        let stopping = || self.stores.iter().any(ModelStore::is_stopping);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        while stopping() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for n in 0..REPLICAS {
+            let handle = self.handle(n).expect("all were started");
+            let mut serving = handle.serving();
+            let served = serving.wait_for(|serving| matches!(serving, Serving::Yes { .. }));
+            let waited = tokio::time::timeout(PATIENCE, served).await;
+            assert!(waited.is_ok(), "replica {n} does not come to serve: {:?}", handle.status());
+        }
+    }
+}
+
+impl Cluster {
+    /// I4, I5: after a barrier, everything acknowledged before it is there; and a held table stands still.
+    async fn read(&self, replica: u32, table: &str) {
+        let Some(handle) = self.handle(replica) else { return };
+        self.read_one(replica, &handle);
+        let before = self.acknowledged();
+        if handle.barrier().await.is_err() {
+            return;
+        }
+        let mut lanes = Lanes::none();
+        lanes.add_table("ks", table);
+        let Ok(hold) = handle.hold(lanes).await else { return };
+        let store = &self.stores[replica as usize];
+        let of_table = || {
+            let mut data = store.data();
+            data.rows.retain(|(of, _), _| of == table);
+            (data.rows, store.generation())
+        };
+        let (first, all) = (of_table(), store.data());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let second = of_table();
+        // What is read from a store that was rewound meanwhile reaches nobody.
+        if !hold.finish() || first.1 != second.1 || !store.is_running() {
+            return;
+        }
+        assert_eq!(first.0, second.0, "a held table changes");
+        shows(&all, &before, "I4: acknowledged before the barrier");
+        self.told.lock().unwrap().reads += 1;
+    }
+
+    /// I5: at ONE, a replica shows at least what was acknowledged when it was started.
+    fn read_one(&self, replica: u32, handle: &ReplicaHandle) {
+        let store = &self.stores[replica as usize];
+        if matches!(*handle.serving().borrow(), Serving::Yes { .. }) && store.is_running() {
+            shows(
+                &store.data(),
+                &self.before_start[replica as usize].lock().unwrap(),
+                "I5: acknowledged before its start",
+            );
+        }
+    }
+
+    fn acknowledged(&self) -> Vec<(String, i64)> {
+        let told = self.told.lock().unwrap();
+        told.acknowledged.iter().map(|(value, time)| (value.clone(), *time)).collect()
+    }
+
+    fn report(&self) -> Report {
+        let told = self.told.lock().unwrap();
+        let mut trace = DefaultHasher::new();
+        (&told.acknowledged, &told.refused, told.unknown, format!("{:?}", self.stores[0].data())).hash(&mut trace);
+        let of_stores = |count: fn(&ModelStore) -> u64| self.stores.iter().map(count).sum();
+        Report {
+            acknowledged: told.acknowledged.len() as u64,
+            refused: told.refused.len() as u64,
+            unknown: u64::from(told.unknown),
+            reads: told.reads,
+            rewinds: of_stores(ModelStore::rewinds),
+            clean_starts: of_stores(ModelStore::starts_without_rewind),
+            restore_points: of_stores(ModelStore::restore_points),
+            trace: trace.finish(),
+        }
+    }
+}
+
+/// All of these are there, or were truncated.
+fn shows(data: &Data, values: &[(String, i64)], why: &str) {
+    let there: BTreeSet<&str> =
+        data.rows.keys().map(|(_, value)| value).chain(data.lists.values().flatten()).map(String::as_str).collect();
+    for (value, time) in values {
+        assert!(there.contains(value.as_str()) || *time <= data.truncated_us, "{value} is not there; {why}");
+    }
+}
+
+fn error_says<T>(answer: &Result<T, ProposeError>, text: &str) -> bool {
+    answer.as_ref().is_err_and(|error| error.to_string().contains(text))
+}
+
+pub fn request(random: &mut StdRng, value: &str) -> Request {
+    let table = format!("t{}", random.random_range(0..3u32));
+    let key = random.random_range(0..4u32);
+    let (kind, flags, text) = match random.random_range(0..40u32) {
+        0 => (RequestKind::Ddl, 0, format!("CREATE {table}")),
+        1 => (RequestKind::Truncate, 0, format!("TRUNCATE {table}")),
+        2 => (RequestKind::Dml, 0, "nonsense".to_owned()),
+        3..15 => {
+            // In place of a counter: a second copy of an increment shows as that of an append does.
+            let counter = if key == 0 { flags::COUNTERS } else { 0 };
+            (RequestKind::Dml, flags::NOT_REPEATABLE | counter, format!("APPEND l{key} {value}"))
+        }
+        _ => (RequestKind::Dml, 0, format!("PUT {table} {key} {value}")),
+    };
+    Request { kind, keyspace: None, statements: vec![StatementText { text, values: Values::none() }], flags }
+}
+
+async fn client(cluster: Arc<Cluster>, name: u32, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    for n in 0..OPERATIONS {
+        let value = format!("{name}-{n}");
+        let request = request(&mut random, &value);
+        // Some clients give up and go elsewhere.
+        let patience = Duration::from_millis(if random.random_range(0..20u32) == 0 { 5 } else { 1_000_000 });
+        let replica = random.random_range(0..REPLICAS);
+        if random.random_range(0..10u32) == 0 {
+            cluster.read(replica, &format!("t{}", random.random_range(0..3u32))).await;
+            continue;
+        }
+        let _ = tokio::time::timeout(patience, cluster.ask(replica, request, &value)).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..120))).await;
+    }
+}
+
+/// Whether what a handle did with its replica before it went away is still in flight doesn't matter: kills are kills.
+async fn trouble(cluster: Arc<Cluster>, seed: u64, worst: u32) {
+    let mut random = StdRng::seed_from_u64(seed);
+    loop {
+        tokio::time::sleep(Duration::from_millis(random.random_range(20..1500))).await;
+        let replica = random.random_range(0..REPLICAS);
+        // Every rewind heals what went wrong before it: some runs go without, or without stops.
+        match random.random_range(worst..17u32) {
+            0..2 => cluster.stores[replica as usize].kill_jvm(),
+            2..4 => {
+                // The process dies; a new one starts.
+                cluster.handles[replica as usize].lock().unwrap().take();
+                tokio::time::sleep(Duration::from_millis(random.random_range(0..3000))).await;
+                cluster.start(replica);
+            }
+            // A zombie lingers while its successor starts (I6).
+            4 => {
+                let zombie = cluster.handle(replica);
+                cluster.start(replica);
+                tokio::time::sleep(Duration::from_millis(random.random_range(0..2000))).await;
+                drop(zombie);
+            }
+            // To its end, whenever the trouble ends.
+            5 => {
+                let store = cluster.stores[replica as usize].clone();
+                let _ = tokio::spawn(async move { store.restart_agent().await }).await;
+            }
+            6..8 => {
+                let handle = cluster.handles[replica as usize].lock().unwrap().take();
+                if let Some(handle) = handle {
+                    handle.stop().await;
+                }
+                cluster.start(replica);
+            }
+            8 => {
+                cluster.log.set_available(false);
+                tokio::time::sleep(Duration::from_millis(random.random_range(100..8000))).await;
+                cluster.log.set_available(true);
+            }
+            _ => {
+                for _ in 0..random.random_range(1..6u32) {
+                    cluster.log.inject(match random.random_range(0..5u32) {
+                        0 => Fault::UnknownCommitted,
+                        1 => Fault::UnknownLost,
+                        2..4 => Fault::UnknownLate(random.random_range(1..12)),
+                        _ => Fault::Unavailable,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// One history and its end; the same for the same seed. Panics where an invariant does not hold.
+pub fn simulate(seed: u64) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(history(seed))
+}
+
+async fn history(seed: u64) -> Report {
+    let cluster = Arc::new(Cluster::new(seed));
+    let mut random = StdRng::seed_from_u64(seed);
+    let worst = [8, 6, 0][(seed % 3) as usize];
+    for n in 0..REPLICAS {
+        cluster.start(n);
+        cluster.stores[n as usize].set_trouble(random.random_range(0..12));
+    }
+    let clients = (0..CLIENTS).map(|name| tokio::spawn(client(cluster.clone(), name, random.random())));
+    let clients: Vec<_> = clients.collect();
+    let trouble = tokio::spawn(trouble(cluster.clone(), random.random(), worst));
+    for client in clients {
+        client.await.expect("a client's task ends");
+    }
+    trouble.abort();
+    let _ = trouble.await;
+    cluster.log.set_available(true);
+    for n in 0..REPLICAS {
+        cluster.stores[n as usize].set_trouble(0);
+        // Some were being replaced when the trouble ended.
+        if cluster.handle(n).is_none() || (n == 0 && worst == 0) {
+            cluster.start(n);
+        }
+    }
+    cluster.settle().await;
+    check(&cluster, seed).await;
+    cluster.report()
+}
+
+async fn check(cluster: &Cluster, seed: u64) {
+    // I4: after a barrier on each, everything is applied everywhere; what an abandoned request left comes later.
+    for _ in 0..LATE {
+        for n in 0..REPLICAS {
+            cluster.handle(n).unwrap().barrier().await.unwrap();
+        }
+    }
+    let digest = cluster.handle(0).unwrap().digest().await.unwrap();
+    for n in 0..REPLICAS {
+        let handle = cluster.handle(n).unwrap();
+        handle.barrier().await.unwrap();
+        assert_eq!(handle.digest_at(digest.index), Some(digest.clone()), "I1: replica {n}, seed {seed}");
+        assert_eq!(cluster.stores[n as usize].data(), cluster.stores[0].data(), "I1: replica {n}, seed {seed}");
+        let schema = *cluster.handle(0).unwrap().schema().borrow();
+        assert_eq!(*handle.schema().borrow(), schema, "I1: schema version, seed {seed}");
+    }
+    let data = cluster.stores[0].data();
+    let mut found: BTreeMap<&str, u32> = BTreeMap::new();
+    for value in data.rows.keys().map(|(_, value)| value).chain(data.lists.values().flatten()) {
+        *found.entry(value).or_default() += 1;
+    }
+    for (value, times) in &found {
+        assert_eq!(*times, 1, "I3: {value} is there {times} times, seed {seed}");
+    }
+    let told = cluster.told.lock().unwrap();
+    assert!(told.times.values().is_sorted(), "I4: times do not follow the order, seed {seed}");
+    for (value, timestamp) in &told.acknowledged {
+        let gone = *timestamp <= data.truncated_us && !data.lists.values().flatten().any(|v| v == value);
+        assert!(found.contains_key(value.as_str()) || gone, "I2: {value} was acknowledged, seed {seed}");
+    }
+    for value in &told.refused {
+        assert!(!found.contains_key(value.as_str()), "{value} was refused and is there, seed {seed}");
+    }
+    let stops = !seed.is_multiple_of(3);
+    assert!(stops || told.stuck == 0, "{} requests were ordered and never applied, seed {seed}", told.stuck);
+}

@@ -1,0 +1,30 @@
+//! Deliberate mistakes, one at a time: the simulation must catch each of them, or it proves nothing.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
+
+mod model;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use model::cluster::simulate;
+use replicateddb_replica::mutations::{Mistaken, Mutation};
+
+/// Histories in which each must show.
+const LIMIT: u64 = 5000;
+
+/// The first seed whose history shows the mistake.
+fn caught(mutation: Mutation) -> Option<u64> {
+    let _mistaken = Mistaken::begin(Some(mutation));
+    (0..LIMIT).find(|seed| catch_unwind(AssertUnwindSafe(|| simulate(*seed))).is_err())
+}
+
+#[test]
+fn every_mistake_is_caught() {
+    // What goes wrong says so, hundreds of times.
+    std::panic::set_hook(Box::new(|_| {}));
+    let found: Vec<_> = Mutation::EVERY.iter().map(|mutation| (mutation, caught(*mutation))).collect();
+    drop(std::panic::take_hook());
+    for (mutation, seed) in &found {
+        eprintln!("{mutation:?}: {}", seed.map_or("NOT CAUGHT".to_owned(), |seed| format!("seed {seed}")));
+    }
+    assert!(found.iter().all(|(_, seed)| seed.is_some()), "not caught within {LIMIT} histories");
+}
