@@ -32,7 +32,7 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// Prints the global order, one line per record.
     Log(LogArgs),
-    /// Compares the data of replicas at one index of the order; exit code 1 if they differ.
+    /// Compares the data of replicas at one index of the order; exit code 1 if they differ, 2 if there is no table.
     Verify(VerifyArgs),
 }
 

@@ -19,8 +19,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Digest prefix shown per cell, in hex digits.
 const SHOWN_HEX_DIGITS: usize = 12;
 
+/// The exit code when there is nothing to compare.
+const NOTHING: u8 = 2;
+
 /// Orders one digest record, collects its result from every replica and prints the comparison. The exit code is 0
-/// when all are equal, 1 when any table differs.
+/// when all are equal, 1 when any table differs, 2 when there is no table that could.
 ///
 /// # Errors
 /// A replica can't be reached or doesn't produce the digest within the time limit.
@@ -35,7 +38,11 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     }
     let comparison = compare(&found);
     print!("{}", comparison.text);
-    Ok(if comparison.equal { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(match comparison {
+        Comparison { equal: false, .. } => ExitCode::from(1),
+        Comparison { tables: 0, .. } => ExitCode::from(NOTHING),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 async fn order_digest(client: &reqwest::Client, replica: &str) -> anyhow::Result<Digest> {
@@ -72,6 +79,7 @@ async fn collect(client: &reqwest::Client, replica: &str, index: u64, deadline: 
 
 struct Comparison {
     equal: bool,
+    tables: usize,
     text: String,
 }
 
@@ -84,6 +92,7 @@ fn compare(found: &[(String, Digest)]) -> Comparison {
         equal = false;
         let _ = writeln!(text, "DIFFERENT  the same record has different indices: {indices:?}");
     }
+    let mut alone: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let tables: BTreeSet<&String> = found.iter().flat_map(|(_, digest)| digest.tables.keys()).collect();
     for table in &tables {
         let cells: BTreeMap<&str, Option<(u64, &str)>> = found
@@ -92,6 +101,9 @@ fn compare(found: &[(String, Digest)]) -> Comparison {
             .collect();
         let same = cells.values().collect::<BTreeSet<_>>().len() == 1;
         equal &= same;
+        for replica in minority(&cells) {
+            alone.entry(replica).or_default().push(table);
+        }
         let _ = write!(text, "{:<10} {table:<40}", if same { "equal" } else { "DIFFERENT" });
         let shown: Vec<_> = if same { cells.into_iter().take(1).collect() } else { cells.into_iter().collect() };
         for (replica, cell) in shown {
@@ -105,10 +117,24 @@ fn compare(found: &[(String, Digest)]) -> Comparison {
         }
         text.push('\n');
     }
-    let verdict = if equal { "equal" } else { "DIFFERENT" };
+    for (replica, tables) in &alone {
+        let _ = writeln!(text, "DIVERGED   {replica} differs from most of the others in {}", tables.join(", "));
+    }
+    let verdict = match (equal, tables.is_empty()) {
+        (true, true) => "NOTHING COMPARED",
+        (true, false) => "equal",
+        (false, _) => "DIFFERENT",
+    };
     let index = indices.first().copied().unwrap_or_default();
     let _ = writeln!(text, "{verdict}: {} tables on {} replicas at index {index}", tables.len(), found.len());
-    Comparison { equal, text }
+    Comparison { equal, tables: tables.len(), text }
+}
+
+/// The replicas whose cell is not the one that more than half of them have; none if there is no such cell.
+fn minority<'a, T: Ord + Copy>(cells: &BTreeMap<&'a str, T>) -> Vec<&'a str> {
+    let with = |cell: T| cells.values().filter(|other| **other == cell).count();
+    let Some(most) = cells.values().copied().find(|cell| 2 * with(*cell) > cells.len()) else { return Vec::new() };
+    cells.iter().filter(|(_, cell)| **cell != most).map(|(replica, _)| *replica).collect()
 }
 
 #[cfg(test)]
@@ -131,6 +157,25 @@ mod tests {
         let comparison = compare(&found);
         assert!(comparison.equal, "{}", comparison.text);
         assert!(comparison.text.contains("equal: 2 tables on 2 replicas at index 7"));
+    }
+
+    #[test]
+    fn without_tables_nothing_is_equal() {
+        let comparison = compare(&[("r0".to_string(), digest(7, &[])), ("r1".to_string(), digest(7, &[]))]);
+        assert!(comparison.equal && comparison.tables == 0);
+        assert!(comparison.text.starts_with("NOTHING COMPARED: 0 tables"), "{}", comparison.text);
+    }
+
+    #[test]
+    fn the_one_that_differs_is_named() {
+        let good = digest(7, &[("a.t", 3, "aa"), ("a.u", 1, "bb")]);
+        let bad = digest(7, &[("a.t", 3, "ab"), ("a.u", 1, "bb")]);
+        let found =
+            [("r0".to_string(), good.clone()), ("r1".to_string(), bad.clone()), ("r2".to_string(), good.clone())];
+        let text = compare(&found).text;
+        assert!(text.contains("DIVERGED   r1 differs from most of the others in a.t\n"), "{text}");
+        let text = compare(&[("r0".to_string(), good), ("r1".to_string(), bad)]).text;
+        assert!(!text.contains("DIVERGED"), "of two, nobody knows which: {text}");
     }
 
     #[test]
