@@ -144,12 +144,11 @@ async fn lists_and_counters(session: &Session) -> Result<()> {
 async fn refusals(session: &Session) -> Result<()> {
     let before = number(session, "SELECT count(*) FROM s.t").await?;
     for text in [
-        "INSERT INTO t (p, c) VALUES (5, 5) IF NOT EXISTS",
-        "UPDATE t SET v = 'x' WHERE p = 5 AND c = 5 IF v = 'y'",
-        "INSERT INTO t (p, c) VALUES (5, 5) USING TTL 60",
+        "INSERT INTO t (p, c) VALUES (5, s.f(5)) IF NOT EXISTS",
+        "UPDATE t SET v = 'x' WHERE p = 5 IF v = 'y'",
+        "CREATE TRIGGER x ON t USING 'y'",
         "UPDATE t SET l[100] = 1 WHERE p = 1 AND c = 1",
         "UPDATE counts USING TTL 60 SET n = n + 1 WHERE k = 1",
-        "CREATE TABLE d (k int PRIMARY KEY) WITH default_time_to_live = 60",
         "CREATE ROLE r",
         "INSERT INTO system.local (key) VALUES ('x')",
         "INSERT INTO nothing (k) VALUES (1)",
@@ -187,7 +186,7 @@ fn tools(bed: &Bed) {
     let text = String::from_utf8_lossy(&logged.stdout);
     assert!(logged.status.success(), "{}", String::from_utf8_lossy(&logged.stderr));
     assert!(text.contains("ALTER TABLE t ADD w int") && text.contains("'v249'"), "{text}");
-    assert!(!text.contains("IF NOT EXISTS"), "a refused statement is in the order");
+    assert!(!text.contains("s.f(5)"), "a refused statement is in the order");
     assert!(!text.contains("now()"), "a function is in the order instead of its value");
 }
 
