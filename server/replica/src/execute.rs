@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::response::{self, ResultBody, SchemaTarget};
 use replicateddb_store::api::Table;
 use tokio::time::{Duration, Instant};
@@ -69,7 +68,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                         break Err(format!("record {} may have been executed: {reason}", self.admitted.index));
                     }
                     if mutated(Mutation::SkipTrouble) {
-                        break Ok(Reply { flags: 0, opcode: Opcode::Result.code(), body: response::void() });
+                        break Ok(Reply::void());
                     }
                     ambiguous |= unknown;
                     if started.elapsed() >= SHOW_AFTER {
@@ -96,7 +95,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
         let Admitted { index, timestamp_us, record, .. } = &*self.admitted;
         if record.kind == RecordKind::Digest {
             self.digest(*index, second_of(*timestamp_us)).await?;
-            return Ok(Reply { flags: 0, opcode: Opcode::Result.code(), body: response::void() });
+            return Ok(Reply::void());
         }
         self.backend.execute(Place { timestamp_us: *timestamp_us, table_id: self.table_id }, record).await
     }

@@ -14,7 +14,7 @@ use replicateddb_cql::wire::Value;
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::replica::{Request, RequestKind};
-use site::{Direct, PATIENCE, Site, ddl, done, int, list, request, served, text};
+use site::{Direct, PATIENCE, Site, agree, ddl, done, int, list, request, text};
 
 /// Names of one length, so that answers differ in nothing else.
 const ORDERED: &str = "ks";
@@ -293,8 +293,7 @@ async fn prepare_keyspaces(handle: &ReplicaHandle, site: &Site) -> Direct {
 async fn answers_and_rows_are_those_of_light_weight_transactions() {
     let log = MemoryStorage::default();
     let site = Site::new();
-    let handle = site.start(&log, 0);
-    served(&handle).await;
+    let handle = site.serve(&log, 0).await;
     let mut direct = prepare_keyspaces(&handle, &site).await;
     let mut seen = Seen::default();
     for text in STATEMENTS {
@@ -333,8 +332,7 @@ async fn answers_and_rows_are_those_of_light_weight_transactions() {
 async fn conditions_see_expiry_by_the_clock_of_the_log() {
     let log = MemoryStorage::default();
     let (site, late) = (Site::new(), Site::new());
-    let handle = site.start(&log, 0);
-    served(&handle).await;
+    let handle = site.serve(&log, 0).await;
     ddl(&handle, "CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}").await;
     ddl(&handle, "CREATE TABLE t (k int PRIMARY KEY, v int)").await;
     ddl(&handle, "CREATE TABLE d (k int PRIMARY KEY, v int) WITH default_time_to_live = 1").await;
@@ -366,10 +364,7 @@ async fn conditions_see_expiry_by_the_clock_of_the_log() {
     for text in ["INSERT INTO long (k, v) VALUES (1, 1)", "UPDATE long USING TTL 5000 SET v = 2 WHERE k = 2"] {
         done(&handle, request(RequestKind::Dml, vec![(text, Vec::new())])).await;
     }
-    let late = late.start(&log, 1);
-    served(&late).await;
-    let digest = late.digest().await.unwrap();
-    handle.barrier().await.unwrap();
-    assert_eq!(handle.digest_at(digest.index).as_ref(), Some(&digest), "I1");
+    let late = late.serve(&log, 1).await;
+    let digest = agree(&handle, &late).await;
     assert_eq!(digest.tables["ks.long"].rows, 2);
 }

@@ -9,8 +9,8 @@ use replicateddb_cql::response::parse_error;
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::record::flags;
-use replicateddb_replica::replica::{Digest, Phase, Request, RequestKind, Serving};
-use site::{Site, ddl, done, int, list, long, request, served, text};
+use replicateddb_replica::replica::{Digest, Phase, Request, RequestKind};
+use site::{Site, agree, ddl, done, int, list, long, request, served, text};
 
 /// No test: the agent of other tests.
 #[tokio::test(flavor = "multi_thread")]
@@ -98,8 +98,7 @@ async fn wrong_statements_are_results(handle: &ReplicaHandle) {
 async fn kills_stops_and_newcomers_end_in_the_same_cells() {
     let log = MemoryStorage::default();
     let site = Arc::new(Site::new());
-    let handle = site.start(&log, 0);
-    served(&handle).await;
+    let handle = site.serve(&log, 0).await;
     schema(&handle).await;
     let schema_version = *handle.schema().borrow();
     wrong_statements_are_results(&handle).await;
@@ -114,10 +113,7 @@ async fn kills_stops_and_newcomers_end_in_the_same_cells() {
     let schema_version = *handle.schema().borrow();
     let before = handle.digest().await.unwrap();
 
-    site.kill_jvm().await;
-    let mut serving = handle.serving();
-    serving.wait_for(|serving| matches!(serving, Serving::No { .. })).await.unwrap();
-    served(&handle).await;
+    site.kill_and_recover(&handle).await;
     let replay = handle.status().replay.unwrap();
     assert_eq!((replay.rewound, replay.restore_point), (true, Some(index)));
     assert!(replay.records > 200, "{replay:?}");
@@ -126,27 +122,22 @@ async fn kills_stops_and_newcomers_end_in_the_same_cells() {
     assert!(handle.status().conditions.is_empty(), "{:?}", handle.status());
 
     assert!(handle.stop().await.starts_with("stopped cleanly"));
-    let handle = site.start(&log, 0);
-    served(&handle).await;
+    let handle = site.serve(&log, 0).await;
     assert!(!handle.status().replay.unwrap().rewound, "a clean stop needs no rewind");
     same(&before, &handle.digest().await.unwrap());
 
     // What somebody does to the store past the log, while nobody looks, is undone by a rewind.
     assert!(handle.stop().await.starts_with("stopped cleanly"));
     site.past_the_log("TRUNCATE ks.t").await;
-    let handle = site.start(&log, 0);
-    served(&handle).await;
+    let handle = site.serve(&log, 0).await;
     assert!(handle.status().replay.unwrap().rewound, "a table was truncated past the log");
     same(&before, &handle.digest().await.unwrap());
 
     let newcomer_site = Site::new();
-    let newcomer = newcomer_site.start(&log, 1);
-    served(&newcomer).await;
+    let newcomer = newcomer_site.serve(&log, 1).await;
     assert_eq!(newcomer.status().state, Phase::Serving);
     assert_eq!(*newcomer.schema().borrow(), schema_version);
-    let digest = newcomer.digest().await.unwrap();
-    handle.barrier().await.unwrap();
-    assert_eq!(handle.digest_at(digest.index).as_ref(), Some(&digest), "I1");
+    let digest = agree(&handle, &newcomer).await;
     same(&before, &digest);
 }
 
@@ -156,25 +147,27 @@ async fn a_stopping_agent_needs_no_rewind_later() {
     let log = MemoryStorage::default();
     let site = Site::without_agent();
     let agent = site.agent_process();
-    let handle = site.start(&log, 0);
-    served(&handle).await;
+    let handle = site.serve(&log, 0).await;
     schema(&handle).await;
     fill(&handle, 0).await;
     let before = handle.digest().await.unwrap();
     let generation = handle.status().generation;
 
     // As when a Cassandra pod is deleted, with writes on their way.
+    let (first, begun) = tokio::sync::oneshot::channel();
     let writing = tokio::spawn({
         let handle = handle.clone();
         async move {
             let insert = "INSERT INTO gone (k) VALUES (?)";
-            let mut k = 0;
+            let (mut k, mut first) = (0, Some(first));
             while handle.propose(request(RequestKind::Dml, vec![(insert, vec![int(k)])])).await.is_ok() {
+                first.take().map(|first| first.send(()));
                 k += 1;
             }
             k
         }
     });
+    begun.await.expect("the first write is acknowledged");
     agent.terminate();
     agent.ended().await;
     let written = writing.await.unwrap();
@@ -193,8 +186,7 @@ async fn a_stopping_agent_needs_no_rewind_later() {
     assert!(handle.stop().await.starts_with("stopped cleanly"));
     agent.ended().await;
     let _agent = site.agent_process();
-    let handle = site.start(&log, 0);
-    served(&handle).await;
+    let handle = site.serve(&log, 0).await;
     assert!(!handle.status().replay.unwrap().rewound, "both were asked to stop at once");
     same(&after, &handle.digest().await.unwrap());
 }

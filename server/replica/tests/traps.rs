@@ -11,7 +11,7 @@ use replicateddb_cql::response::{ResultBody, parse_error, parse_result};
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::replica::RequestKind;
-use site::{Direct, Site, ddl, done, request as ordered, served};
+use site::{Direct, Site, ddl, done, request as ordered};
 
 async fn cell(direct: &mut Direct, text: &str) -> Option<Bytes> {
     direct.rows(text).await.remove(0).remove(0)
@@ -93,8 +93,7 @@ async fn an_explicit_time_stands(direct: &mut Direct, handle: &ReplicaHandle) {
 async fn cassandra_is_as_it_is() {
     let log = MemoryStorage::default();
     let site = Site::new();
-    let handle = site.start(&log, 0);
-    served(&handle).await;
+    let handle = site.serve(&log, 0).await;
     let mut direct = Direct::to(&site.cql).await;
     let replication = "replication = {'class': 'SimpleStrategy', 'replication_factor': 1}";
     ddl(&handle, &format!("CREATE KEYSPACE ks WITH {replication}")).await;

@@ -66,7 +66,7 @@ pub(super) fn conditions(local: &mut Local) -> Result<()> {
         anyhow::Ok(())
     })?;
     local.verify()?;
-    let owner = "SELECT CAST(owner AS text) FROM {} WHERE name = 'brief'".replace("{}", &local.table("cas", "names"));
+    let owner = format!("SELECT CAST(owner AS text) FROM {} WHERE name = 'brief'", local.table("cas", "names"));
     for replica in 0..REPLICAS {
         until_true(&format!("'brief' is gone on replica-{replica}"), LIMIT, || {
             local.runtime.block_on(async {

@@ -52,6 +52,18 @@ pub fn text_collection<T: AsRef<str>>(elements: &[T]) -> Bytes {
     out.freeze()
 }
 
+/// Reads the elements of a list or set, or the keys and values of a map in turn; what is cut off is left out.
+pub fn as_elements(cell: &[u8]) -> Vec<&[u8]> {
+    let mut rest = cell.get(4..).unwrap_or_default();
+    std::iter::from_fn(|| {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let (element, after) = after.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
+        rest = after;
+        Some(element)
+    })
+    .collect()
+}
+
 /// Reads `int`.
 pub fn as_int(cell: &[u8]) -> Option<i32> {
     cell.try_into().ok().map(i32::from_be_bytes)

@@ -13,6 +13,7 @@ pub use result::{
     Column, Prepared, ResultBody, ResultKind, Row, Rows, parse_result, parse_result_v5, prepared, result_in_v4,
     result_kind, rows, schema_change, set_keyspace, void,
 };
+pub(crate) use types::is_simple_type;
 pub use types::{ColumnType, MAX_TYPE_DEPTH, TypeReader};
 
 use crate::error::ProtocolError;

@@ -233,23 +233,23 @@ pub fn rows(rows: &Rows, skip_metadata: bool) -> Result<Bytes, ProtocolError> {
     Ok(out.freeze())
 }
 
-/// The body of a RESULT of version 5 as version 4 has it: the same but for the types of a Rows' columns.
+/// The body of a RESULT of version 5 as version 4 has it, if it is another: what may differ are the types of a Rows'
+/// columns.
 ///
 /// # Errors
 /// It can't be read.
-pub fn result_in_v4(body: &Bytes) -> Result<Bytes, ProtocolError> {
+pub fn result_in_v4(body: &Bytes) -> Result<Option<Bytes>, ProtocolError> {
     if result_kind(body)? != ResultKind::Rows {
-        return Ok(body.clone());
+        return Ok(None);
     }
-    let ResultBody::Rows(mut read) = parse_result_v5(body)? else { return Ok(body.clone()) };
-    let known: Vec<ColumnType> = read.columns.iter().map(|column| column.kind.clone().in_v4()).collect();
-    if read.columns.iter().zip(&known).all(|(column, kind)| column.kind == *kind) {
-        return Ok(body.clone());
-    }
-    for (column, kind) in read.columns.iter_mut().zip(known) {
+    let ResultBody::Rows(mut read) = parse_result_v5(body)? else { return Ok(None) };
+    let mut differs = false;
+    for column in &mut read.columns {
+        let kind = column.kind.clone().in_v4();
+        differs |= kind != column.kind;
         column.kind = kind;
     }
-    rows(&read, false)
+    if differs { rows(&read, false).map(Some) } else { Ok(None) }
 }
 
 /// The body of RESULT Prepared.

@@ -101,6 +101,11 @@ const SET: u16 = 0x22;
 const UDT: u16 = 0x30;
 const TUPLE: u16 = 0x31;
 
+/// Whether CQL has a simple type of this name, in lower case.
+pub(crate) fn is_simple_type(name: &str) -> bool {
+    name == "varchar" || SIMPLE.iter().any(|(_, _, simple)| *simple == name)
+}
+
 /// Reads types, at most [`MAX_TYPE_DEPTH`] deep.
 pub struct TypeReader;
 

@@ -1,23 +1,9 @@
 //! Bind markers and calls of non-deterministic functions.
 
 use super::cursor::{Cursor, ident};
-use super::functions::foreign;
+use super::functions::{Callee, foreign, nondeterministic};
 use super::{Call, Function, Marker};
 use crate::lex::{Span, Token, TokenKind};
-
-/// Each function has a name in snake case and one without the underscores.
-const FUNCTIONS: [(&str, Function); 10] = [
-    ("now", Function::Timeuuid),
-    ("current_timeuuid", Function::Timeuuid),
-    ("currenttimeuuid", Function::Timeuuid),
-    ("uuid", Function::Uuid),
-    ("current_timestamp", Function::Timestamp),
-    ("currenttimestamp", Function::Timestamp),
-    ("current_date", Function::Date),
-    ("currentdate", Function::Date),
-    ("current_time", Function::Time),
-    ("currenttime", Function::Time),
-];
 
 /// What a scan finds, in the order of the text.
 #[derive(Debug, Default)]
@@ -93,14 +79,7 @@ fn named_marker(text: &str, tokens: &[Token], colon: usize) -> Option<Marker> {
 /// keyspace than `system` are the user's own.
 fn call(text: &str, tokens: &[Token], open: usize) -> Option<(Span, Function)> {
     let close = tokens.get(open + 1).filter(|token| token.is_symbol(b')'))?;
-    let name_at = open.checked_sub(1)?;
-    let name = tokens.get(name_at)?;
-    let known = ident(text, *name)?;
-    let (_, function) = FUNCTIONS.iter().find(|(name, _)| *name == known.as_str())?;
-    let mut first = name;
-    if name_at > 0 && tokens[name_at - 1].is_symbol(b'.') {
-        first = name_at.checked_sub(2).and_then(|at| tokens.get(at))?;
-        ident(text, *first).filter(|keyspace| keyspace.as_str() == "system")?;
-    }
-    Some((first.span().to(close.span()), *function))
+    let callee = Callee::before(text, tokens, open).filter(Callee::may_be_native)?;
+    let function = nondeterministic(callee.name.as_str())?;
+    Some((tokens[callee.first].span().to(close.span()), function))
 }

@@ -351,46 +351,6 @@ impl Statement {
             named.or(session_keyspace).is_some_and(is_system_keyspace)
         })
     }
-
-    /// What this statement uses that needs more than plain execution at a timestamp, in no particular order.
-    pub fn features(&self) -> Vec<Feature> {
-        let mut features = Vec::new();
-        match self.kind {
-            Kind::Role => features.push(Feature::Role),
-            Kind::Batch(BatchKind::Counter) => features.push(Feature::CounterBatch),
-            _ => {}
-        }
-        for statement in std::iter::once(self).chain(self.members.iter().map(|member| &member.statement)) {
-            features.extend(statement.conditional.map(Feature::Conditional));
-            features.extend(statement.ttl.map(Feature::TimeToLive));
-            features.extend(statement.using_timestamp.map(Feature::Timestamp));
-            features.extend(statement.counter_column.map(Feature::CounterColumn));
-            features.extend(statement.default_time_to_live.map(Feature::DefaultTimeToLive));
-            features.extend(statement.operations.iter().cloned().map(Feature::Operation));
-        }
-        features
-    }
-}
-
-/// Something a statement uses that needs more than plain execution at a timestamp.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Feature {
-    /// `IF` in a write.
-    Conditional(Span),
-    /// `USING TTL`.
-    TimeToLive(Attribute),
-    /// `USING TIMESTAMP` in a write.
-    Timestamp(Attribute),
-    /// A column of type `counter` in DDL.
-    CounterColumn(Span),
-    /// `BEGIN COUNTER BATCH`.
-    CounterBatch,
-    /// The table option `default_time_to_live`, whatever its value.
-    DefaultTimeToLive(TableOption),
-    /// An operation on a part of a column.
-    Operation(Operation),
-    /// Roles, users, permissions.
-    Role,
 }
 
 /// Whether a keyspace (as stored) belongs to Cassandra itself.

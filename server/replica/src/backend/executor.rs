@@ -101,16 +101,16 @@ impl Backend for Cassandra {
             RecordKind::Ddl => {
                 let said = classify(&statement.text);
                 if makes_up_its_id(&said) {
-                    return Ok(invalid("the ordered log gives tables their ids: leave out WITH ID"));
+                    return Ok(Reply::invalid("the ordered log gives tables their ids: leave out WITH ID"));
                 }
                 let text = rewrite::with_table_id(&statement.text, &said, place.table_id);
                 let text = match text == statement.text {
                     true => rewrite::with_drop_timestamp(&text, &said, place.timestamp_us),
                     false => text,
                 };
-                self.query(keyspace, &text, place).await
+                self.query(keyspace, &text, Consistency::One, place).await
             }
-            RecordKind::Truncate => self.query(keyspace, &statement.text, place).await,
+            RecordKind::Truncate => self.query(keyspace, &statement.text, Consistency::One, place).await,
             _ => self.execute_one(place, keyspace, statement).await,
         }
     }
@@ -159,12 +159,14 @@ impl Cassandra {
             let known = match self.ready(keyspace, statement).await? {
                 Ready::Refused(reply) => return self.as_written(keyspace, statement, reply).await,
                 Ready::Text => {
-                    let reply = self.query(keyspace, &unlogged(&statement.text), place).await?;
+                    let reply = self
+                        .query(keyspace, &unlogged(&statement.text), level_of(&classify(&statement.text)), place)
+                        .await?;
                     return self.as_written(keyspace, statement, reply).await;
                 }
                 Ready::Prepared(known) => known,
             };
-            let params = params(&known.said, statement.values.clone(), place);
+            let params = params(level_of(&known.said), statement.values.clone(), place);
             let id = &known.prepared;
             let body =
                 request::v5::execute(&id.id, &id.metadata_id, &params, Some(place.now_s())).map_err(unsendable)?;
@@ -220,7 +222,7 @@ impl Cassandra {
             if conditional {
                 return match one_text(record) {
                     Some(statement) => self.execute_one(place, keyspace, &statement).await,
-                    None => Ok(invalid(MANY_VALUES)),
+                    None => Ok(Reply::invalid(MANY_VALUES)),
                 };
             }
             let batch = Batch {
@@ -242,8 +244,14 @@ impl Cassandra {
         Err(forgetful())
     }
 
-    async fn query(&self, keyspace: Option<&str>, text: &str, place: Place) -> Result<Reply, Failure> {
-        let params = params(&classify(text), Values::none(), place);
+    async fn query(
+        &self,
+        keyspace: Option<&str>,
+        text: &str,
+        level: Consistency,
+        place: Place,
+    ) -> Result<Reply, Failure> {
+        let params = params(level, Values::none(), place);
         let body = request::v5::query(text, &params, Some(place.now_s())).map_err(unsendable)?;
         match judge(self.pool.using(keyspace).await?.ask(Opcode::Query, body).await?) {
             Meaning::Reply(reply) => reply.in_v4().map_err(unreadable),
@@ -253,8 +261,12 @@ impl Cassandra {
     }
 }
 
-fn params(said: &Statement, values: Values, place: Place) -> Params {
-    let level = if said.conditional.is_some() { Consistency::NodeLocal } else { Consistency::One };
+/// Conditions are decided here and now; see the module's head.
+fn level_of(said: &Statement) -> Consistency {
+    if said.conditional.is_some() { Consistency::NodeLocal } else { Consistency::One }
+}
+
+fn params(level: Consistency, values: Values, place: Place) -> Params {
     let mut params = Params::new(level, values);
     params.timestamp = Some(place.timestamp_us);
     params
@@ -275,10 +287,6 @@ fn one_text(record: &Record) -> Option<StatementText> {
     }
     text.push_str("APPLY BATCH");
     Some(StatementText { text, values: Values::positional(&values).ok()? })
-}
-
-fn invalid(message: &str) -> Reply {
-    Reply { flags: 0, opcode: Opcode::Error.code(), body: response::error_text(ErrorCode::Invalid, message) }
 }
 
 /// Whether a second copy of a statement, with the same write time, reaches the same state without showing; `bind` are its

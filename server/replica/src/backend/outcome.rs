@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use replicateddb_cql::ProtocolError;
 use replicateddb_cql::frame::{Envelope, Opcode};
-use replicateddb_cql::response::{ErrorCode, parse_error, result_in_v4};
+use replicateddb_cql::response::{self, ErrorCode, parse_error, result_in_v4};
 
 use super::connection::Lost;
 
@@ -19,6 +19,16 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// RESULT Void.
+    pub fn void() -> Self {
+        Self { flags: 0, opcode: Opcode::Result.code(), body: response::void() }
+    }
+
+    /// ERROR Invalid, with this message.
+    pub fn invalid(message: &str) -> Self {
+        Self { flags: 0, opcode: Opcode::Error.code(), body: response::error_text(ErrorCode::Invalid, message) }
+    }
+
     /// Whether it is a RESULT.
     pub fn is_result(&self) -> bool {
         self.opcode == Opcode::Result.code()
@@ -29,14 +39,10 @@ impl Reply {
     /// # Errors
     /// It can't be read.
     pub fn in_v4(self) -> Result<Self, ProtocolError> {
-        match self.message().filter(|_| self.is_result()) {
-            None => Ok(self),
-            Some(message) => {
-                let prefix = self.body.slice(..self.body.len().saturating_sub(message.len()));
-                let message = result_in_v4(&message)?;
-                Ok(Self { body: [prefix, message].concat().into(), ..self })
-            }
-        }
+        let Some(message) = self.message().filter(|_| self.is_result()) else { return Ok(self) };
+        let Some(in_v4) = result_in_v4(&message)? else { return Ok(self) };
+        let prefix = self.body.slice(..self.body.len().saturating_sub(message.len()));
+        Ok(Self { body: [prefix, in_v4].concat().into(), ..self })
     }
 
     /// The body behind its prefix (warnings), if it can be read.

@@ -1,8 +1,6 @@
 //! What is refused: everything that could not be executed exactly the same, and exactly once, on every replica.
 
-use replicateddb_cql::statement::{
-    Action, Feature, Ident, Kind, Object, Statement, is_native_function, is_system_keyspace,
-};
+use replicateddb_cql::statement::{Action, Ident, Kind, Object, Statement, is_native_function, is_system_keyspace};
 
 use super::{
     plan::{Refusal, is_trigger},
@@ -32,7 +30,14 @@ pub fn by_text(statement: &Statement, keyspace: Option<&str>) -> Option<Refusal>
             "the keyspace {system} belongs to Cassandra itself, one on each replica; it can be read, but not written"
         )));
     }
-    statement.features().iter().find_map(by_feature)
+    // Everything else is executed once, in the log's order: a timestamp in the text stands, operations and conditions are
+    // decided there, and expiry counts from the log's second.
+    (statement.kind == Kind::Role).then(|| {
+        Refusal::invalid(
+            "roles and permissions are not replicated yet, and every client may do everything; restrict who reaches the \
+             CQL port instead",
+        )
+    })
 }
 
 /// The function or aggregate that a statement makes, if a call of it could be taken for one of Cassandra's own.
@@ -50,24 +55,6 @@ fn system_keyspace(statement: &Statement, session: Option<&str>) -> Option<Strin
     match statement.kind {
         Kind::Role => None,
         _ => statement.each().find_map(named),
-    }
-}
-
-fn by_feature(feature: &Feature) -> Option<Refusal> {
-    match feature {
-        Feature::Role => Some(Refusal::invalid(
-            "roles and permissions are not replicated yet, and every client may do everything; restrict who reaches the \
-             CQL port instead",
-        )),
-        // A timestamp in the text stands. Operations, of lists and counters too, and conditions are executed once, in the
-        // log's order; expiry counts from the log's second.
-        Feature::Timestamp(_)
-        | Feature::TimeToLive(_)
-        | Feature::DefaultTimeToLive(_)
-        | Feature::Conditional(_)
-        | Feature::Operation(_)
-        | Feature::CounterBatch
-        | Feature::CounterColumn(_) => None,
     }
 }
 

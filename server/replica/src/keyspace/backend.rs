@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use replicateddb_cql::frame::Opcode;
-use replicateddb_cql::response::{self, ErrorCode};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -96,8 +94,7 @@ impl KeyspaceBackend {
             None => Ok(Record { keyspace: Some(self.keyspace.to_string()), ..record.clone() }),
             Some(other) => {
                 let message = format!("the record belongs to the keyspace {other}: this replica has only its own");
-                let body = response::error_text(ErrorCode::Invalid, &message);
-                Err(Reply { flags: 0, opcode: Opcode::Error.code(), body })
+                Err(Reply::invalid(&message))
             }
         }
     }

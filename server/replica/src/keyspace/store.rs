@@ -273,7 +273,7 @@ impl Open<'_> {
             let text = format!("SELECT {column}, argument_types FROM system_schema.{table} WHERE keyspace_name = ?");
             for row in self.rows(&text, &own).await? {
                 let name = Ident::new(text_of(&row, 0).unwrap_or_default()).to_cql();
-                let types: Vec<_> = row.get(1).and_then(Option::as_deref).map(elements).unwrap_or_default();
+                let types: Vec<_> = row.get(1).and_then(Option::as_deref).map(cell::as_elements).unwrap_or_default();
                 let types: Vec<_> = types.into_iter().filter_map(cell::as_text).collect();
                 let text = format!("DROP {kind} IF EXISTS {keyspace}.{name}({})", types.join(", "));
                 self.rows(&text, &[]).await?;
@@ -310,22 +310,10 @@ fn refuse_foreign(keyspace: &str, footprint: &Footprint) -> Result<(), StoreErro
 /// The value, in hex, of a `map<uuid, blob>` under a key.
 fn entry_of(map: &[u8], id: &str) -> Option<String> {
     let id = Uuid::parse_str(id).ok()?;
-    let parts = elements(map);
+    let parts = cell::as_elements(map);
     let (_, value) =
         parts.as_chunks().0.iter().map(|[key, value]| (key, value)).find(|(key, _)| **key == id.as_bytes())?;
     Some(value.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// The elements of a list or set; the keys and values of a map, in turn.
-fn elements(collection: &[u8]) -> Vec<&[u8]> {
-    let mut rest = collection.get(4..).unwrap_or_default();
-    let mut part = || {
-        let (length, after) = rest.split_first_chunk::<4>()?;
-        let (part, after) = after.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
-        rest = after;
-        Some(part)
-    };
-    std::iter::from_fn(&mut part).collect()
 }
 
 impl Agent for KeyspaceStore {

@@ -93,15 +93,14 @@ impl Cluster {
     }
 
     fn now_us(&self) -> i64 {
-        EPOCH_US + i64::try_from(self.began.elapsed().as_micros()).unwrap()
+        now_us(self.began)
     }
 
     pub fn start(&self, replica: u32) {
         let (log, incarnation) = self.log.open(replica);
         let mut config = Config { replica, restore_point_interval: Duration::from_secs(3), ..Config::default() };
         let (began, skew) = (self.began, self.skew[replica as usize]);
-        let now_us = move || EPOCH_US + skew + i64::try_from(began.elapsed().as_micros()).unwrap();
-        config.clock = Clock::new(now_us);
+        config.clock = Clock::new(move || now_us(began) + skew);
         config.restore_point_records = 60;
         config.limits.max_records = 5;
         config.limits.window = 64;
@@ -172,9 +171,7 @@ impl Cluster {
             assert!(waited.is_ok(), "replica {n} does not come to serve: {:?}", handle.status());
         }
     }
-}
 
-impl Cluster {
     /// I4, I5: after a barrier, everything acknowledged before it is there; and a held table stands still.
     async fn read(&self, replica: u32, table: &str) {
         let Some(handle) = self.handle(replica) else { return };
@@ -239,11 +236,20 @@ impl Cluster {
     }
 }
 
+/// Simulated time, µs since 1970.
+fn now_us(began: Instant) -> i64 {
+    EPOCH_US + i64::try_from(began.elapsed().as_micros()).unwrap()
+}
+
+/// Every value that is there, as often as it is.
+fn values(data: &Data) -> impl Iterator<Item = &str> {
+    data.rows.keys().map(|(_, value)| value).chain(data.lists.values().flatten()).map(String::as_str)
+}
+
 /// All of these are there, or were truncated.
-fn shows(data: &Data, values: &[(String, i64)], why: &str) {
-    let there: BTreeSet<&str> =
-        data.rows.keys().map(|(_, value)| value).chain(data.lists.values().flatten()).map(String::as_str).collect();
-    for (value, time) in values {
+fn shows(data: &Data, told: &[(String, i64)], why: &str) {
+    let there: BTreeSet<&str> = values(data).collect();
+    for (value, time) in told {
         assert!(there.contains(value.as_str()) || *time <= data.truncated_us, "{value} is not there; {why}");
     }
 }
@@ -393,18 +399,15 @@ async fn check(cluster: &Cluster, seed: u64) {
     }
     let data = cluster.stores[0].data();
     let mut found: BTreeMap<&str, u32> = BTreeMap::new();
-    for value in data.rows.keys().map(|(_, value)| value).chain(data.lists.values().flatten()) {
+    for value in values(&data) {
         *found.entry(value).or_default() += 1;
     }
     for (value, times) in &found {
         assert_eq!(*times, 1, "I3: {value} is there {times} times, seed {seed}");
     }
+    shows(&data, &cluster.acknowledged(), &format!("I2: acknowledged, seed {seed}"));
     let told = cluster.told.lock().unwrap();
     assert!(told.times.values().is_sorted(), "I4: times do not follow the order, seed {seed}");
-    for (value, timestamp) in &told.acknowledged {
-        let gone = *timestamp <= data.truncated_us && !data.lists.values().flatten().any(|v| v == value);
-        assert!(found.contains_key(value.as_str()) || gone, "I2: {value} was acknowledged, seed {seed}");
-    }
     for value in &told.refused {
         assert!(!found.contains_key(value.as_str()), "{value} was refused and is there, seed {seed}");
     }

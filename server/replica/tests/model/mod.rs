@@ -77,9 +77,8 @@ pub struct ModelStore {
 
 impl ModelStore {
     pub fn new(seed: u64) -> Self {
-        let world = World { clean: Some((None, 0)), commit_ms: 2000, ..World::default() };
         let began = Some(tokio::time::Instant::now());
-        let world = World { began, ..world };
+        let world = World { clean: Some((None, 0)), began, commit_ms: 2000, ..World::default() };
         Self { world: Arc::new(Mutex::new(world)), random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
     }
 

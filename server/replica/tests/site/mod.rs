@@ -18,7 +18,7 @@ use replicateddb_replica::backend::executor::CassandraConnector;
 use replicateddb_replica::config::Config;
 use replicateddb_replica::metrics::Metrics;
 use replicateddb_replica::record::Values;
-use replicateddb_replica::replica::{Outcome, Request, RequestKind, Serving, StatementText};
+use replicateddb_replica::replica::{Digest, Outcome, Request, RequestKind, Serving, StatementText};
 use replicateddb_store::agent::{AgentArgs, run};
 use replicateddb_store::api::Jvm;
 use replicateddb_store::client::Store;
@@ -130,6 +130,20 @@ impl Site {
         ReplicaHandle::start(config, log, store, connector, Metrics::default())
     }
 
+    /// A replica on this log, serving.
+    pub async fn serve(&self, log: &MemoryStorage, replica: u32) -> ReplicaHandle {
+        let handle = self.start(log, replica);
+        served(&handle).await;
+        handle
+    }
+
+    /// Kills the JVM under its replica, which serves again afterwards.
+    pub async fn kill_and_recover(&self, handle: &ReplicaHandle) {
+        self.kill_jvm().await;
+        handle.serving().wait_for(|serving| matches!(serving, Serving::No { .. })).await.unwrap();
+        served(handle).await;
+    }
+
     /// A statement that no log knows of.
     pub async fn past_the_log(&self, text: &str) {
         Direct::to(&self.cql).await.done(text).await;
@@ -148,6 +162,14 @@ pub async fn served(handle: &ReplicaHandle) {
     let mut serving = handle.serving();
     let wait = serving.wait_for(|serving| matches!(serving, Serving::Yes { .. }));
     assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "not serving: {:?}", handle.status());
+}
+
+/// I1: what both hold at one index, which is a new one, is the same.
+pub async fn agree(handle: &ReplicaHandle, other: &ReplicaHandle) -> Digest {
+    let digest = other.digest().await.unwrap();
+    handle.barrier().await.unwrap();
+    assert_eq!(handle.digest_at(digest.index).as_ref(), Some(&digest), "I1");
+    digest
 }
 
 pub fn request(kind: RequestKind, statements: Vec<(&str, Vec<Value>)>) -> Request {
