@@ -5,6 +5,7 @@ use replicateddb_local::{Member, Stack};
 
 use crate::{
     Args,
+    run::WARM_UPS,
     side::{REQUEST_LIMIT, SETTLE, Side},
     template::Template,
     work::{ROWS, VALUE_BYTES},
@@ -27,7 +28,8 @@ pub async fn conditions(args: &Args, stack: &Stack, template: &Template, sides: 
          - Load: values of {VALUE_BYTES} bytes; reads of {ROWS} rows; prepared statements; one session for each side with all \
          three servers, one connection to each; token-aware; no retries; time-out {} s.\n\
          - {} rounds; in each, for each line of the table, a slice of {} s of A, then one of B, each with a pause of {} ms \
-         behind it that counts for CPU. Before the first, one slice of each work load on each side to warm up.\n",
+         behind it that counts for CPU. Before the first, {WARM_UPS} slices of each work load on each side, with the most in \
+         flight, to warm up.\n",
         machine(),
         settings.replicas,
         settings.zookeepers,
@@ -54,7 +56,7 @@ fn version(pid: i32, product: &str) -> Option<String> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let line = String::from_utf8_lossy(&line).into_owned();
     let parts = line.split(['/', '\0', ':']).filter_map(|part| part.strip_prefix(product));
-    parts.into_iter().find(|rest| rest.starts_with(|c: char| c.is_ascii_digit())).map(str::to_owned)
+    parts.into_iter().find(|rest| rest.contains('.')).map(str::to_owned)
 }
 
 fn machine() -> String {

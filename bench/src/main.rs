@@ -32,10 +32,10 @@ const SLACK_SECONDS: u64 = 300;
 #[command(name = "replicateddb-bench", version)]
 struct Args {
     /// Length of each slice of load, seconds.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
     /// How often each pair of slices is repeated.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
     /// These work loads alone.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]

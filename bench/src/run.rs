@@ -23,6 +23,9 @@ const UP_LIMIT: Duration = Duration::from_secs(240);
 /// Time for starting, filling, checking and stopping, beside the slices, seconds: as planned, not a limit.
 const BESIDE_SECONDS: u64 = 60;
 
+/// How often each work load is run on each side before the first round: the JVMs compile, caches and files come to be.
+pub const WARM_UPS: u32 = 2;
+
 /// What a run has found.
 pub struct Outcome {
     /// The report, in Markdown.
@@ -54,13 +57,17 @@ fn plan(args: &Args) -> Vec<(Work, usize)> {
     works.flat_map(|work| args.in_flight.iter().map(|in_flight| (*work, *in_flight))).collect()
 }
 
+fn most_in_flight(args: &Args) -> usize {
+    args.in_flight.iter().copied().max().unwrap_or(1)
+}
+
 /// How long a run will take if nothing goes wrong.
 #[must_use]
 pub fn planned(args: &Args) -> Duration {
     let slice = Duration::from_secs(args.seconds) + SETTLE;
     let lines = plan(args).len() as u32;
     let warming = lines / args.in_flight.len().max(1) as u32;
-    slice * 2 * (lines * args.rounds + warming) + Duration::from_secs(BESIDE_SECONDS)
+    slice * 2 * (lines * args.rounds + warming * WARM_UPS) + Duration::from_secs(BESIDE_SECONDS)
 }
 
 /// Starts both sides and measures. Whoever calls stops them, whatever comes of it.
@@ -73,9 +80,10 @@ pub async fn run(args: &Args, stack: &Stack, cluster: &mut Cluster, notes: &Note
     let template = Template::of(jvm)?;
     cluster.up(&template, args.paxos, |line| notes.say(line)).await.context("starting plain Cassandra")?;
     let replicas: Vec<_> = (0..stack.settings().replicas).map(|i| stack.cql(i)).collect();
+    let workers = most_in_flight(args);
     let sides = [
-        Side::set_up("three replicas", &replicas, stack.all_processes()).await?,
-        Side::set_up("plain Cassandra", &cluster.cql(), cluster.processes()).await?,
+        Side::set_up("three replicas", &replicas, stack.all_processes(), workers).await?,
+        Side::set_up("plain Cassandra", &cluster.cql(), cluster.processes(), workers).await?,
     ];
     notes.say("both sides are filled");
     warm_up(args, &sides, notes).await?;
@@ -92,8 +100,9 @@ pub async fn run(args: &Args, stack: &Stack, cluster: &mut Cluster, notes: &Note
 
 /// Loads each side once with everything that will be measured, with the most in flight.
 async fn warm_up(args: &Args, sides: &[Side; 2], notes: &Notes) -> Result<()> {
-    let most = args.in_flight.iter().copied().max().unwrap_or(1);
-    for (work, _) in plan(args).into_iter().filter(|(_, in_flight)| *in_flight == most) {
+    let most = most_in_flight(args);
+    let lines: Vec<_> = plan(args).into_iter().filter(|(_, in_flight)| *in_flight == most).collect();
+    for (work, _) in (0..WARM_UPS).flat_map(|_| &lines).copied() {
         for side in 0..sides.len() {
             let slice = one(sides, side, work, most, args).await?;
             notes.say(&format!("warming up {}, {}: {}", sides[side].name, work.title(), slice.line()));

@@ -9,9 +9,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use replicateddb_local::Recorded;
 use replicateddb_tests::load::{Loaded, Window, closed_loop, session};
-use scylla::statement::Consistency;
+use scylla::{client::session::Session, serialize::value::SerializeValue, statement::Consistency};
+use tokio::task::JoinSet;
 
-use crate::work::{BEGIN, FILL, MAX_IN_FLIGHT, ROWS, Requests, SCHEMA, VALUE_BYTES, Work};
+use crate::work::{BEGIN, FILL, ROWS, Requests, SCHEMA, VALUE_BYTES, Work};
 
 /// Longest wait for an answer, on both sides.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(20);
@@ -34,27 +35,25 @@ pub struct Side {
 }
 
 impl Side {
-    /// Connects, makes tables and fills them, all nodes being asked to confirm.
+    /// Connects, makes tables and fills them, with a row to compare and set for each of so many workers; all nodes are asked
+    /// to confirm.
     ///
     /// # Errors
     /// When a statement fails, or not all nodes of the side take part in time.
-    pub async fn set_up(name: &'static str, servers: &[SocketAddr], processes: Vec<Recorded>) -> Result<Self> {
-        let session = session(servers, REQUEST_LIMIT).await.context(name)?;
+    pub async fn set_up(
+        name: &'static str,
+        servers: &[SocketAddr],
+        processes: Vec<Recorded>,
+        workers: usize,
+    ) -> Result<Self> {
+        let session = Arc::new(session(servers, REQUEST_LIMIT).await.context(name)?);
         for text in SCHEMA {
             session.query_unpaged(text, ()).await.with_context(|| format!("{name}: {text}"))?;
         }
-        let mut begin = session.prepare(BEGIN).await?;
-        begin.set_consistency(Consistency::All);
-        let deadline = Instant::now() + JOINED_LIMIT;
-        while let Err(error) = session.execute_unpaged(&begin, (0_i64,)).await {
-            ensure!(Instant::now() < deadline, "{name}: not all nodes take part: {error}");
-            tokio::time::sleep(POLL).await;
-        }
-        for row in 1..MAX_IN_FLIGHT as i64 {
-            session.execute_unpaged(&begin, (row,)).await?;
-        }
-        let requests = Requests::prepare(session).await.context(name)?;
-        fill(&requests).await.with_context(|| format!("filling a table of {name}"))?;
+        joined(&session).await.context(name)?;
+        fill(&session, FILL, ROWS, "x".repeat(VALUE_BYTES)).await.with_context(|| format!("{name}: {FILL}"))?;
+        fill(&session, BEGIN, workers as i64, 0_i64).await.with_context(|| format!("{name}: {BEGIN}"))?;
+        let requests = Arc::new(Requests::prepare(session, workers).await.context(name)?);
         Ok(Self { name, requests, processes })
     }
 
@@ -86,16 +85,31 @@ impl Side {
     }
 }
 
-async fn fill(requests: &Arc<Requests>) -> Result<()> {
-    let mut statement = requests.session.prepare(FILL).await?;
+/// Waits until a write that every node must confirm succeeds.
+async fn joined(session: &Session) -> Result<()> {
+    let mut first = session.prepare(BEGIN).await?;
+    first.set_consistency(Consistency::All);
+    let deadline = Instant::now() + JOINED_LIMIT;
+    while let Err(error) = session.execute_unpaged(&first, (0_i64, 0_i64)).await {
+        ensure!(Instant::now() < deadline, "not all nodes take part: {error}");
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// Writes `value` to so many rows.
+async fn fill<V>(session: &Arc<Session>, text: &str, rows: i64, value: V) -> Result<()>
+where
+    V: SerializeValue + Clone + Send + Sync + 'static,
+{
+    let mut statement = session.prepare(text).await?;
     statement.set_consistency(Consistency::All);
-    let value = "x".repeat(VALUE_BYTES);
-    let mut fillers = tokio::task::JoinSet::new();
+    let mut fillers = JoinSet::new();
     for first in 0..FILLERS {
-        let (requests, statement, value) = (requests.clone(), statement.clone(), value.clone());
+        let (session, statement, value) = (session.clone(), statement.clone(), value.clone());
         fillers.spawn(async move {
-            for key in (first..ROWS).step_by(FILLERS as usize) {
-                requests.session.execute_unpaged(&statement, (key, &value)).await?;
+            for key in (first..rows).step_by(FILLERS as usize) {
+                session.execute_unpaged(&statement, (key, &value)).await?;
             }
             anyhow::Ok(())
         });

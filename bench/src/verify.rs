@@ -5,10 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use anyhow::{Context, Result, ensure};
 use scylla::statement::Consistency;
 
-use crate::{
-    side::Side,
-    work::{MAX_IN_FLIGHT, Written},
-};
+use crate::{side::Side, work::Written};
 
 /// Parts in which a table is counted, so that none takes a node long.
 const PARTS: u64 = 32;
@@ -27,7 +24,7 @@ pub async fn verify(side: &Side) -> Result<Vec<String>> {
         lines.push(compare(side, table, "rows", written, found)?);
     }
     let mut sum = 0;
-    for worker in 0..MAX_IN_FLIGHT {
+    for worker in 0..requests.workers() {
         sum += requests.look(worker).await.with_context(|| format!("{}: reading what was set", side.name))?;
     }
     lines.push(compare(side, "compared", "updates", &requests.compared, sum)?);

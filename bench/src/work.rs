@@ -21,7 +21,7 @@ use scylla::{
 pub const VALUE_BYTES: usize = 100;
 /// Rows that are there to be read.
 pub const ROWS: i64 = 5_000;
-/// Most requests in flight; each worker has a row of its own to compare and set.
+/// Most requests in flight.
 pub const MAX_IN_FLIGHT: usize = 1024;
 /// A step between keys that are read one after another: prime, so that every row has its turn.
 const STRIDE: i64 = 2_654_435_761;
@@ -37,7 +37,7 @@ pub const SCHEMA: [&str; 5] = [
 /// Fills the rows that are read.
 pub const FILL: &str = "INSERT INTO bench.present (k, v) VALUES (?, ?)";
 /// Makes a row to compare and set.
-pub const BEGIN: &str = "INSERT INTO bench.compared (k, v) VALUES (?, 0)";
+pub const BEGIN: &str = "INSERT INTO bench.compared (k, v) VALUES (?, ?)";
 /// What a row to compare and set holds.
 pub const HELD: &str = "SELECT v FROM bench.compared WHERE k = ?";
 
@@ -103,7 +103,7 @@ pub struct Written {
 #[derive(Debug)]
 pub struct Requests {
     /// The session of that side.
-    pub session: Session,
+    pub session: Arc<Session>,
     statements: HashMap<Work, PreparedStatement>,
     held: PreparedStatement,
     value: String,
@@ -119,11 +119,11 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Prepares every statement; the tables must be there.
+    /// Prepares every statement; the tables must be there, and a row to compare and set for each of so many workers.
     ///
     /// # Errors
     /// When one can't be prepared.
-    pub async fn prepare(session: Session) -> Result<Arc<Self>> {
+    pub async fn prepare(session: Arc<Session>, workers: usize) -> Result<Self> {
         let mut statements = HashMap::new();
         for work in Work::value_variants() {
             let mut statement = session.prepare(work.text()).await.with_context(|| work.text())?;
@@ -133,13 +133,19 @@ impl Requests {
         }
         let mut held = session.prepare(HELD).await.context(HELD)?;
         held.set_consistency(Consistency::Serial);
-        let values = (0..MAX_IN_FLIGHT).map(|_| AtomicI64::new(0)).collect();
+        let values = (0..workers).map(|_| AtomicI64::new(0)).collect();
         let (inserted, claimed, compared) = Default::default();
         let (value, reads) = ("x".repeat(VALUE_BYTES), AtomicI64::new(0));
-        Ok(Arc::new(Self { session, statements, held, value, inserted, claimed, compared, values, reads }))
+        Ok(Self { session, statements, held, value, inserted, claimed, compared, values, reads })
     }
 
-    /// Makes one request for the worker of that number, below [`MAX_IN_FLIGHT`].
+    /// How many workers there can be: each has a row of its own to compare and set.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Makes one request for the worker of that number, below [`Requests::workers`].
     ///
     /// # Errors
     /// When the server answers with an error or not in time, or its answer is not the right one.
