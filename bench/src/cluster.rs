@@ -27,15 +27,6 @@ const POLL: Duration = Duration::from_millis(200);
 /// How many lines of a dead node's log an error shows.
 const LOG_LINES: usize = 8;
 
-/// How Cassandra agrees on conditional writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Paxos {
-    /// Cassandra's default.
-    V1,
-    /// Fewer round trips, to be chosen by `paxos_variant`.
-    V2,
-}
-
 /// The nodes that were started. Those that still run are killed when it is dropped.
 #[derive(Debug)]
 pub struct Cluster {
@@ -51,21 +42,22 @@ impl Cluster {
         Self { dir: dir.to_owned(), range, nodes: Vec::new() }
     }
 
-    /// Starts the nodes, the first before the others, and waits until each answers clients.
+    /// Starts the nodes, the first before the others, and waits until each answers clients. `further` are lines of
+    /// cassandra.yaml.
     ///
     /// # Errors
     /// When an address is taken, a node ends (with the end of its log), or one does not answer in time.
-    pub async fn up(&mut self, template: &Template, paxos: Paxos, note: impl Fn(&str)) -> Result<()> {
+    pub async fn up(&mut self, template: &Template, further: &[String], note: impl Fn(&str)) -> Result<()> {
         for i in 0..NODES {
             for port in [CQL_PORT, STORAGE_PORT] {
                 check_free(SocketAddr::new(self.address(i), port)).with_context(|| format!("node {i} can't start"))?;
             }
         }
-        self.start(template, paxos, 0)?;
+        self.start(template, further, 0)?;
         self.wait_all().await?;
         note("plain Cassandra, first node: answers");
         for i in 1..NODES {
-            self.start(template, paxos, i)?;
+            self.start(template, further, i)?;
         }
         self.wait_all().await?;
         note("plain Cassandra, the others: answer");
@@ -106,13 +98,13 @@ impl Cluster {
         IpAddr::V4(Ipv4Addr::new(127, self.range, NET, 1 + i))
     }
 
-    fn start(&mut self, template: &Template, paxos: Paxos, i: u8) -> Result<()> {
+    fn start(&mut self, template: &Template, further: &[String], i: u8) -> Result<()> {
         let dir = self.dir.join(format!("node-{i}"));
         for folder in ["agent/conf", "agent/tmp", "cassandra"] {
             let folder = dir.join(folder);
             std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         }
-        let yaml = template.settings() + &self.identity(i) + paxos.setting();
+        let yaml = template.settings() + &self.identity(i) + &further.join("\n") + "\n";
         for (name, text) in template.files(yaml)? {
             std::fs::write(dir.join(name), text).with_context(|| format!("writing {name} of node {i}"))?;
         }
@@ -146,15 +138,6 @@ impl Cluster {
             }
         }
         Ok(())
-    }
-}
-
-impl Paxos {
-    fn setting(self) -> &'static str {
-        match self {
-            Self::V1 => "paxos_variant: v1\n",
-            Self::V2 => "paxos_variant: v2\n",
-        }
     }
 }
 

@@ -23,7 +23,7 @@ pub async fn conditions(args: &Args, stack: &Stack, template: &Template, sides: 
     Ok(format!(
         "- Machine: {}. Everything, the load tool included, shares it.\n\
          - A, {a}: {} replicas with a Cassandra each, {} ZooKeeper server(s) {}, engine {}; profile {}.\n\
-         - B, {b}: three nodes of Cassandra {cassandra}, replication factor 3, Paxos {:?}.\n\
+         - B, {b}: three nodes of Cassandra {cassandra}, replication factor 3{}.\n\
          - Every Cassandra of both sides: heap {}, JVM flags `{}`; commit log synced periodically.\n\
          - Load: values of {VALUE_BYTES} bytes; reads of {ROWS} rows; prepared statements; one session for each side with all \
          three servers, one connection to each; token-aware; no retries; time-out {} s.\n\
@@ -36,7 +36,7 @@ pub async fn conditions(args: &Args, stack: &Stack, template: &Template, sides: 
         zookeeper.unwrap_or_default(),
         settings.engine,
         settings.cassandra_profile,
-        args.paxos,
+        args.plain_settings.iter().map(|line| format!(", `{line}`")).collect::<String>(),
         settings.cassandra_heap,
         template.flags().join(" "),
         REQUEST_LIMIT.as_secs(),

@@ -18,7 +18,7 @@ use replicateddb_local::{Stack, cache_root};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    cluster::{Cluster, Paxos},
+    cluster::Cluster,
     run::{Notes, Outcome},
     work::Work,
 };
@@ -52,9 +52,9 @@ struct Args {
     /// Tuning of the JVM of each Cassandra of both sides: small or default.
     #[arg(long, default_value = "small")]
     profile: String,
-    /// How plain Cassandra agrees on conditional writes.
-    #[arg(long, value_enum, default_value_t = Paxos::V1)]
-    paxos: Paxos,
+    /// A further setting of plain Cassandra, as a line of cassandra.yaml: 'paxos_variant: v2'; may be repeated.
+    #[arg(long = "plain-setting", value_name = "LINE")]
+    plain_settings: Vec<String>,
     /// File that gets the tables [default: bench.md in the cache folder]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -102,6 +102,9 @@ async fn bench(args: &Args) -> Result<()> {
         stopped = stop(&stack, &mut cluster) => stopped,
         () = stops.next() => Err(anyhow::anyhow!("interrupted while stopping: both sides are killed")),
     };
+    if let Err(error) = &stopped {
+        notes.say(&format!("stopping failed: {error:#}"));
+    }
     let outcome = measured?;
     publish(args, &outcome, &notes)?;
     stopped

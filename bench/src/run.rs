@@ -78,7 +78,7 @@ pub async fn run(args: &Args, stack: &Stack, cluster: &mut Cluster, notes: &Note
     stack.up(UP_LIMIT, &mut |_, line| notes.say(line)).await.context("starting three replicas")?;
     let jvm = stack.jvm_pids(0).first().copied().context("the Cassandra of a replica does not run")?;
     let template = Template::of(jvm)?;
-    cluster.up(&template, args.paxos, |line| notes.say(line)).await.context("starting plain Cassandra")?;
+    cluster.up(&template, &args.plain_settings, |line| notes.say(line)).await.context("starting plain Cassandra")?;
     let replicas: Vec<_> = (0..stack.settings().replicas).map(|i| stack.cql(i)).collect();
     let workers = most_in_flight(args);
     let sides = [
