@@ -14,8 +14,8 @@ const YAML: &str = "agent/conf/cassandra.yaml";
 const OMITTED: [(&str, &str); 3] =
     [("-javaagent:", "jolokia"), ("-Dcassandra.enable_nodelocal_queries", ""), ("-Dcassandra.replicateddb", "")];
 /// Settings of cassandra.yaml that a plain node has as the replica's Cassandra has them: the durability of the commit log,
-/// and sizes. All others are Cassandra's defaults: time-outs, caches' lives, hints, compaction, threads.
-const KEPT: [&str; 14] = [
+/// sizes, and numbers of threads. All others are Cassandra's defaults: time-outs, hints, the snitch's scores, limits.
+const KEPT: [&str; 19] = [
     "partitioner",
     "endpoint_snitch",
     "commitlog_sync",
@@ -30,6 +30,11 @@ const KEPT: [&str; 14] = [
     "file_cache_size",
     "networking_cache_size",
     "index_summary_capacity",
+    "concurrent_reads",
+    "concurrent_writes",
+    "concurrent_compactors",
+    "compaction_throughput",
+    "native_transport_max_threads",
 ];
 
 /// A Cassandra to start others like.
