@@ -52,6 +52,13 @@ impl Slice {
 /// The slices of a run: of each work load and number in flight, a pair for each round.
 pub type Slices = BTreeMap<(Work, usize), Vec<[Slice; 2]>>;
 
+/// The rounds that a line of the table is made of: those in which neither slice was disturbed by other work, or all when
+/// there is no such.
+fn told(rounds: &[[Slice; 2]]) -> Vec<&[Slice; 2]> {
+    let quiet: Vec<_> = rounds.iter().filter(|pair| pair.iter().all(|slice| slice.others() <= QUIET)).collect();
+    if quiet.is_empty() { rounds.iter().collect() } else { quiet }
+}
+
 /// The middle of some numbers, the least and the most; zeros when there are none.
 fn spread(numbers: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     let mut sorted: Vec<f64> = numbers.collect();
@@ -61,27 +68,28 @@ fn spread(numbers: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     (middle, *least, *most)
 }
 
-/// The main table: A and B are the two sides; each figure is the middle one of the rounds, each ratio that of the ratios of
-/// the rounds, with the least and the most of them.
+/// The main table: A and B are the two sides; each figure is the middle one of the rounds that were not disturbed, each ratio
+/// that of the ratios of these rounds, with the least and the most of them.
 #[must_use]
 pub fn table(slices: &Slices) -> String {
     let mut text =
         "| work load | in flight | A/s | B/s | **A/B** | p50 A, B ms | p99 A, B ms | CPU per request A, B ms | \
-                    **A/B of CPU** | errors A, B |\n|---|---|---|---|---|---|---|---|---|---|\n"
+                    **A/B of CPU** | rounds | errors A, B |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
             .to_owned();
-    for ((work, in_flight), rounds) in slices {
+    for ((work, in_flight), all) in slices {
+        let rounds = told(all);
         let of = |side: usize, what: fn(&Slice) -> f64| spread(rounds.iter().map(|pair| what(&pair[side]))).0;
         let both =
             |what: fn(&Slice) -> f64, digits: usize| format!("{:.digits$}, {:.digits$}", of(0, what), of(1, what));
         let ratio = |what: fn(&Slice) -> f64| {
-            let (middle, least, most) = spread(rounds.iter().map(|[a, b]| what(a) / what(b)));
+            let (middle, least, most) = spread(rounds.iter().map(|pair| what(&pair[0]) / what(&pair[1])));
             format!("**{middle:.2}** ({least:.2} to {most:.2})")
         };
         let rate: fn(&Slice) -> f64 = |slice| slice.loaded.per_second();
         // Writing to a String can't fail.
         let _ = writeln!(
             text,
-            "| {} | {in_flight} | {:.0} | {:.0} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {in_flight} | {:.0} | {:.0} | {} | {} | {} | {} | {} | {} of {} | {} |",
             work.title(),
             of(0, rate),
             of(1, rate),
@@ -90,7 +98,9 @@ pub fn table(slices: &Slices) -> String {
             both(|slice| slice.loaded.at(0.99), 1),
             both(Slice::cpu_each, 3),
             ratio(Slice::cpu_each),
-            errors(rounds)
+            rounds.len(),
+            all.len(),
+            errors(all)
         );
     }
     text
@@ -177,9 +187,13 @@ mod tests {
     use super::*;
 
     fn slice(side: usize, answered: usize, failed: usize) -> Slice {
+        disturbed(side, answered, failed, 0.1)
+    }
+
+    fn disturbed(side: usize, answered: usize, failed: usize, others: f64) -> Slice {
         let errors = if failed > 0 { BTreeMap::from([("no".to_owned(), failed)]) } else { BTreeMap::new() };
         let loaded = Loaded { latencies: vec![2_000; answered], errors, elapsed: Duration::from_secs(1) };
-        Slice { loaded, usage: Usage { sides: [2.0, 4.0], tool: 0.1, others: 0.3 }, side, seconds: 1.5 }
+        Slice { loaded, usage: Usage { sides: [2.0, 4.0], tool: 0.1, others }, side, seconds: 1.5 }
     }
 
     #[test]
@@ -191,6 +205,16 @@ mod tests {
         assert!(row.contains("**FAILED: 0, 7**"), "{row}");
         assert!(remarks(&slices).last().unwrap().contains("7 requests of B"));
         assert_eq!(details(&slices).lines().count(), 2 + 4);
+    }
+
+    #[test]
+    fn disturbed_rounds_are_left_out_unless_all_are() {
+        let noisy = || [disturbed(0, 900, 0, 1.0), slice(1, 100, 0)];
+        let row = |rounds| table(&Slices::from([((Work::Insert, 1), rounds)])).lines().last().unwrap().to_owned();
+        let one = row(vec![[slice(0, 100, 0), slice(1, 100, 0)], noisy()]);
+        assert!(one.contains("**1.00** (1.00 to 1.00)") && one.contains("| 1 of 2 |"), "{one}");
+        let none = row(vec![noisy(), noisy()]);
+        assert!(none.contains("**9.00** (9.00 to 9.00)") && none.contains("| 2 of 2 |"), "{none}");
     }
 
     #[test]

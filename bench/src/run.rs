@@ -98,7 +98,7 @@ pub async fn run(args: &Args, stack: &Stack, cluster: &mut Cluster, notes: &Note
     Ok(Outcome { text, verified })
 }
 
-/// Loads each side once with everything that will be measured, with the most in flight.
+/// Loads each side [`WARM_UPS`] times with everything that will be measured, with the most in flight.
 async fn warm_up(args: &Args, sides: &[Side; 2], notes: &Notes) -> Result<()> {
     let most = most_in_flight(args);
     let lines: Vec<_> = plan(args).into_iter().filter(|(_, in_flight)| *in_flight == most).collect();
