@@ -53,6 +53,12 @@ figures: ## measures one replica of a local stack: rates, latencies, memory, CPU
 	@cargo build --release --locked -p replicateddb-server -p replicateddb-local -p replicateddb-tests
 	@$(CARGO_TARGET_DIR)/release/replicateddb-figures $(ARGS)
 
+.PHONY: bench
+bench: ## three replicas against three plain Cassandra nodes: rates, latencies, CPU [ARGS="--seconds N --rounds N --only NAME"]
+	@images/artifacts/fetch.sh
+	@cargo build --release --locked -p replicateddb-server -p replicateddb-bench
+	@$(CARGO_TARGET_DIR)/release/replicateddb-bench $(ARGS)
+
 .PHONY: local
 local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog] [SHARED_CASSANDRA=1: one for all replicas]
 	@images/artifacts/fetch.sh

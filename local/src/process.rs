@@ -85,6 +85,12 @@ impl Recorded {
         }
         facts.filter(|facts| facts.started == self.started && procfs::boot_id() == self.boot)
     }
+
+    /// CPU time it has used so far, seconds; `None` once it is gone.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> Option<f64> {
+        self.alive().map(|facts| facts.cpu_seconds())
+    }
 }
 
 impl From<Facts> for Recorded {

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+/// Clock ticks of `/proc/PID/stat` in a second, on every Linux.
+const TICKS: f64 = 100.0;
+
 /// The few facts of a process that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -13,6 +16,8 @@ pub struct Facts {
     pub state: char,
     /// Clock ticks from the start of the machine to the start of the process: tells a reused id from the first.
     pub started: u64,
+    /// Clock ticks of CPU that its threads, ended ones included, have used, in user mode and in the kernel.
+    pub used: u64,
 }
 
 impl Facts {
@@ -21,6 +26,12 @@ impl Facts {
     pub fn of(pid: i32) -> Option<Self> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         parse_stat(pid, &text).filter(|facts| !matches!(facts.state, 'Z' | 'X' | 'x') || threads(pid) > 1)
+    }
+
+    /// CPU time it has used, seconds; counted in hundredths.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> f64 {
+        self.used as f64 / TICKS
     }
 
     /// Whether it is stopped by a signal.
@@ -42,8 +53,10 @@ fn parse_stat(pid: i32, text: &str) -> Option<Facts> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Facts { pid, parent, state, started })
+    let user: u64 = fields.nth(9)?.parse().ok()?;
+    let kernel: u64 = fields.next()?.parse().ok()?;
+    let started = fields.nth(6)?.parse().ok()?;
+    Some(Facts { pid, parent, state, started, used: user + kernel })
 }
 
 /// Memory of `pid` that is resident, in bytes.
@@ -82,9 +95,9 @@ mod tests {
 
     #[test]
     fn names_with_parentheses_and_spaces_do_not_confuse() {
-        let text = "42 (a) S 1 (x) y) T 7 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 3";
+        let text = "42 (a) S 1 (x) y) T 7 42 42 0 -1 4194304 1 2 3 4 50 6 7 8 20 0 1 0 98765 1000 3";
         let facts = parse_stat(42, text).unwrap();
-        assert_eq!((facts.parent, facts.state, facts.started), (7, 'T', 98_765));
+        assert_eq!((facts.parent, facts.state, facts.started, facts.used), (7, 'T', 98_765, 56));
         assert!(facts.frozen());
     }
 

@@ -272,14 +272,16 @@ impl Stack {
     }
 
     /// All live processes of `member`.
-    pub(crate) fn processes(&self, member: Member) -> Vec<Recorded> {
+    #[must_use]
+    pub fn processes(&self, member: Member) -> Vec<Recorded> {
         let marks = self.layout.marks(member);
         let variables: Vec<String> = marks.iter().map(|(name, value)| format!("{name}={value}")).collect();
         procfs::with_environment(&variables).into_iter().map(Recorded::from).collect()
     }
 
     /// All live processes of the stack, members that its settings no longer name included.
-    pub(crate) fn all_processes(&self) -> Vec<Recorded> {
+    #[must_use]
+    pub fn all_processes(&self) -> Vec<Recorded> {
         let variable = format!("{STACK_VARIABLE}={}", self.layout.dir.display());
         procfs::with_environment(&[variable]).into_iter().map(Recorded::from).collect()
     }

@@ -4,6 +4,7 @@
 //! - [`database`]: one `ReplicatedDB` on it: applying, waiting, replica states, digests;
 //! - [`digests`]: whether a comparison of replicas compared anything;
 //! - [`client`]: the in-cluster client pod that records every acknowledged write and finds each again;
+//! - [`load`]: sessions and closed loops of requests, for measurements;
 //! - [`timeline`]: the picture of a run as one self-contained HTML file;
 //! - [`scenario`]: a runner for named scenarios that goes on after a failure and keeps what is needed to look into it;
 //! - [`kind`] and [`local`]: the scenarios themselves.
@@ -13,6 +14,7 @@ pub mod cluster;
 pub mod database;
 pub mod digests;
 pub mod kind;
+pub mod load;
 pub mod local;
 pub mod progress;
 pub mod scenario;

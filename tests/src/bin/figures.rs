@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
-use replicateddb_local::{Member, Stack};
+use replicateddb_local::{Member, Recorded, Stack};
+use replicateddb_tests::load::{Loaded, Window, closed_loop, session};
 use scylla::{
-    client::{execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
-    policies::host_filter::AllowListHostFilter,
+    client::session::Session,
     statement::{Consistency, prepared::PreparedStatement},
 };
 
@@ -22,8 +22,8 @@ use scylla::{
 const UP_LIMIT: Duration = Duration::from_secs(240);
 /// Length of a value, bytes.
 const VALUE_BYTES: usize = 100;
-/// Clock ticks of `/proc/PID/stat` in a second, on every Linux.
-const TICKS: f64 = 100.0;
+/// Longest wait for an answer.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts a local stack of its own, measures ordered writes and linearizable reads through one replica, and prints tables in
 /// Markdown. Nothing else should run meanwhile.
@@ -49,19 +49,9 @@ struct Args {
 
 /// What one measurement has found.
 struct Found {
-    per_second: f64,
-    /// Sorted, µs.
-    latencies: Vec<u64>,
+    loaded: Loaded,
     /// CPU seconds of each member.
     cpu: Vec<(Member, f64)>,
-}
-
-impl Found {
-    /// The latency that this share of the requests did not exceed, ms.
-    fn at(&self, share: f64) -> f64 {
-        let index = (self.latencies.len().saturating_sub(1)) as f64 * share;
-        self.latencies.get(index as usize).map_or(0.0, |micros| *micros as f64 / 1000.0)
-    }
 }
 
 fn main() -> Result<()> {
@@ -80,7 +70,7 @@ async fn run(args: &Args) -> Result<()> {
     let members = stack.settings().members();
     memory(&stack, &members, "at rest").await;
 
-    let session = Arc::new(session(&stack).await?);
+    let session = Arc::new(session(&[stack.cql(0)], REQUEST_LIMIT).await?);
     for text in [
         "CREATE KEYSPACE figures WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
         "CREATE TABLE figures.t (k int PRIMARY KEY, v text)",
@@ -101,13 +91,13 @@ async fn run(args: &Args) -> Result<()> {
         for in_flight in &args.in_flight {
             let found = measure(&stack, &members, &session, statement, *in_flight, args.seconds).await?;
             let cpu: f64 = found.cpu.iter().map(|(_, seconds)| seconds).sum();
-            let each = cpu * 1000.0 / found.latencies.len().max(1) as f64;
+            let each = cpu * 1000.0 / found.loaded.latencies.len().max(1) as f64;
             println!(
                 "| {what} | {in_flight} | {:.0} | {:.1} | {:.1} | {:.1} | {each:.2} |",
-                found.per_second,
-                found.at(0.5),
-                found.at(0.99),
-                found.at(1.0)
+                found.loaded.per_second(),
+                found.loaded.at(0.5),
+                found.loaded.at(0.99),
+                found.loaded.at(1.0)
             );
             if what == "ordered writes" {
                 last = found.cpu;
@@ -120,19 +110,6 @@ async fn run(args: &Args) -> Result<()> {
     stack.down(&mut |_, _| ()).await
 }
 
-/// A session that talks to replica 0 alone.
-async fn session(stack: &Stack) -> Result<Session> {
-    let address = stack.cql(0);
-    let profile = ExecutionProfile::builder().request_timeout(Some(Duration::from_secs(30))).build();
-    SessionBuilder::new()
-        .known_node_addr(address)
-        .host_filter(Arc::new(AllowListHostFilter::new([address])?))
-        .default_execution_profile_handle(profile.into_handle())
-        .build()
-        .await
-        .with_context(|| format!("a session with {address}"))
-}
-
 async fn measure(
     stack: &Stack,
     members: &[Member],
@@ -142,64 +119,39 @@ async fn measure(
     seconds: u64,
 ) -> Result<Found> {
     let next = Arc::new(AtomicI32::new(0));
-    let warm = Instant::now() + Duration::from_secs(seconds.div_ceil(2));
-    let end = warm + Duration::from_secs(seconds);
+    let from = Instant::now() + Duration::from_secs(seconds.div_ceil(2));
+    let window = Window { from, until: from + Duration::from_secs(seconds) };
     let with_value = statement.get_variable_col_specs().len() == 2;
-    let tasks: Vec<_> = (0..in_flight)
-        .map(|_| {
-            let (session, statement, next) = (session.clone(), statement.clone(), next.clone());
-            tokio::spawn(async move {
-                let value = "x".repeat(VALUE_BYTES);
-                let mut latencies = Vec::new();
-                while Instant::now() < end {
-                    let key = next.fetch_add(1, Ordering::Relaxed);
-                    let begin = Instant::now();
-                    if with_value {
-                        session.execute_unpaged(&statement, (key, &value)).await?;
-                    } else {
-                        session.execute_unpaged(&statement, (key,)).await?;
-                    }
-                    if begin >= warm {
-                        latencies.push(begin.elapsed().as_micros() as u64);
-                    }
-                }
-                anyhow::Ok(latencies)
-            })
-        })
-        .collect();
-    tokio::time::sleep_until(warm.into()).await;
-    let before = cpu(stack, members);
-    tokio::time::sleep_until(end.into()).await;
-    let after = cpu(stack, members);
-    let mut latencies = Vec::new();
-    for task in tasks {
-        latencies.extend(task.await??);
-    }
-    ensure!(!latencies.is_empty(), "no request was answered");
-    latencies.sort_unstable();
-    let used = before.iter().zip(&after).map(|((member, before), (_, after))| (*member, after - before));
-    Ok(Found { per_second: latencies.len() as f64 / seconds as f64, cpu: used.collect(), latencies })
+    let (session, statement) = (session.clone(), statement.clone());
+    let request = move |_| {
+        let (session, statement, key) = (session.clone(), statement.clone(), next.fetch_add(1, Ordering::Relaxed));
+        async move {
+            if with_value {
+                session.execute_unpaged(&statement, (key, "x".repeat(VALUE_BYTES))).await?;
+            } else {
+                session.execute_unpaged(&statement, (key,)).await?;
+            }
+            Ok(())
+        }
+    };
+    let used = async {
+        tokio::time::sleep_until(window.from.into()).await;
+        let before = cpu(stack, members);
+        tokio::time::sleep_until(window.until.into()).await;
+        let after = cpu(stack, members);
+        before.iter().zip(&after).map(|((member, before), (_, after))| (*member, after - before)).collect()
+    };
+    let (loaded, cpu) = tokio::join!(closed_loop(in_flight, window, request), used);
+    let loaded = loaded?;
+    ensure!(loaded.errors.is_empty(), "requests failed: {:?}", loaded.errors);
+    ensure!(!loaded.latencies.is_empty(), "no request was answered");
+    Ok(Found { loaded, cpu })
 }
 
 /// CPU seconds that each member has used.
 fn cpu(stack: &Stack, members: &[Member]) -> Vec<(Member, f64)> {
-    members
-        .iter()
-        .map(|member| {
-            let mut pids: Vec<i32> = stack.pid(*member).into_iter().collect();
-            if let Member::Cassandra(i) = member {
-                pids.extend(stack.jvm_pids(*i));
-            }
-            (*member, pids.into_iter().map(cpu_of).sum())
-        })
-        .collect()
-}
-
-fn cpu_of(pid: i32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Behind the name, which may hold anything but a closing bracket at the end: user and system time are 12th and 13th.
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).into_iter().flatten();
-    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS
+    let used = |member| stack.processes(member).iter().filter_map(Recorded::cpu_seconds).sum();
+    members.iter().map(|member| (*member, used(*member))).collect()
 }
 
 async fn memory(stack: &Stack, members: &[Member], when: &str) {
