@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use tokio::task::JoinHandle;
 
+use crate::truncation::Published;
 use crate::{AppendError, Committed, Incarnation, LogError, OrderedLog, Position, TailError};
 
 /// How long anything may take that must happen.
@@ -120,6 +121,7 @@ pub async fn run_all<H: Harness, F: Future<Output = H>>(harness: impl Fn() -> F)
     following(&harness().await).await;
     truncation(&harness().await).await;
     truncation_under_way(&harness().await).await;
+    publishing(&harness().await).await;
     sizes(&harness().await).await;
 }
 
@@ -359,6 +361,34 @@ async fn truncation<H: Harness>(harness: &H) {
     log.truncate(end).await.expect("everything may be given up");
     assert!(append(&log, entry(1, 0)).await >= end, "positions are never given twice");
     assert_eq!(parse(&read(&log, end, 1).await[0].entry), (1, 0));
+}
+
+/// What replicas make known is seen by all, replaced as a whole, and not by an incarnation that is over.
+async fn publishing<H: Harness>(harness: &H) {
+    let (log, incarnation) = harness.open(0).await;
+    let (other, second) = harness.open(1).await;
+    assert_eq!(log.published().await, Ok(Vec::new()));
+    let of = |replica, incarnation, sequence| Published {
+        replica,
+        incarnation,
+        needs: Position::new(1, sequence),
+        index: u64::from(sequence),
+        source: format!("http://replica-{replica}:7070"),
+        durable: true,
+        beat: 1,
+    };
+    other.publish(of(1, second, 3)).await.expect("published");
+    log.publish(of(0, incarnation, 1)).await.expect("published");
+    log.publish(of(0, incarnation, 2)).await.expect("published");
+    let expected = vec![of(0, incarnation, 2), of(1, second, 3)];
+    for reader in [&log, &other] {
+        assert_eq!(reader.published().await.as_ref(), Ok(&expected));
+    }
+    let (newer, third) = harness.open(0).await;
+    assert_eq!(log.publish(of(0, incarnation, 9)).await, Err(LogError::Fenced));
+    assert_eq!(newer.published().await.as_ref(), Ok(&expected), "they outlive who wrote them");
+    newer.publish(of(0, third, 4)).await.expect("published");
+    assert_eq!(other.published().await, Ok(vec![of(0, third, 4), of(1, second, 3)]));
 }
 
 /// Tails far behind a truncation learn of it; tails ahead of it notice nothing.

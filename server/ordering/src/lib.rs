@@ -14,6 +14,7 @@ mod log;
 pub mod members;
 pub mod memory;
 mod position;
+pub mod truncation;
 pub mod znode_log;
 
 pub use log::{AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, TailError};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::Position;
+use crate::truncation::Published;
 
 /// One life of one replica, as the log numbers it: later ones are greater, none is ever given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -180,6 +181,12 @@ pub trait OrderedLog: Clone + Send + Sync + 'static {
     /// The first position that is not committed yet: past everything acknowledged before the call. Advice only, it
     /// may be passed by the time it is known.
     fn end(&self) -> impl Future<Output = Result<Position, LogError>> + Send;
+
+    /// Makes known, durably, what this replica's restore points need of the log; replaces what it made known before.
+    fn publish(&self, published: Published) -> impl Future<Output = Result<(), LogError>> + Send;
+
+    /// What every replica has made known, in order of their numbers; also those that are long gone.
+    fn published(&self) -> impl Future<Output = Result<Vec<Published>, LogError>> + Send;
 
     /// Whether the log can be reached, and changes of it.
     fn health(&self) -> watch::Receiver<LogHealth>;

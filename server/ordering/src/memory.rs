@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use crate::truncation::Published;
 use crate::{
     AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
 };
@@ -52,9 +54,9 @@ pub struct MemoryStorage {
 struct Shared {
     config: Config,
     state: Mutex<State>,
-    /// Rung on every change that a tail may wait for.
-    bell: watch::Sender<u64>,
-    health: watch::Sender<LogHealth>,
+    /// Rung on every change that a tail may wait for. It wakes tails in the order in which they wait (a `watch` channel
+    /// shuffles them), so that a simulated run is the same again.
+    bell: Notify,
 }
 
 #[derive(Debug)]
@@ -63,12 +65,18 @@ struct State {
     entries: VecDeque<Committed>,
     /// Index of the first retained entry.
     first: u64,
+    /// Its position, as it was given: the end of a segment and the start of the next are the same place.
+    first_position: Position,
     /// Entries whose answer was lost and that come after `.0` further ones.
     late: Vec<(u32, u32, Incarnation, Bytes)>,
     /// The newest incarnation of each replica.
     incarnations: BTreeMap<u32, Incarnation>,
     last_incarnation: i64,
+    published: BTreeMap<u32, Published>,
     faults: VecDeque<Fault>,
+    health: LogHealth,
+    /// Each with one receiver, for the same reason.
+    health_watchers: Vec<watch::Sender<LogHealth>>,
     /// A clock for tests; the real one when there is none.
     clock_ms: Option<i64>,
 }
@@ -80,18 +88,17 @@ impl MemoryStorage {
         let state = State {
             entries: VecDeque::new(),
             first: 0,
+            first_position: Position::START,
             late: Vec::new(),
             incarnations: BTreeMap::new(),
             last_incarnation: 0,
+            published: BTreeMap::new(),
             faults: VecDeque::new(),
+            health: LogHealth::Connected,
+            health_watchers: Vec::new(),
             clock_ms: None,
         };
-        let shared = Shared {
-            config,
-            state: Mutex::new(state),
-            bell: watch::Sender::new(0),
-            health: watch::Sender::new(LogHealth::Connected),
-        };
+        let shared = Shared { config, state: Mutex::new(state), bell: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -110,12 +117,21 @@ impl MemoryStorage {
         self.shared.state().faults.push_back(fault);
     }
 
+    /// Forgets the faults that no append has met yet.
+    pub fn clear_faults(&self) {
+        self.shared.state().faults.clear();
+    }
+
     /// Takes the log away, or gives it back: meanwhile appends are `Unavailable` and tails stand still.
     pub fn set_available(&self, available: bool) {
-        self.shared.health.send_replace(match available {
+        let health = match available {
             true => LogHealth::Connected,
             false => LogHealth::Disconnected { since: Instant::now(), detail: "taken away by a test".into() },
-        });
+        };
+        let mut state = self.shared.state();
+        state.health_watchers.retain(|watcher| watcher.send(health.clone()).is_ok());
+        state.health = health;
+        drop(state);
         self.shared.ring();
     }
 
@@ -143,7 +159,7 @@ impl Shared {
     }
 
     fn ring(&self) {
-        self.bell.send_modify(|rings| *rings += 1);
+        self.bell.notify_waiters();
     }
 
     fn position(&self, index: u64) -> Position {
@@ -189,12 +205,11 @@ impl Shared {
     /// The entry that `from` reads on with, `None` if it is not committed yet.
     fn read(&self, from: Position) -> Result<Option<Committed>, TailError> {
         let state = self.state();
-        let first = self.position(state.first);
-        if from < first {
-            return Err(TailError::Truncated { first });
-        }
         let ahead = || TailError::Ahead { end: self.position(state.end()) };
         let index = self.index(from).ok_or_else(ahead)?;
+        if index < state.first {
+            return Err(TailError::Truncated { first: state.first_position });
+        }
         if index > state.end() {
             return Err(ahead());
         }
@@ -234,10 +249,10 @@ impl MemoryLog {
         if entry.len() > limit {
             return Err(AppendError::TooLarge { bytes: entry.len(), limit });
         }
-        if !self.shared.health.borrow().is_connected() {
+        let mut state = self.shared.state();
+        if !state.health.is_connected() {
             return Err(AppendError::Unavailable { reason: "the log is taken away".into() });
         }
-        let mut state = self.shared.state();
         if self.is_fenced(&state) {
             return Err(AppendError::Fenced);
         }
@@ -273,21 +288,21 @@ impl OrderedLog for MemoryLog {
     }
 
     fn tail(&self, from: Position) -> impl Stream<Item = Result<Committed, TailError>> + Send + Unpin + 'static {
-        let bell = self.shared.bell.subscribe();
-        let start = Some((self.shared.clone(), bell, from));
+        let start = Some((self.shared.clone(), from));
         stream::unfold(start, |tail| async move {
-            let (shared, mut bell, from) = tail?;
+            let (shared, from) = tail?;
             loop {
-                bell.mark_unchanged();
-                let available = shared.health.borrow().is_connected();
+                // Before reading, so that no ring falls in between.
+                let mut rung = pin!(shared.bell.notified());
+                rung.as_mut().enable();
+                let available = shared.state().health.is_connected();
                 match available.then(|| shared.read(from)).transpose() {
                     Err(error) => return Some((Err(error), None)),
                     Ok(Some(Some(committed))) => {
                         let next = committed.position.next();
-                        return Some((Ok(committed), Some((shared, bell, next))));
+                        return Some((Ok(committed), Some((shared.clone(), next))));
                     }
-                    // The sender lives in `shared`, so this waits for a ring.
-                    Ok(_) => bell.changed().await.ok()?,
+                    Ok(_) => rung.await,
                 }
             }
         })
@@ -305,6 +320,7 @@ impl OrderedLog for MemoryLog {
         while state.first < index {
             state.entries.pop_front();
             state.first += 1;
+            state.first_position = below;
         }
         drop(state);
         self.shared.ring();
@@ -312,15 +328,35 @@ impl OrderedLog for MemoryLog {
     }
 
     async fn first(&self) -> Result<Position, LogError> {
-        Ok(self.shared.position(self.shared.state().first))
+        Ok(self.shared.state().first_position)
     }
 
     async fn end(&self) -> Result<Position, LogError> {
         Ok(self.shared.position(self.shared.state().end()))
     }
 
+    async fn publish(&self, published: Published) -> Result<(), LogError> {
+        let mut state = self.shared.state();
+        if !state.health.is_connected() {
+            return Err(LogError::Unavailable { reason: "the log is taken away".into() });
+        }
+        if self.is_fenced(&state) {
+            return Err(LogError::Fenced);
+        }
+        state.published.insert(published.replica, published);
+        Ok(())
+    }
+
+    async fn published(&self) -> Result<Vec<Published>, LogError> {
+        Ok(self.shared.state().published.values().cloned().collect())
+    }
+
     fn health(&self) -> watch::Receiver<LogHealth> {
-        self.shared.health.subscribe()
+        let mut state = self.shared.state();
+        let (sender, receiver) = watch::channel(state.health.clone());
+        state.health_watchers.retain(|watcher| !watcher.is_closed());
+        state.health_watchers.push(sender);
+        receiver
     }
 
     fn log_id(&self) -> LogId {

@@ -7,6 +7,7 @@
 //! <root>/bodies/<segment>/<name>/<%05d>    chunks of a body too large for an entry; goes when its segment goes
 //! <root>/incarnations/<replica>/i-<%010d>  the one living incarnation of a replica
 //! <root>/members/<replica>                 ephemeral: the replica lives, and where
+//! <root>/positions/<replica>               what the replica's restore points still need of the log
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,14 @@ impl Layout {
 
     pub(crate) fn member(&self, replica: u32) -> String {
         format!("{}/members/{replica}", self.root)
+    }
+
+    pub(crate) fn positions(&self) -> String {
+        format!("{}/positions", self.root)
+    }
+
+    pub(crate) fn position(&self, replica: u32) -> String {
+        format!("{}/positions/{replica}", self.root)
     }
 }
 

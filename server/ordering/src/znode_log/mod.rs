@@ -14,6 +14,7 @@ mod bodies;
 mod layout;
 mod open;
 mod plan;
+mod published;
 mod recent;
 mod tail;
 mod truncate;
@@ -36,6 +37,7 @@ use self::append::AppendLane;
 use self::layout::Layout;
 use self::recent::Recent;
 use crate::connection::{Access, Connection};
+use crate::truncation::Published;
 use crate::{
     AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
 };
@@ -213,6 +215,18 @@ impl OrderedLog for ZnodeLog {
         let look = async {
             let client = self.inner.synced_client().await?;
             truncate::end(&self.inner, &client).await
+        };
+        self.inner.bounded(look).await
+    }
+
+    async fn publish(&self, published: Published) -> Result<(), LogError> {
+        self.inner.bounded(published::publish(&self.inner, &published)).await
+    }
+
+    async fn published(&self) -> Result<Vec<Published>, LogError> {
+        let look = async {
+            let client = self.inner.synced_client().await?;
+            published::published(&self.inner, &client).await
         };
         self.inner.bounded(look).await
     }

@@ -216,7 +216,7 @@ async fn delete_together(inner: &Inner, client: &Client, paths: &[String]) -> Re
 }
 
 /// An error of a transaction whose first operation checks the incarnation.
-fn write_error(inner: &Inner, error: MultiWriteError) -> LogError {
+pub(super) fn write_error(inner: &Inner, error: MultiWriteError) -> LogError {
     match error {
         MultiWriteError::OperationFailed { index: 0, source: Error::NoNode } => {
             inner.set_fenced();
