@@ -74,6 +74,8 @@ pub fn starting(id: u32, engine: &str) -> Status {
         replay: None,
         generation: None,
         restore_point_index: None,
+        log_first: None,
+        log_needs: None,
         schema_version: uuid::Uuid::nil(),
         conditions: Vec::new(),
     }

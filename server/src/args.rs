@@ -3,7 +3,9 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    num::ParseIntError,
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
@@ -115,13 +117,13 @@ pub struct ReplicaArgs {
     #[arg(long, env = "RDB_MAX_CLIENTS", default_value_t = replicateddb_replica::frontend::limits::DEFAULT_MAX_CLIENTS)]
     pub max_clients: usize,
     /// Most records in one entry of the log.
-    #[arg(long, env = "RDB_BATCH_MAX_RECORDS", default_value_t = 1024, value_parser = parse_positive)]
+    #[arg(long, env = "RDB_BATCH_MAX_RECORDS", default_value_t = 1024, value_parser = parse_positive::<usize>)]
     pub batch_max_records: usize,
     /// Bytes after which no further record is added to an entry of the log.
-    #[arg(long, env = "RDB_BATCH_MAX_BYTES", default_value_t = 192 * 1024, value_parser = parse_positive)]
+    #[arg(long, env = "RDB_BATCH_MAX_BYTES", default_value_t = 192 * 1024, value_parser = parse_positive::<usize>)]
     pub batch_max_bytes: usize,
     /// Entries of this replica on their way to the log at once.
-    #[arg(long, env = "RDB_BATCHES_IN_FLIGHT", default_value_t = 2, value_parser = parse_positive)]
+    #[arg(long, env = "RDB_BATCHES_IN_FLIGHT", default_value_t = 2, value_parser = parse_positive::<usize>)]
     pub batches_in_flight: usize,
     /// Time between restore points.
     #[arg(long, env = "RDB_RESTORE_POINT_INTERVAL", default_value = "60s", value_parser = parse_duration)]
@@ -129,6 +131,22 @@ pub struct ReplicaArgs {
     /// Records between restore points.
     #[arg(long, env = "RDB_RESTORE_POINT_RECORDS", default_value_t = 50_000)]
     pub restore_point_records: u64,
+    /// Records that a replica that is away may be behind the others' restore points before the log no longer waits for it;
+    /// when it comes back it takes over a restore point of another one. Ten times as many for one that is there.
+    #[arg(long, env = "RDB_LOG_BEHIND_RECORDS", default_value_t = 500_000)]
+    pub log_behind_records: u64,
+    /// Silence after which a replica is away.
+    #[arg(long, env = "RDB_LOG_AWAY_AFTER", default_value = "60s", value_parser = parse_duration)]
+    pub log_away_after: Duration,
+    /// Fewest entries at the beginning of the log that are given up at once.
+    #[arg(long, env = "RDB_LOG_STEP_ENTRIES", default_value_t = 1000, value_parser = parse_positive::<u32>)]
+    pub log_step_entries: u32,
+    /// Time between two looks at what of the log is still needed.
+    #[arg(long, env = "RDB_LOG_KEEP_INTERVAL", default_value = "10s", value_parser = parse_duration)]
+    pub log_keep_interval: Duration,
+    /// Entries after which a segment of the log is sealed.
+    #[arg(long, env = "RDB_LOG_SEGMENT_ENTRIES", default_value_t = 10_000, value_parser = parse_positive::<u32>)]
+    pub log_segment_entries: u32,
     /// Data centre shown to drivers.
     #[arg(long, env = "RDB_DATA_CENTER", default_value = "datacenter1")]
     pub data_center: String,
@@ -160,6 +178,10 @@ pub struct VerifyArgs {
     /// How long to wait for all digests.
     #[arg(long, default_value = "120s", value_parser = parse_duration)]
     pub timeout: Duration,
+    /// Leave a replica that differs from most of the others as it is. Without, it serves nobody from then on until its store
+    /// is built anew, from the log or from a restore point of another replica.
+    #[arg(long)]
+    pub report_only: bool,
 }
 
 impl ReplicaArgs {
@@ -215,11 +237,14 @@ fn ordinal(host: &str) -> Option<u32> {
     number.parse().ok()
 }
 
-fn parse_positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
+fn parse_positive<T>(text: &str) -> Result<T, String>
+where
+    T: FromStr<Err = ParseIntError> + From<u8> + PartialEq,
+{
+    match text.parse::<T>() {
+        Ok(number) if number == T::from(0) => Err("must be at least 1".to_owned()),
         Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
+        Err(error) => Err(error.to_string()),
     }
 }
 

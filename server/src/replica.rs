@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::{
     admin::{AdminPort, starting},
     args::{ReplicaArgs, with_id},
-    signals,
+    signals, verify,
 };
 
 /// Pause before the ordered log is tried again at start.
@@ -107,7 +107,7 @@ impl Running {
         let members = Arc::new(Members::watching(&log));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
         let handle = start_core(args, id, log, token, keyspace.as_deref(), core_metrics)?;
-        admin_port.serve(replica_admin::router(handle.clone(), registry));
+        admin_port.serve(replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch())));
 
         let member = Member {
             id,
@@ -204,6 +204,7 @@ fn log_config(args: &ReplicaArgs, id: u32) -> znode_log::Config {
     znode_log::Config {
         session_timeout: args.order.session_timeout,
         batches_in_flight: args.batches_in_flight,
+        segment_entries: args.log_segment_entries,
         ..znode_log::Config::new(args.order.zookeeper.clone(), args.order.root.clone(), id)
     }
 }
@@ -214,6 +215,10 @@ fn core_config(args: &ReplicaArgs, id: u32) -> config::Config {
         engine: args.engine.name().to_owned(),
         restore_point_interval: args.restore_point_interval,
         restore_point_records: args.restore_point_records,
+        log_keep_interval: args.log_keep_interval,
+        log_behind_records: args.log_behind_records,
+        log_away_after: args.log_away_after,
+        log_step_entries: args.log_step_entries,
         ..config::Config::default()
     };
     config.limits.max_records = args.batch_max_records;

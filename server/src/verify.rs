@@ -3,13 +3,26 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    net::SocketAddr,
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use replicateddb_ordering::members::Member;
 use replicateddb_replica::replica::Digest;
-use tokio::time::{Instant, sleep};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::args::VerifyArgs;
 
@@ -19,30 +32,82 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Digest prefix shown per cell, in hex digits.
 const SHOWN_HEX_DIGITS: usize = 12;
 
+/// How long `POST /verify` waits for all digests.
+const ENDPOINT_LIMIT: Duration = Duration::from_secs(120);
+
 /// The exit code when there is nothing to compare.
 const NOTHING: u8 = 2;
 
-/// Orders one digest record, collects its result from every replica and prints the comparison. The exit code is 0
-/// when all are equal, 1 when any table differs, 2 when there is no table that could.
+/// Compares and prints the comparison; replicas that differ from most of the others are told to build their stores anew,
+/// unless only a report is wanted. The exit code is 0 when all are equal, 1 when any table differs, 2 when there is no
+/// table that could.
 ///
 /// # Errors
 /// A replica can't be reached or doesn't produce the digest within the time limit.
 pub async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    let deadline = Instant::now() + args.timeout;
-    let client = reqwest::Client::builder().timeout(args.timeout).build()?;
-    let first = args.replicas.first().context("name at least one replica with --replica HOST:PORT")?;
-    let ordered = order_digest(&client, first).await?;
-    let mut found = vec![(first.clone(), ordered.clone())];
-    for replica in args.replicas.iter().skip(1) {
-        found.push((replica.clone(), collect(&client, replica, ordered.index, deadline).await?));
-    }
-    let comparison = compare(&found);
+    let comparison = check(&args.replicas, args.timeout, args.report_only).await?;
     print!("{}", comparison.text);
     Ok(match comparison {
         Comparison { equal: false, .. } => ExitCode::from(1),
         Comparison { tables: 0, .. } => ExitCode::from(NOTHING),
         _ => ExitCode::SUCCESS,
     })
+}
+
+/// Orders one digest record, collects its result from every replica, compares, and quarantines those that differ from most
+/// of the others: they serve nobody until their stores are built anew.
+///
+/// # Errors
+/// As for [`run`].
+async fn check(replicas: &[String], limit: Duration, report_only: bool) -> anyhow::Result<Comparison> {
+    let deadline = Instant::now() + limit;
+    let client = reqwest::Client::builder().timeout(limit).build()?;
+    let first = replicas.first().context("name at least one replica with --replica HOST:PORT")?;
+    let ordered = order_digest(&client, first).await?;
+    let mut found = vec![(first.clone(), ordered.clone())];
+    for replica in replicas.iter().skip(1) {
+        found.push((replica.clone(), collect(&client, replica, ordered.index, deadline).await?));
+    }
+    let mut comparison = compare(&found);
+    for (replica, tables) in &comparison.diverged {
+        let reason =
+            format!("at index {} it differs from most of the others in {}", comparison.index, tables.join(", "));
+        let outcome = if report_only { "left as it is".to_owned() } else { quarantine(&client, replica, reason).await };
+        let _ = writeln!(comparison.text, "QUARANTINE {replica}: {outcome}");
+    }
+    Ok(comparison)
+}
+
+/// Has a replica build its store anew; what came of it, for people.
+async fn quarantine(client: &reqwest::Client, replica: &str, reason: String) -> String {
+    match client.post(format!("http://{replica}/rebuild")).body(reason).send().await {
+        Ok(response) if response.status().is_success() => "it serves nobody until its store is built anew".to_owned(),
+        Ok(response) => format!("it refuses: {}", response.text().await.unwrap_or_default().trim()),
+        Err(error) => format!("it could not be told: {error}"),
+    }
+}
+
+/// `POST /verify` on a replica: all replicas that are members now, compared; `?report-only=true` quarantines none. 200 when
+/// they are equal, 409 when any differs, 503 when they could not be compared.
+pub fn router(members: watch::Receiver<Vec<Member>>) -> Router {
+    Router::new().route("/verify", post(answer)).with_state(members)
+}
+
+/// The query of `POST /verify`.
+#[derive(Debug, Deserialize)]
+struct Asked {
+    #[serde(default, rename = "report-only")]
+    report_only: bool,
+}
+
+async fn answer(State(members): State<watch::Receiver<Vec<Member>>>, Query(asked): Query<Asked>) -> Response {
+    let admin = |member: &Member| SocketAddr::new(member.address, member.admin_port).to_string();
+    let replicas: Vec<_> = members.borrow().iter().map(admin).collect();
+    match check(&replicas, ENDPOINT_LIMIT, asked.report_only).await {
+        Ok(comparison) if comparison.equal => Json(comparison).into_response(),
+        Ok(comparison) => (StatusCode::CONFLICT, Json(comparison)).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
+    }
 }
 
 async fn order_digest(client: &reqwest::Client, replica: &str) -> anyhow::Result<Digest> {
@@ -77,9 +142,17 @@ async fn collect(client: &reqwest::Client, replica: &str, index: u64, deadline: 
     }
 }
 
+/// What a comparison has shown.
+#[derive(Debug, Serialize)]
 struct Comparison {
     equal: bool,
+    /// Of the digests.
+    index: u64,
+    /// Tables that were compared.
     tables: usize,
+    /// Replicas that differ from more than half of all, and in which tables.
+    diverged: BTreeMap<String, Vec<String>>,
+    /// All of it, for people.
     text: String,
 }
 
@@ -92,7 +165,7 @@ fn compare(found: &[(String, Digest)]) -> Comparison {
         equal = false;
         let _ = writeln!(text, "DIFFERENT  the same record has different indices: {indices:?}");
     }
-    let mut alone: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut diverged: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let tables: BTreeSet<&String> = found.iter().flat_map(|(_, digest)| digest.tables.keys()).collect();
     for table in &tables {
         let cells: BTreeMap<&str, Option<(u64, &str)>> = found
@@ -102,7 +175,7 @@ fn compare(found: &[(String, Digest)]) -> Comparison {
         let same = cells.values().collect::<BTreeSet<_>>().len() == 1;
         equal &= same;
         for replica in minority(&cells) {
-            alone.entry(replica).or_default().push(table);
+            diverged.entry(replica.to_owned()).or_default().push((*table).clone());
         }
         let _ = write!(text, "{:<10} {table:<40}", if same { "equal" } else { "DIFFERENT" });
         let shown: Vec<_> = if same { cells.into_iter().take(1).collect() } else { cells.into_iter().collect() };
@@ -117,7 +190,7 @@ fn compare(found: &[(String, Digest)]) -> Comparison {
         }
         text.push('\n');
     }
-    for (replica, tables) in &alone {
+    for (replica, tables) in &diverged {
         let _ = writeln!(text, "DIVERGED   {replica} differs from most of the others in {}", tables.join(", "));
     }
     let verdict = match (equal, tables.is_empty()) {
@@ -127,7 +200,7 @@ fn compare(found: &[(String, Digest)]) -> Comparison {
     };
     let index = indices.first().copied().unwrap_or_default();
     let _ = writeln!(text, "{verdict}: {} tables on {} replicas at index {index}", tables.len(), found.len());
-    Comparison { equal, tables: tables.len(), text }
+    Comparison { equal, index, tables: tables.len(), diverged, text }
 }
 
 /// The replicas whose cell is not the one that more than half of them have; none if there is no such cell.

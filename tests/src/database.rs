@@ -173,8 +173,14 @@ impl Database {
     pub fn verify_command(&self) -> Result<Vec<String>> {
         let pods = self.tier("replica")?;
         let (first, _) = pods.first().context("no replica pods")?;
-        let mut command =
-            vec!["exec".to_owned(), first.clone(), "--".into(), "replicateddb-server".into(), "verify".into()];
+        let mut command = vec![
+            "exec".to_owned(),
+            first.clone(),
+            "--".into(),
+            "replicateddb-server".into(),
+            "verify".into(),
+            "--report-only".into(),
+        ];
         for (_, pod) in &pods {
             command.extend(["--replica".to_owned(), format!("{}:{ADMIN_PORT}", pod.ip)]);
         }

@@ -36,7 +36,11 @@ pub fn network_policy(validated: &Validated, tier: Tier) -> NetworkPolicy {
         ],
         // nobody asks the agent of a shared one for anything
         Tier::Cassandra if validated.shared() => vec![rule(&[PORT_CQL], Some(vec![of(Tier::Replica)]))],
-        Tier::Cassandra => vec![rule(&[PORT_CQL, PORT_AGENT], Some(vec![of(Tier::Replica)]))],
+        // agents take over each other's restore points
+        Tier::Cassandra => vec![
+            rule(&[PORT_CQL, PORT_AGENT], Some(vec![of(Tier::Replica)])),
+            rule(&[PORT_AGENT], Some(vec![of(Tier::Cassandra)])),
+        ],
         Tier::Replica => {
             vec![
                 rule(&[PORT_CQL], None),

@@ -9,12 +9,13 @@
 //! | `POST /digest` | orders a digest record and gives this replica's [`Digest`]; 429 while one is under way |
 //! | `GET /digest/{index}` | this replica's digest of that record; 404 until it has it |
 //! | `POST /restore-point` | takes a restore point now and gives its index |
+//! | `POST /rebuild` | gives up what the store holds and builds it anew; the body says why |
 
 use std::{future::Future, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{DefaultBodyLimit, Path, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -38,6 +39,8 @@ pub trait Admin: Core {
     fn digest_at(&self, index: u64) -> Option<Digest>;
     /// Takes a restore point now; gives its index.
     fn restore_point(&self) -> impl Future<Output = Result<u64, String>> + Send;
+    /// Builds the store anew, for this reason.
+    fn rebuild(&self, reason: &str) -> Result<(), String>;
 }
 
 impl Admin for ReplicaHandle {
@@ -56,6 +59,10 @@ impl Admin for ReplicaHandle {
     async fn restore_point(&self) -> Result<u64, String> {
         ReplicaHandle::restore_point(self).await
     }
+
+    fn rebuild(&self, reason: &str) -> Result<(), String> {
+        ReplicaHandle::rebuild(self, reason)
+    }
 }
 
 /// The answer to `POST /restore-point`.
@@ -64,6 +71,9 @@ pub struct RestorePoint {
     /// The state that it holds: every record up to this index.
     pub index: u64,
 }
+
+/// Longest reason for building a store anew, bytes.
+const MAX_REASON: usize = 4096;
 
 struct Shared<A> {
     replica: A,
@@ -83,6 +93,7 @@ pub fn router<A: Admin>(replica: A, metrics: Registry) -> Router {
         .route("/digest", post(digest::<A>))
         .route("/digest/{index}", get(digest_at::<A>))
         .route("/restore-point", post(restore_point::<A>))
+        .route("/rebuild", post(rebuild::<A>).layer(DefaultBodyLimit::max(MAX_REASON)))
         .with_state(shared)
 }
 
@@ -133,6 +144,13 @@ async fn restore_point<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Respon
     let Ok(_exclusive) = shared.exclusive.try_lock() else { return busy() };
     match shared.replica.restore_point().await {
         Ok(index) => Json(RestorePoint { index }).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+async fn rebuild<A: Admin>(State(shared): State<Arc<Shared<A>>>, reason: String) -> Response {
+    match shared.replica.rebuild(reason.trim()) {
+        Ok(()) => (StatusCode::ACCEPTED, "the store is built anew\n").into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }

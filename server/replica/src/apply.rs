@@ -45,6 +45,8 @@ const PLAN_RETRY: Duration = Duration::from_millis(100);
 pub enum Exit {
     /// The store may hold more or less than the state says: rewind and replay.
     Rewind(String),
+    /// What the store holds can't be trusted at all: build it anew.
+    Rebuild(String),
     /// Asked to stop; the store is exactly at this state.
     Stopped(Box<State>),
     /// Nothing here can help (I8).
@@ -55,6 +57,8 @@ pub enum Exit {
 pub enum Command {
     /// Make a restore point now; answers with its index.
     RestorePoint(oneshot::Sender<Result<u64, String>>),
+    /// Give up what the store holds, for this reason, and build it anew.
+    Rebuild(String),
     /// Let somebody read in these lanes as soon as they are free of the records that are in them now.
     Read(Lanes, oneshot::Sender<Hold>),
 }
@@ -204,6 +208,7 @@ where
                 }
                 Some(command) = commands.recv() => match command {
                     Command::RestorePoint(reply) => self.restore_points.ask(reply),
+                    Command::Rebuild(reason) => return Exit::Rebuild(reason),
                     Command::Read(lanes, reader) => self.read(lanes, reader),
                 },
                 Some(number) = self.reads.over() => self.free(Ticket::Read(number)),
@@ -233,6 +238,8 @@ where
     fn take(&mut self, committed: Option<Result<Committed, TailError>>) -> Result<(), Exit> {
         let committed = match committed {
             Some(Ok(committed)) => committed,
+            // Recovery knows what to do about that.
+            Some(Err(error @ TailError::Truncated { .. })) => return Err(Exit::Rewind(error.to_string())),
             Some(Err(error)) => return Err(Exit::Fatal(error.to_string())),
             None => return Err(Exit::Fatal("the log's tail has ended".to_owned())),
         };

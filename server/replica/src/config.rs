@@ -34,6 +34,15 @@ pub struct Config {
     pub restore_point_timeout: Duration,
     /// Pause after a restore point that failed.
     pub restore_point_retry: Duration,
+    /// Time between two looks at what is needed of the log.
+    pub log_keep_interval: Duration,
+    /// Records that a replica that is away may stay behind the others' restore points before the log no longer waits for it;
+    /// ten times as many for one that is there.
+    pub log_behind_records: u64,
+    /// Silence after which a replica is away.
+    pub log_away_after: Duration,
+    /// Fewest entries of the log worth giving up at once.
+    pub log_step_entries: u32,
     /// Silence in the log after which a tick is proposed; doubles with each tick in a row.
     pub tick_after: Duration,
     /// Longest silence between two ticks.
@@ -70,6 +79,10 @@ impl Default for Config {
             restore_point_records: 50_000,
             restore_point_timeout: Duration::from_secs(60),
             restore_point_retry: Duration::from_secs(15),
+            log_keep_interval: Duration::from_secs(10),
+            log_behind_records: 500_000,
+            log_away_after: Duration::from_secs(60),
+            log_step_entries: 1000,
             tick_after: Duration::from_secs(1),
             tick_at_most: Duration::from_secs(16),
             apply_retry_first: Duration::from_millis(50),

@@ -7,7 +7,8 @@
 //! sessions ─► propose ─► ordered log ─► apply ─► backend (Cassandra)
 //!                 ▲          tail     │  state, lanes, execute, restore_point
 //!                 └── outcome ────────┘
-//! supervise: recovery → replay → barrier → serving; again when the backend dies
+//! supervise: recovery (take_over) → replay → barrier → serving; again when the backend dies
+//! log_keeper: what restore points need of the log, and giving up the rest
 //! ```
 
 pub mod admin;
@@ -20,6 +21,7 @@ mod execute;
 pub mod frontend;
 pub mod keyspace;
 pub mod lanes;
+mod log_keeper;
 pub mod metrics;
 pub mod mutations;
 pub mod propose;
@@ -32,6 +34,7 @@ mod shared;
 pub mod site;
 pub mod state;
 mod supervise;
+mod take_over;
 mod tick;
 mod unresolved;
 

@@ -39,6 +39,10 @@ pub struct Metrics {
     pub restore_points: Counter,
     /// Rewinds.
     pub rewinds: Counter,
+    /// Times that the beginning of the log was given up.
+    pub truncations: Counter,
+    /// Restore points that were copied from another replica.
+    pub taken_over: Counter,
     /// What went wrong, by kind.
     pub errors: Family<KindLabel, Counter>,
     /// Every record up to this index is applied.
@@ -75,6 +79,8 @@ impl Default for Metrics {
             proposed: Counter::default(),
             restore_points: Counter::default(),
             rewinds: Counter::default(),
+            truncations: Counter::default(),
+            taken_over: Counter::default(),
             errors: Family::default(),
             applied_index: Gauge::default(),
             lag: Gauge::default(),
@@ -107,6 +113,8 @@ impl Metrics {
         counter("proposed_records", "Records proposed", &self.proposed);
         counter("restore_points", "Restore points committed", &self.restore_points);
         counter("rewinds", "Rewinds of the store", &self.rewinds);
+        counter("truncations", "Times that the beginning of the log was given up", &self.truncations);
+        counter("restore_points_taken_over", "Restore points copied from another replica", &self.taken_over);
         registry.register("applied_records", "Records applied, by kind", self.applied.clone());
         registry.register("errors", "What went wrong, by kind", self.errors.clone());
         registry.register("proposal_queue", "Requests waiting to be proposed", self.queue.clone());

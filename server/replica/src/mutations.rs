@@ -54,13 +54,15 @@ pub enum Mutation {
     IgnoreCassandrasClock,
     /// After an unclean end the replay starts from the restore point's index, on the store as it is.
     ReplayWithoutRewind,
+    /// The log is given up to where it was applied, not to where a restore point is.
+    TruncateByApplied,
     /// What was sent to an earlier JVM may land in this one.
     IgnoreGeneration,
 }
 
 impl Mutation {
     /// Every one.
-    pub const EVERY: [Self; 25] = [
+    pub const EVERY: [Self; 26] = [
         Self::SkipDedup,
         Self::ForgetDuplicates,
         Self::ForgetClock,
@@ -85,6 +87,7 @@ impl Mutation {
         Self::KeepCleanMark,
         Self::IgnoreCassandrasClock,
         Self::ReplayWithoutRewind,
+        Self::TruncateByApplied,
         Self::IgnoreGeneration,
     ];
 }

@@ -3,7 +3,7 @@
 //! A [`Hold`] is given to a reader when its lanes are free of all records before it. It ends when the reader drops it, or
 //! after [`LONGEST_HOLD`]: then the read is no snapshot, and [`Hold::finish`] says so.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,7 +51,7 @@ enum Read {
 
 /// The reads in the scheduler. There are at most as many as sessions may have requests in flight.
 pub struct Reads {
-    reads: HashMap<u64, Read>,
+    reads: BTreeMap<u64, Read>,
     // Bounded by the reads themselves: each sends once.
     ended: mpsc::UnboundedReceiver<u64>,
     sender: mpsc::UnboundedSender<u64>,
@@ -60,7 +60,7 @@ pub struct Reads {
 impl Default for Reads {
     fn default() -> Self {
         let (sender, ended) = mpsc::unbounded_channel();
-        Self { reads: HashMap::new(), ended, sender }
+        Self { reads: BTreeMap::new(), ended, sender }
     }
 }
 

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use replicateddb_store::api::{Manifest, Rewind};
+use replicateddb_ordering::{OrderedLog, Position};
+use replicateddb_store::api::{Code, Manifest, Mark, Rewind};
 use replicateddb_store::client::StoreError;
 use tokio::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::replica::Phase;
 use crate::shared::{Condition, Shared};
 use crate::site::{Agent, Connector};
 use crate::state::State;
+use crate::take_over::{first, hold, take_over};
 
 /// Pause between two looks at Cassandra's clock.
 const CLOCK_POLL: Duration = Duration::from_millis(200);
@@ -62,34 +64,49 @@ impl From<BackendError> for RecoveryError {
     }
 }
 
-/// Brings the store to a known state. `trust_clean`: this process has not applied anything yet, so that a clean mark
-/// can only be the last process's; or nothing since it made the mark itself.
-pub async fn recover<A: Agent, C: Connector>(
+/// What a store was brought to, before anything is known of its log.
+struct Base {
+    generation: u64,
+    manifest: Option<Manifest>,
+    rewound: bool,
+}
+
+/// Brings the store to a known state, from which the log goes on. `trust_clean`: this process has not applied anything yet,
+/// so that a clean mark can only be the last process's; or nothing since it made the mark itself.
+pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
     shared: &Arc<Shared>,
+    log: &L,
     agent: &A,
     connector: &C,
-    log_id: i64,
     trust_clean: bool,
 ) -> Result<Recovered<C::Backend>, RecoveryError> {
     shared.enter(Phase::Recovering, "asking what the store holds");
     agent.claim().await?;
-    let status = agent.status().await?;
-    let clean = status.clean.filter(|_| trust_clean);
-    let (generation, manifest, rewound) = if let Some(clean) = clean {
-        shared.enter(Phase::Recovering, "starting on a cleanly stopped store");
-        let generation = agent.start().await?;
-        (generation, clean.manifest, false)
-    } else {
-        shared.enter(Phase::Recovering, "bringing the store back to its last restore point, or to its beginning");
-        let rewound = agent.rewind(Rewind::Latest).await?;
-        shared.metrics.rewinds.inc();
-        // With an older base there is more to replay; the next restore point ends it.
-        let damaged = agent.status().await?.damaged;
-        let text = damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        shared.condition(Condition::RestorePoint, (!text.is_empty()).then_some(text));
-        (rewound.generation, rewound.manifest, true)
+    let mut clean = agent.status().await?.clean.filter(|_| trust_clean);
+    let first = first(shared, log).await?;
+    // Before anything is started on what is there: without the log behind it, it is of no use.
+    let known = match &clean {
+        Some(clean) => state_of(clean.manifest.as_ref(), log)?,
+        None => state_of(newest(agent).await?.as_ref(), log)?,
     };
-    let state = state_of(manifest.as_ref(), log_id).map_err(RecoveryError::Fatal)?;
+    if known.next_position() < first {
+        take_over(shared, log, agent, &too_old(&known, first), false).await?;
+        clean = None;
+    } else {
+        hold(shared, log, agent, &known, true).await?;
+    }
+    let Base { generation, manifest, rewound } = match clean {
+        Some(clean) => {
+            shared.enter(Phase::Recovering, "starting on a cleanly stopped store");
+            Base { generation: agent.start().await?, manifest: clean.manifest, rewound: false }
+        }
+        None => rewind_or_take_over(shared, log, agent).await?,
+    };
+    let state = state_of(manifest.as_ref(), log)?;
+    if state.next_position() < first {
+        // The newest restore point was found to be damaged. The next attempt knows.
+        return Err(RecoveryError::Retry(too_old(&state, first)));
+    }
     wait_for_clock(shared, agent, manifest.as_ref()).await?;
     if !mutated(Mutation::KeepCleanMark) {
         agent.clear_clean().await?;
@@ -102,10 +119,69 @@ pub async fn recover<A: Agent, C: Connector>(
     Ok(Recovered { state, generation, backend, restore_point, rewound })
 }
 
-fn state_of(manifest: Option<&Manifest>, log_id: i64) -> Result<State, String> {
+/// Gives up what the store holds, which differs from what the other replicas have: it is built anew from the whole log, or
+/// from a restore point of another replica. What is here goes when that is there, and not before.
+pub async fn rebuild<L: OrderedLog, A: Agent>(
+    shared: &Shared,
+    log: &L,
+    agent: &A,
+    why: &str,
+) -> Result<(), RecoveryError> {
+    agent.claim().await?;
+    if first(shared, log).await? == Position::START {
+        shared.enter(Phase::Recovering, format!("emptying the store, to build it anew from the log: {why}"));
+        agent.rewind(Rewind::Empty).await?;
+        return Ok(());
+    }
+    take_over(shared, log, agent, why, true).await
+}
+
+/// The manifest of what a rewind would put back.
+async fn newest<A: Agent>(agent: &A) -> Result<Option<Manifest>, RecoveryError> {
+    let source = agent.source();
+    let points = if source.is_empty() { Vec::new() } else { agent.restore_points_of(&source).await? };
+    match points.iter().max_by_key(|point| point.sequence) {
+        Some(point) => Ok(Some(agent.manifest_of(&source, &point.id).await?)),
+        None => Ok(None),
+    }
+}
+
+fn too_old(state: &State, first: Position) -> String {
+    let (index, next) = (state.index(), state.next_position());
+    format!("the store is at index {index} and needs the log from {next} on, which starts at {first}")
+}
+
+/// Puts back the newest restore point that is whole, or nothing if there never was one; another replica's if there were
+/// and all are damaged.
+async fn rewind_or_take_over<L: OrderedLog, A: Agent>(
+    shared: &Shared,
+    log: &L,
+    agent: &A,
+) -> Result<Base, RecoveryError> {
+    shared.enter(Phase::Recovering, "bringing the store back to its last restore point, or to its beginning");
+    let rewound = match agent.rewind(Rewind::Latest).await {
+        Err(error) if error.code() == Some(Code::Damaged) => {
+            take_over(shared, log, agent, &error.to_string(), false).await?;
+            agent.rewind(Rewind::Latest).await?
+        }
+        answer => answer?,
+    };
+    shared.metrics.rewinds.inc();
+    // With an older base there is more to replay; the next restore point ends it.
+    let damaged = agent.status().await?.damaged;
+    let text = damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    shared.condition(Condition::RestorePoint, (!text.is_empty()).then_some(text));
+    Ok(Base { generation: rewound.generation, manifest: rewound.manifest, rewound: true })
+}
+
+fn state_of<L: OrderedLog>(manifest: Option<&Manifest>, log: &L) -> Result<State, RecoveryError> {
+    let log_id = log.log_id().0;
     match manifest {
         None => Ok(State::initial(log_id)),
-        Some(manifest) => State::restore(manifest.mark.replica_state.clone(), log_id, manifest.mark.index),
+        Some(manifest) => {
+            let Mark { index, replica_state } = manifest.mark.clone();
+            State::restore(replica_state, log_id, index).map_err(RecoveryError::Fatal)
+        }
     }
 }
 

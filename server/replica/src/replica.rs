@@ -176,6 +176,12 @@ pub struct Status {
     pub generation: Option<u64>,
     /// Index of the newest committed restore point.
     pub restore_point_index: Option<u64>,
+    /// Position of the first entry that the log still has, as last seen.
+    #[serde(default)]
+    pub log_first: Option<String>,
+    /// Position from which on this replica's restore points need the log, as made known to the others.
+    #[serde(default)]
+    pub log_needs: Option<String>,
     /// Schema version shown to drivers.
     pub schema_version: Uuid,
     /// What is not as it should be, for people; empty when all is well.
@@ -377,6 +383,16 @@ impl ReplicaHandle {
         let stopped = "the replica has stopped or is recovering";
         self.commands.try_send(Command::RestorePoint(sender)).map_err(|_| stopped.to_owned())?;
         answer.await.map_err(|_| stopped.to_owned())?
+    }
+
+    /// Gives up what the store holds and builds it anew, from the log or from a restore point of another replica; no client
+    /// is served meanwhile. For a store that differs from the others'; `reason` is for people.
+    ///
+    /// # Errors
+    /// Why it can't begin now; for people.
+    pub fn rebuild(&self, reason: &str) -> Result<(), String> {
+        let stopped = "the replica has stopped or is recovering";
+        self.commands.try_send(Command::Rebuild(reason.to_owned())).map_err(|_| stopped.to_owned())
     }
 
     /// Stops gracefully: finishes what is on its way, drains, and marks the store clean, so that the next start needs

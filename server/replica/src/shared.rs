@@ -1,9 +1,10 @@
 //! What the core's tasks and the handle share: whether clients are served, and what people are shown.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use replicateddb_ordering::Position;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -35,6 +36,19 @@ pub enum Condition {
     Compaction,
     /// Cassandra's clock is behind the restore point's.
     Clock,
+    /// The store differs from what the other replicas have.
+    Diverged,
+}
+
+/// What this replica needs of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// From where on.
+    pub from: Position,
+    /// The index before that.
+    pub index: u64,
+    /// It has a restore point there, and is not just copying one.
+    pub durable: bool,
 }
 
 struct Known {
@@ -46,6 +60,9 @@ struct Known {
     replay: Option<Replay>,
     generation: Option<u64>,
     restore_point_index: Option<u64>,
+    /// Where the log starts.
+    log_first: Option<Position>,
+    needs: Option<Needs>,
     conditions: BTreeMap<Condition, String>,
     digests: BTreeMap<u64, Digest>,
     /// When a record was last seen in the log, and how many ticks in a row came last.
@@ -68,6 +85,8 @@ pub struct Shared {
     pub schema: watch::Sender<Uuid>,
     /// What was in the log when the replica last looked is applied.
     current: AtomicBool,
+    /// Times that what this replica needs of the log was made known.
+    beats: AtomicU64,
     /// Applied schema changes.
     pub events: broadcast::Sender<SchemaEvent>,
     /// Why the core has ended.
@@ -87,6 +106,8 @@ impl Shared {
             replay: None,
             generation: None,
             restore_point_index: None,
+            log_first: None,
+            needs: None,
             conditions: BTreeMap::new(),
             digests: BTreeMap::new(),
             activity: (Instant::now(), 0),
@@ -99,6 +120,7 @@ impl Shared {
             serving: watch::Sender::new(Serving::No { reason: "starting".to_owned() }),
             schema: watch::Sender::new(Uuid::nil()),
             current: AtomicBool::new(false),
+            beats: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENTS),
             finished: watch::Sender::new(None),
             known: Mutex::new(known),
@@ -217,6 +239,26 @@ impl Shared {
         self.lock().restore_point_index = Some(index);
     }
 
+    /// Where the log starts.
+    pub fn saw_first(&self, first: Position) {
+        self.lock().log_first = Some(first);
+    }
+
+    /// What this replica needs of the log from now on; whether that is new.
+    pub fn set_needs(&self, needs: Needs) -> bool {
+        self.lock().needs.replace(needs) != Some(needs)
+    }
+
+    /// Another number each time.
+    pub fn next_beat(&self) -> u64 {
+        self.beats.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// See [`Shared::set_needs`].
+    pub fn needs(&self) -> Option<Needs> {
+        self.lock().needs
+    }
+
     /// Keeps a digest.
     pub fn keep_digest(&self, digest: Digest) {
         let mut known = self.lock();
@@ -263,6 +305,8 @@ impl Shared {
             replay: known.replay.clone(),
             generation: known.generation,
             restore_point_index: known.restore_point_index,
+            log_first: known.log_first.map(|first| first.to_string()),
+            log_needs: known.needs.map(|needs| needs.from.to_string()),
             schema_version: *self.schema.borrow(),
             conditions: known.conditions.values().cloned().collect(),
         }

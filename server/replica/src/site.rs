@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use replicateddb_store::api::{Mark, Rewind, Rewound, Status, Table};
+use replicateddb_store::api::{Manifest, Mark, RestorePoint, Rewind, Rewound, Status, Table};
 use replicateddb_store::client::{Store, StoreError};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -111,6 +111,14 @@ pub trait Agent: Clone + Send + Sync + 'static {
         enabled: bool,
         tables: Option<Vec<Table>>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Where other agents get restore points from this one; empty if there is nothing to get.
+    fn source(&self) -> String;
+    /// The restore points of the agent at `source` that are not known to be damaged, oldest first.
+    fn restore_points_of(&self, source: &str) -> impl Future<Output = Result<Vec<RestorePoint>, StoreError>> + Send;
+    /// The manifest of one of them.
+    fn manifest_of(&self, source: &str, id: &str) -> impl Future<Output = Result<Manifest, StoreError>> + Send;
+    /// Copies one of them; it is the newest here afterwards, and with `replace` the only one.
+    fn install(&self, source: &str, id: &str, replace: bool) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Cassandra's clock, ms since 1970.
     fn cassandra_now_ms(&self) -> impl Future<Output = Result<i64, StoreError>> + Send;
 }
@@ -158,6 +166,22 @@ impl Agent for Store {
 
     async fn autocompaction(&self, enabled: bool, tables: Option<Vec<Table>>) -> Result<(), StoreError> {
         Store::autocompaction(self, enabled, tables).await.map(drop)
+    }
+
+    fn source(&self) -> String {
+        Store::source(self).to_owned()
+    }
+
+    async fn restore_points_of(&self, source: &str) -> Result<Vec<RestorePoint>, StoreError> {
+        Store::restore_points_of(self, source).await
+    }
+
+    async fn manifest_of(&self, source: &str, id: &str) -> Result<Manifest, StoreError> {
+        Store::manifest_of(self, source, id).await
+    }
+
+    async fn install(&self, source: &str, id: &str, replace: bool) -> Result<(), StoreError> {
+        Store::install(self, source, id, replace).await.map(drop)
     }
 
     async fn cassandra_now_ms(&self) -> Result<i64, StoreError> {

@@ -197,6 +197,12 @@ impl State {
         Ok(state)
     }
 
+    /// Whether this state contains the record of that number.
+    pub fn contains(&self, origin: u32, incarnation: i64, sequence: u64) -> bool {
+        let known = self.origins.get(&origin).filter(|known| known.incarnation == incarnation);
+        known.is_some_and(|known| sequence < known.floor || known.seen.contains(sequence))
+    }
+
     /// Where to read on.
     pub fn next_position(&self) -> Position {
         self.last.map_or(Position::START, Position::next)

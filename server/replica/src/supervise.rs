@@ -9,10 +9,11 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applier, Command, Exit};
+use crate::log_keeper::{LogKeeper, beat};
 use crate::mutations::{Mutation, mutated};
 use crate::propose::{Ended, Proposer};
 use crate::record::{Record, RecordKind};
-use crate::recovery::{Recovered, RecoveryError, recover};
+use crate::recovery::{Recovered, RecoveryError, rebuild, recover};
 use crate::replica::{Phase, Serving};
 use crate::restore_point::RestorePoints;
 use crate::shared::{Condition, Shared};
@@ -54,6 +55,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
     pub async fn run(mut self, proposing: impl Future<Output = Ended> + Send) -> String {
         let mut proposing = std::pin::pin!(proposing);
         let watching = watch_log(self.shared.clone(), self.log.health());
+        let beating = beat(self.shared.clone(), self.log.clone(), self.agent.clone());
         let reason = tokio::select! {
             biased;
             reason = self.live() => reason,
@@ -62,6 +64,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
                 Ended::Closed => "nobody holds the replica any more".to_owned(),
             },
             never = watching => match never {},
+            never = beating => match never {},
         };
         match self.stop.is_cancelled() {
             true => self.shared.end(Phase::Stopping, &reason),
@@ -71,7 +74,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
     }
 
     async fn live(&mut self) -> String {
-        let mut trust_clean = true;
+        let (mut trust_clean, mut rebuilding) = (true, None);
         // How often in a row recovery came to the same index, and which.
         let (mut setbacks, mut last) = (0u32, None);
         let mut pause = self.shared.config.recovery_retry_first;
@@ -79,9 +82,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         loop {
             let recovered = tokio::select! {
                 biased;
-                recovered = recover(&self.shared, &self.agent, &self.connector, self.log.log_id().0, trust_clean) => {
-                    recovered
-                }
+                recovered = self.base(&mut rebuilding, trust_clean) => recovered,
                 () = self.stop.cancelled() => return "stopped during recovery".to_owned(),
             };
             let recovered = match recovered {
@@ -95,6 +96,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
                 }
             };
             self.shared.condition(Condition::Agent, None);
+            self.shared.condition(Condition::Diverged, None);
             trust_clean = false;
             let (generation, before) = (recovered.generation, recovered.state.index());
             // One good stretch does not mean that the trouble is over.
@@ -121,6 +123,13 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
                     }
                 }
                 Exit::Fatal(reason) => return reason,
+                Exit::Rebuild(reason) => {
+                    self.shared.metrics.error("diverged");
+                    self.shared.condition(Condition::Diverged, Some(format!("the store is built anew: {reason}")));
+                    self.shared.enter(Phase::Recovering, format!("building the store anew: {reason}"));
+                    self.shared.recovering();
+                    rebuilding = Some(reason);
+                }
                 Exit::Rewind(reason) if self.stop.is_cancelled() => {
                     return format!("stopped; without a clean mark the next start rewinds: {reason}");
                 }
@@ -141,6 +150,20 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         }
     }
 
+    /// A state from which the log goes on; what is there is given up first if it is to be built anew. Until that is done
+    /// nobody is served.
+    async fn base(
+        &self,
+        rebuilding: &mut Option<String>,
+        trust_clean: bool,
+    ) -> Result<Recovered<C::Backend>, RecoveryError> {
+        if let Some(why) = rebuilding.as_deref() {
+            rebuild(&self.shared, &self.log, &self.agent, why).await?;
+            *rebuilding = None;
+        }
+        recover(&self.shared, &self.log, &self.agent, &self.connector, trust_clean).await
+    }
+
     /// Waits before the next attempt; `false` if the replica is to stop.
     async fn rest(&self, pause: &mut Duration) -> bool {
         let now = *pause;
@@ -156,6 +179,9 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
     async fn one_generation(&mut self, recovered: Recovered<C::Backend>, setbacks: u32) -> Exit {
         let Recovered { state, generation, backend, restore_point, rewound } = recovered;
         let shared = self.shared.clone();
+        // A restore point of another replica may contain what this one has proposed and never executed itself.
+        let (replica, incarnation) = (shared.config.replica, shared.incarnation);
+        shared.unresolved.executed_elsewhere(|sequence| state.contains(replica, incarnation, sequence));
         shared.recovered(generation, state.index(), restore_point, rewound);
         shared.enter(Phase::Replaying, format!("replaying from index {}", state.index()));
         let tail = self.log.tail(state.next_position());
@@ -171,6 +197,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             generation,
             address: self.connector.address(),
         };
+        let keeper = LogKeeper::new(shared.clone(), self.log.clone(), self.agent.clone());
         let stop = self.stop.clone();
         let drained = CancellationToken::new();
         let exit = tokio::select! {
@@ -179,6 +206,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             exit = applier.run(&mut self.commands, &drained) => exit,
             reason = life.watch_generation() => Exit::Rewind(reason),
             never = life.serve() => match never {},
+            never = keeper.run() => match never {},
             reason = stopping(&shared, &self.agent, &stop, &drained) => Exit::Rewind(reason),
         };
         if !matches!(exit, Exit::Stopped(_)) {

@@ -101,6 +101,20 @@ impl Unresolved {
         self.changed.notify_one();
     }
 
+    /// The replica goes on from a state that it did not come to by itself, in which the records are that `contains` names:
+    /// they were executed, and nobody here has seen their outcome.
+    pub fn executed_elsewhere(&self, contains: impl Fn(u64) -> bool) {
+        let mut inner = self.lock();
+        inner.unresolved.retain(|sequence| !contains(*sequence));
+        let known: Vec<u64> = inner.waiting.keys().copied().filter(|sequence| contains(*sequence)).collect();
+        for waiter in known.iter().filter_map(|sequence| inner.waiting.remove(sequence)) {
+            let reason = "the request was executed, and its answer is lost".to_owned();
+            let _ = waiter.answer.send(Err(ProposeError::Unavailable { reason, maybe_written: true }));
+        }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
     /// Resolves these records, which are in no log, if nobody waits for any of them.
     pub fn abandon_if_nobody_waits(&self, sequences: Range<u64>) -> bool {
         let mut inner = self.lock();

@@ -1,6 +1,7 @@
 //! What the store agent and its client say to each other: JSON over HTTP.
 //!
-//! Every call but `status` is a POST that carries the replica's log and incarnation in the headers [`LOG_HEADER`] and
+//! Restore points are read (`GET /v1/restore-points/...`) by the agents of other replicas, who show the token alone.
+//! Every other call but `status` is a POST that carries the replica's log and incarnation in the headers [`LOG_HEADER`] and
 //! [`INCARNATION_HEADER`] and the shared token as a bearer token. The agent remembers which log its store belongs to and
 //! the highest incarnation of that log it has seen, durably. It refuses lower ones (I6), so that a replica that was
 //! replaced can no longer rewind, snapshot or mark anything; and every other log, whose numbers mean nothing here.
@@ -162,7 +163,7 @@ pub struct Status {
     pub dirty: bool,
     /// The clean mark, if there is a valid one.
     pub clean: Option<Clean>,
-    /// Committed restore points, oldest first, at most [`RESTORE_POINTS_KEPT`].
+    /// Committed restore points, oldest first: the last [`RESTORE_POINTS_KEPT`], and those that another agent is reading.
     pub restore_points: Vec<RestorePoint>,
     /// Those of them that the last rewind found damaged.
     #[serde(default)]
@@ -176,9 +177,36 @@ pub struct Status {
     pub log_id: Option<i64>,
     /// The highest incarnation of that log that ever called; lower ones are refused.
     pub highest_incarnation: Option<i64>,
+    /// A restore point of another store that is being copied.
+    #[serde(default)]
+    pub installing: Option<Installing>,
     /// The agent is shutting down. It takes no more calls but `mark-clean` and `abort`: a replica that drains and marks
     /// now needs no rewind later.
     pub stopping: bool,
+}
+
+/// How far the copy of another store's restore point is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installing {
+    /// Its id.
+    pub id: String,
+    /// Bytes of the files that are here.
+    pub done_bytes: u64,
+    /// Bytes of all files.
+    pub total_bytes: u64,
+}
+
+/// `install`: copies a restore point of another store, which becomes the newest here. Nothing is put back by it:
+/// that is a `rewind`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Install {
+    /// The other store's agent, an `http` URL. It must take the same token.
+    pub source: String,
+    /// The id of its restore point.
+    pub id: String,
+    /// The restore points that are here go.
+    #[serde(default)]
+    pub replace: bool,
 }
 
 /// Reply of `claim`, `clear-clean` and other calls without a result of their own.

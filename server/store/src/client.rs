@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::api::{
-    Abort, Autocompaction, Code, Commit, Done, Flushed, INCARNATION_HEADER, Jvm, LOG_HEADER, Manifest, Mark, MarkClean,
-    NowReply, Refusal, Rewind, Rewound, Snapshot, Status, Table,
+    Abort, Autocompaction, Code, Commit, Done, Flushed, INCARNATION_HEADER, Install, Jvm, LOG_HEADER, Manifest, Mark,
+    MarkClean, NowReply, Refusal, RestorePoint, Rewind, Rewound, Snapshot, Status, Table,
 };
 
 /// Longest wait for a connection to the agent.
@@ -18,6 +18,8 @@ const LONG_TIMEOUT: Duration = Duration::from_secs(180);
 /// Longest wait for a commit, which reads every file that is new, or a rewind, which may have to read two whole restore
 /// points to see whether they are damaged.
 const READING_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Longest wait for a copy of another store's restore point.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Silence after which the connection of a call under way is probed: an agent that is gone does not take so long.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Probes without an answer after which it counts as gone.
@@ -161,6 +163,42 @@ impl Store {
     /// As for every call.
     pub async fn abort(&self, id: &str) -> Result<Done, StoreError> {
         self.post("abort", &Abort { id: id.to_owned() }, LONG_TIMEOUT).await
+    }
+
+    /// The URL of this agent.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.base
+    }
+
+    /// The restore points of the agent at `source` (this one's or another's) that are not known to be damaged, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// If that agent can't be reached or refuses the token.
+    pub async fn restore_points_of(&self, source: &str) -> Result<Vec<RestorePoint>, StoreError> {
+        let status: Status = self.send(self.http.get(format!("{source}/v1/status")), SHORT_TIMEOUT).await?;
+        let damaged = |point: &RestorePoint| status.damaged.iter().any(|damaged| damaged.id == point.id);
+        Ok(status.restore_points.iter().filter(|point| !damaged(point)).cloned().collect())
+    }
+
+    /// The manifest of a restore point of the agent at `source`, who keeps it for a minute from then on.
+    ///
+    /// # Errors
+    /// If that agent can't be reached, refuses the token or has no such restore point (any more).
+    pub async fn manifest_of(&self, source: &str, id: &str) -> Result<Manifest, StoreError> {
+        self.send(self.http.get(format!("{source}/v1/restore-points/{id}")), SHORT_TIMEOUT).await
+    }
+
+    /// Copies a restore point of the agent at `source`; it is this store's newest afterwards, and with
+    /// `replace` the only one. Puts nothing back. Called
+    /// again after an error it goes on with what is here already.
+    ///
+    /// # Errors
+    /// As for every call; also if the other agent can't be reached by this one, or has no such restore point any more.
+    pub async fn install(&self, source: &str, id: &str, replace: bool) -> Result<Done, StoreError> {
+        let request = Install { source: source.to_owned(), id: id.to_owned(), replace };
+        self.post("install", &request, INSTALL_TIMEOUT).await
     }
 
     /// Stops the JVM, puts a restore point back, starts the JVM anew, and waits until it answers CQL.
@@ -324,6 +362,7 @@ mod tests {
             shared: false,
             log_id: None,
             highest_incarnation: None,
+            installing: None,
             stopping: false,
         })
     }

@@ -50,7 +50,6 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
             proves: "clients get an error in bounded time while ZooKeeper is away, and lose nothing",
             run: zookeeper_away,
         },
-        Scenario { name: "wipe", proves: "a Cassandra whose data is gone is rebuilt from the log", run: wipe },
         Scenario {
             name: "all-killed",
             proves: "every process killed at once: nothing acknowledged is lost",
@@ -174,27 +173,6 @@ fn zookeeper_away(local: &mut Local) -> Result<()> {
         local.wait_ready().await?;
         load.wait_each(SOME_EACH, WRITES_LIMIT).await?;
         session.query_unpaged("DELETE FROM load.zookeeper_away WHERE client = '0-0' AND seq = -1", ()).await?;
-        load.finish(local).await
-    })?;
-    local.verify()
-}
-
-fn wipe(local: &mut Local) -> Result<()> {
-    local.runtime.block_on(async {
-        let load = Load::start(local, "wipe").await?;
-        load.wait_for(SOME, WRITES_LIMIT).await?;
-        local.stack.stop(Member::Replica(1)).await?;
-        local.stack.stop(Member::Cassandra(1)).await?;
-        local.stack.wipe(Member::Cassandra(1)).await?;
-        local.stack.start(Member::Cassandra(1)).await?;
-        local.stack.start(Member::Replica(1)).await?;
-        local.wait_ready().await?;
-        let replay = replay(local, 1).await?;
-        ensure!(
-            replay["from"].as_u64() == Some(0) && replay["records"].as_u64() > Some(0),
-            "an empty store replays from the beginning: {replay}"
-        );
-        load.wait_each(SOME_EACH, WRITES_LIMIT).await?;
         load.finish(local).await
     })?;
     local.verify()

@@ -7,6 +7,7 @@ mod lists;
 mod load;
 mod shared;
 mod statements;
+mod truncation;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ const READY_LIMIT: Duration = Duration::from_secs(180);
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// The suite's name.
 const SUITE: &str = "local";
+/// Entries after which the log of the suite's stacks begins another segment.
+const SEGMENT_ENTRIES: u32 = 60;
 /// Replicas of the suite's stacks.
 const REPLICAS: u8 = 3;
 
@@ -46,6 +49,20 @@ pub struct Local {
     _dir: tempfile::TempDir,
 }
 
+/// Restore points often, segments of tens of entries, and a log that is kept short.
+fn replica_args() -> Vec<String> {
+    let (segment, behind) = (SEGMENT_ENTRIES.to_string(), truncation::BEHIND_RECORDS.to_string());
+    let flags = [
+        ["--restore-point-interval", "5s"],
+        ["--log-keep-interval", "1s"],
+        ["--log-away-after", "5s"],
+        ["--log-step-entries", "20"],
+        ["--log-segment-entries", &segment],
+        ["--log-behind-records", &behind],
+    ];
+    flags.into_iter().flatten().map(str::to_owned).collect()
+}
+
 fn scenarios() -> Vec<Scenario<Local>> {
     let parts = [
         statements::scenarios(),
@@ -53,6 +70,7 @@ fn scenarios() -> Vec<Scenario<Local>> {
         lists::scenarios(),
         faults::scenarios(),
         freeze::scenarios(),
+        truncation::scenarios(),
     ];
     parts.into_iter().flatten().collect()
 }
@@ -104,7 +122,7 @@ impl Local {
             .zookeepers(3)
             .free_loopback()
             .kill_on_drop()
-            .replica_args(vec!["--restore-point-interval".into(), "10s".into()])
+            .replica_args(replica_args())
             .create()?;
         let runtime = Runtime::new()?;
         let mut progress = |time: Duration, line: &str| println!("    [{:>5.1} s] {line}", time.as_secs_f64());
@@ -154,18 +172,30 @@ impl Local {
 
     /// Digests of every table on every replica at one index, by the product's own tool (I1).
     fn verify(&self) -> Result<()> {
+        let Compared { equal, text } = self.compare(&["--report-only"])?;
+        ensure!(equal, "replicas differ:\n{text}");
+        println!("{}", text.trim_end());
+        digests::ensure_compared(&text)
+    }
+
+    /// What that tool says, with these flags.
+    fn compare(&self, flags: &[&str]) -> Result<Compared> {
         let server = std::env::current_exe()?.with_file_name("replicateddb-server");
         let mut command = std::process::Command::new(&server);
-        command.arg("verify");
+        command.arg("verify").args(flags);
         for i in 0..REPLICAS {
             command.arg("--replica").arg(self.stack.admin(i).to_string());
         }
         let output = command.output().with_context(|| server.display().to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "replicas differ:\n{text}{}", String::from_utf8_lossy(&output.stderr));
-        println!("{}", text.trim_end());
-        digests::ensure_compared(&text)
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        Ok(Compared { equal: output.status.success(), text })
     }
+}
+
+/// What a comparison of all replicas says.
+struct Compared {
+    equal: bool,
+    text: String,
 }
 
 /// A session that talks to this server alone.

@@ -14,7 +14,7 @@ use replicateddb_cql::response::{self, ResultBody, Row, cell};
 use replicateddb_cql::statement::Ident;
 use replicateddb_cql::wire::Value;
 use replicateddb_store::api::{
-    Clean, Code, Files, Footprint, Held, Jvm, Manifest, Mark, Refusal, Rewind, Rewound, Status, Table,
+    Clean, Code, Files, Footprint, Held, Jvm, Manifest, Mark, Refusal, RestorePoint, Rewind, Rewound, Status, Table,
 };
 use replicateddb_store::client::StoreError;
 use replicateddb_store::generation;
@@ -334,6 +334,7 @@ impl Agent for KeyspaceStore {
             shared: true,
             log_id: Some(known.log),
             highest_incarnation: Some(known.incarnation),
+            installing: None,
             stopping: false,
         })
     }
@@ -356,6 +357,22 @@ impl Agent for KeyspaceStore {
 
     async fn abort(&self, _: &str) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn source(&self) -> String {
+        String::new()
+    }
+
+    async fn restore_points_of(&self, _: &str) -> Result<Vec<RestorePoint>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn manifest_of(&self, _: &str, _: &str) -> Result<Manifest, StoreError> {
+        Err(Self::none())
+    }
+
+    async fn install(&self, _: &str, _: &str, _: bool) -> Result<(), StoreError> {
+        Err(Self::none())
     }
 
     /// Empties the keyspace, whatever it is asked to go back to.

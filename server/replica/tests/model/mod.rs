@@ -18,7 +18,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use replicateddb_replica::mutations::{Mutation, mutated};
 use replicateddb_replica::site::{Agent, Health};
-use replicateddb_store::api::{Clean, Code, Files, Held, Jvm, Manifest, Mark, Refusal, Rewind, Rewound, Status, Table};
+use replicateddb_store::api::{
+    Clean, Code, Files, Held, Jvm, Manifest, Mark, Refusal, RestorePoint, Rewind, Rewound, Status, Table,
+};
 use replicateddb_store::client::StoreError;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -55,7 +57,10 @@ struct World {
     appended_ms: i64,
     snapshots: BTreeMap<String, (u64, Data, i64)>,
     aborted: BTreeSet<String>,
+    /// The last two restore points.
     points: Vec<(Manifest, Data)>,
+    points_made: u64,
+    installs: u64,
     sequence: u64,
     /// Probability of trouble, in percent.
     trouble: u32,
@@ -112,7 +117,7 @@ impl ModelStore {
     }
 
     pub fn restore_points(&self) -> u64 {
-        self.world(|world| world.points.len() as u64)
+        self.world(|world| world.points_made)
     }
 
     pub fn generation(&self) -> u64 {
@@ -183,8 +188,26 @@ impl ModelStore {
         });
     }
 
-    pub fn agent(&self, incarnation: i64) -> ModelAgent {
-        ModelAgent { store: self.clone(), incarnation }
+    /// Restore points taken over from other stores.
+    pub fn installs(&self) -> u64 {
+        self.world(|world| world.installs)
+    }
+
+    /// The volume is lost; the agent starts on an empty one.
+    pub fn lose_volume(&self) {
+        self.kill_jvm();
+        self.world(|world| {
+            world.data = Data::default();
+            world.appended_ms = 0;
+            world.points.clear();
+            world.snapshots.clear();
+            world.clean = Some((None, 0));
+        });
+    }
+
+    /// The agent, for one incarnation of the replica; it can reach those of all `stores`.
+    pub fn agent(&self, incarnation: i64, stores: &[Self]) -> ModelAgent {
+        ModelAgent { store: self.clone(), incarnation, stores: stores.to_vec() }
     }
 }
 
@@ -192,6 +215,33 @@ impl ModelStore {
 pub struct ModelAgent {
     store: ModelStore,
     incarnation: i64,
+    stores: Vec<ModelStore>,
+}
+
+/// Restore points that an agent keeps.
+const KEPT: usize = 2;
+
+impl World {
+    fn point(&self, id: &str) -> Result<(Manifest, Data), StoreError> {
+        let found = self.points.iter().find(|(manifest, _)| manifest.id == id);
+        found.cloned().ok_or_else(|| refused(Code::UnknownRestorePoint))
+    }
+
+    fn keep(&mut self, manifest: Manifest, data: Data) {
+        self.points.push((manifest, data));
+        let surplus = self.points.len().saturating_sub(KEPT);
+        self.points.drain(..surplus);
+    }
+}
+
+fn point(manifest: &Manifest) -> RestorePoint {
+    RestorePoint {
+        id: manifest.id.clone(),
+        sequence: manifest.sequence,
+        index: manifest.mark.index,
+        created_ms: manifest.created_ms,
+        files: Files::default(),
+    }
 }
 
 fn refused(code: Code) -> StoreError {
@@ -199,6 +249,17 @@ fn refused(code: Code) -> StoreError {
 }
 
 impl ModelAgent {
+    /// The store whose agent is at a source; it answers or does not.
+    async fn ask<T>(
+        &self,
+        source: &str,
+        look: impl FnOnce(&mut World) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let store = source.parse::<usize>().ok().and_then(|n| self.stores.get(n));
+        store.expect("a source that was made known").world(look)
+    }
+
     async fn call<T>(
         &self,
         steps: u32,
@@ -264,11 +325,12 @@ impl Agent for ModelAgent {
                     manifest,
                     held: if generation == 0 { Held::Drained } else { Held::Generation { generation } },
                 }),
-                restore_points: Vec::new(),
+                restore_points: world.points.iter().map(|(manifest, _)| point(manifest)).collect(),
                 damaged: Vec::new(),
                 shared: false,
                 log_id: None,
                 highest_incarnation: Some(world.highest),
+                installing: None,
                 stopping: world.stopping,
             }
         }))
@@ -308,7 +370,8 @@ impl Agent for ModelAgent {
         self.call(self.store.world(|world| world.commit_ms), |world| {
             let (_, data, at_ms) = world.snapshots.remove(id).ok_or_else(|| refused(Code::UnknownRestorePoint))?;
             let manifest = manifest(world, id, mark, at_ms);
-            world.points.push((manifest, data));
+            world.keep(manifest, data);
+            world.points_made += 1;
             Ok(())
         })
         .await
@@ -389,6 +452,37 @@ impl Agent for ModelAgent {
 
     async fn autocompaction(&self, _enabled: bool, _tables: Option<Vec<Table>>) -> Result<(), StoreError> {
         self.call(5, |_| Ok(())).await
+    }
+
+    fn source(&self) -> String {
+        let own = self.stores.iter().position(|store| Arc::ptr_eq(&store.world, &self.store.world));
+        own.expect("its own store is one of them").to_string()
+    }
+
+    async fn restore_points_of(&self, source: &str) -> Result<Vec<RestorePoint>, StoreError> {
+        self.ask(source, |world| Ok(world.points.iter().map(|(manifest, _)| point(manifest)).collect())).await
+    }
+
+    async fn manifest_of(&self, source: &str, id: &str) -> Result<Manifest, StoreError> {
+        self.ask(source, |world| world.point(id).map(|(manifest, _)| manifest)).await
+    }
+
+    async fn install(&self, source: &str, id: &str, replace: bool) -> Result<(), StoreError> {
+        let (mut manifest, data) = self.ask(source, |world| world.point(id)).await?;
+        self.call(2000, |world| {
+            if world.point(id).is_ok() {
+                return Ok(());
+            }
+            world.sequence += 1;
+            manifest.sequence = world.sequence;
+            if replace {
+                world.points.clear();
+            }
+            world.keep(manifest, data);
+            world.installs += 1;
+            Ok(())
+        })
+        .await
     }
 
     async fn cassandra_now_ms(&self) -> Result<i64, StoreError> {

@@ -1,5 +1,6 @@
 //! The calls of the replica, but for starting and rewinding.
 
+use std::sync::PoisonError;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
@@ -7,10 +8,10 @@ use uuid::Uuid;
 use super::plan::Caller;
 use super::state::{Pending, Running, State};
 use super::supervisor::{Agent, Locked, blocking, failed};
-use super::{disk, footprint, plan, points, probe};
+use super::{disk, footprint, install, plan, points, probe};
 use crate::api::{
-    Abort, Autocompaction, Clean, Code, Commit, Done, Files, Flushed, Held, Manifest, MarkClean, NowReply,
-    RESTORE_POINTS_KEPT, Refusal, Rewind, Rewound, Snapshot,
+    Abort, Autocompaction, Clean, Code, Commit, Done, Files, Flushed, Held, Install, Installing, Manifest, MarkClean,
+    NowReply, RESTORE_POINTS_KEPT, Refusal, Rewind, Rewound, Snapshot,
 };
 
 /// Why a call is refused at the end.
@@ -171,7 +172,8 @@ impl Agent {
 
     /// Deletes what a new restore point supersedes.
     async fn clean_up(self, mut state: Locked) {
-        for id in plan::superseded(&state.points, &state.damaged, RESTORE_POINTS_KEPT) {
+        let leased = self.leases.current();
+        for id in plan::superseded(&state.points, &state.damaged, RESTORE_POINTS_KEPT, &leased) {
             match self.remove_tree(&id).await {
                 Ok(()) => {
                     state.points.retain(|point| point.id != id);
@@ -181,12 +183,64 @@ impl Agent {
             }
         }
         self.setup.faults.pass("commit-old-dropped");
+        // A copy that was given up: the replica has a base without it.
+        if let Ok(_none) = self.installing.try_lock() {
+            let layout = self.setup.layout.clone();
+            if let Err(error) = blocking(move || disk::remove_tree(&layout.staging())).await {
+                tracing::warn!("deleting half a copy: {error:#}; tried again after the next");
+            }
+        }
         if let Ok(running) = state.serving() {
             match running.jolokia.clear_snapshot("").await {
                 Ok(()) => state.leftovers = false,
                 Err(error) => tracing::warn!("clearing the snapshot: {error:#}; tried again with the next"),
             }
         }
+    }
+
+    /// Copies a restore point of another store, which becomes the newest of this one. Other calls go on meanwhile, but for
+    /// another copy, which waits.
+    pub async fn install(self, caller: Caller, request: Install) -> Result<Done, Refusal> {
+        let Install { source, id, replace } = request;
+        plan::check_id(&id)?;
+        drop(self.enter(caller).await?);
+        let _one_at_a_time = self.installing.clone().lock_owned().await;
+        let state = self.enter(caller).await?;
+        if state.points.iter().any(|point| point.id == id) {
+            // A crash came between the two.
+            let layout = self.setup.layout.clone();
+            blocking(move || disk::remove_tree(&layout.staging())).await.map_err(|e| failed(&e))?;
+            return Ok(done(&state));
+        }
+        drop(state);
+        let staged = self.stage(&source, &id).await;
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let staged = staged.map_err(|e| failed(&e))?;
+        // Whoever has taken over meanwhile decides anew.
+        let mut state = self.enter(caller).await?;
+        let sequence = self.next_sequence(&mut state).await?;
+        let setup = self.setup.clone();
+        let adopted = blocking(move || install::adopt(&setup.layout, staged, sequence, &setup.faults)).await;
+        let manifest = adopted.map_err(|e| failed(&e))?;
+        tracing::info!(id, source, index = manifest.mark.index, "took over a restore point of another replica");
+        let earlier: Vec<_> = state.points.iter().map(|point| point.id.clone()).collect();
+        state.points.push(points::point(&manifest));
+        for id in earlier.into_iter().filter(|_| replace) {
+            self.remove_tree(&id).await?;
+            state.points.retain(|point| point.id != id);
+        }
+        let answer = done(&state);
+        state.publish();
+        tokio::spawn(self.clone().clean_up(state));
+        Ok(answer)
+    }
+
+    async fn stage(&self, source: &str, id: &str) -> anyhow::Result<install::Description> {
+        let from = install::Source::new(source, &self.setup.token)?;
+        let tell = |installing: Installing| {
+            *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(installing);
+        };
+        install::stage(&self.setup.layout, &from, id, &self.setup.faults, tell).await
     }
 
     /// Gives up a snapshot; also while the agent is shutting down, or draining would wait for it in vain.
@@ -216,6 +270,16 @@ impl Agent {
         blocking(move || points::remove(&layout, &id)).await.map_err(|e| failed(&e))
     }
 
+    /// A number for a manifest that none had before, even if that one comes to nothing.
+    async fn next_sequence(&self, state: &mut State) -> Result<u64, Refusal> {
+        let mut persisted = state.persisted.clone();
+        persisted.sequence += 1;
+        let (layout, saved) = (self.setup.layout.clone(), persisted.clone());
+        blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
+        state.persisted = persisted;
+        Ok(state.persisted.sequence)
+    }
+
     /// Makes a manifest, with a number that was never used before, even if this one comes to nothing.
     async fn manifest(
         &self,
@@ -224,12 +288,7 @@ impl Agent {
         mark: crate::api::Mark,
         cassandra_now_ms: i64,
     ) -> Result<Manifest, Refusal> {
-        let mut persisted = state.persisted.clone();
-        persisted.sequence += 1;
-        let (layout, saved) = (self.setup.layout.clone(), persisted.clone());
-        blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
-        let sequence = persisted.sequence;
-        state.persisted = persisted;
+        let sequence = self.next_sequence(state).await?;
         Ok(Manifest {
             id,
             sequence,

@@ -15,6 +15,10 @@ pub const REWIND: [&str; 8] = [
 /// Every fault point of a commit.
 pub const COMMIT: [&str; 3] = ["commit-tree-synced", "commit-manifest-renamed", "commit-old-dropped"];
 
+/// Every fault point of taking over another store's restore point.
+pub const INSTALL: [&str; 4] =
+    ["install-file-staged", "install-staged", "install-tree-moved", "install-manifest-renamed"];
+
 /// The fault point that is armed, if any. The product arms none.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {

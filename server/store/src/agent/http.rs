@@ -1,17 +1,25 @@
 //! The agent's HTTP side: who may call, and what comes back.
 
+use std::path::PathBuf;
+
+use anyhow::Context;
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::io::ReaderStream;
 
+use super::layout::Layout;
 use super::plan::Caller;
-use super::probe;
-use super::supervisor::Agent;
+use super::supervisor::{Agent, blocking, failed};
+use super::{exchange, probe};
 use crate::api::{Code, INCARNATION_HEADER, LOG_HEADER, MAX_REQUEST_BODY, Refusal};
+
+/// Bytes of a file that are read at once.
+const FILE_CHUNK: usize = 128 << 10;
 
 /// All routes. `/livez` and `/readyz` are for probes and need no token; they tell nothing but yes or no.
 pub fn router(agent: Agent) -> Router {
@@ -25,6 +33,10 @@ pub fn router(agent: Agent) -> Router {
         .route("/v1/flush", post(|State(a), h, b| call(a, h, b, Agent::flush)))
         .route("/v1/snapshot", post(|State(a), h, b| call(a, h, b, Agent::snapshot)))
         .route("/v1/commit", post(|State(a), h, b| call(a, h, b, Agent::commit)))
+        .route("/v1/restore-points/{id}", get(manifest))
+        .route("/v1/restore-points/{id}/files", get(files))
+        .route("/v1/restore-points/{id}/files/{*path}", get(file))
+        .route("/v1/install", post(|State(a), h, b| call(a, h, b, Agent::install)))
         .route("/v1/abort", post(|State(a), h, b| call(a, h, b, Agent::abort)))
         .route("/v1/mark-clean", post(|State(a), h, b| call(a, h, b, Agent::mark_clean)))
         .route("/v1/clear-clean", post(|State(a), h, b| call(a, h, b, Agent::clear_clean)))
@@ -45,12 +57,59 @@ async fn ready(State(agent): State<Agent>) -> Response {
 async fn status(State(agent): State<Agent>, headers: HeaderMap) -> Response {
     reply(authorize(&agent, &headers).map(|()| {
         let status = agent.status();
-        let owner = status.log_id.zip(status.highest_incarnation);
-        if owner.is_some() && owner == caller(&headers).ok().map(|caller| (caller.log, caller.incarnation)) {
+        if owns(&agent, &headers) {
             agent.hear();
         }
         status
     }))
+}
+
+/// Whether the present incarnation of the agent's own replica asks.
+fn owns(agent: &Agent, headers: &HeaderMap) -> bool {
+    let status = agent.status();
+    let owner = status.log_id.zip(status.highest_incarnation);
+    owner.is_some() && owner == caller(headers).ok().map(|caller| (caller.log, caller.incarnation))
+}
+
+async fn manifest(State(agent): State<Agent>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    reply(read(&agent, &headers, &id, exchange::manifest).await)
+}
+
+async fn files(State(agent): State<Agent>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    reply(read(&agent, &headers, &id, exchange::files).await)
+}
+
+/// Streams a file of a restore point.
+async fn file(State(agent): State<Agent>, Path((id, path)): Path<(String, PathBuf)>, headers: HeaderMap) -> Response {
+    let found = read(&agent, &headers, &id, move |layout, id| {
+        let path = exchange::file(layout, id, &path)?;
+        std::fs::File::open(&path).with_context(|| format!("can't open {}", path.display()))
+    });
+    match found.await {
+        Ok(file) => {
+            Body::from_stream(ReaderStream::with_capacity(tokio::fs::File::from_std(file), FILE_CHUNK)).into_response()
+        }
+        Err(refusal) => reply(Err::<(), _>(refusal)),
+    }
+}
+
+/// Reads of a restore point for another agent, who shows the token alone; it is kept for a while from now on.
+async fn read<T: Send + 'static>(
+    agent: &Agent,
+    headers: &HeaderMap,
+    id: &str,
+    look: impl FnOnce(&Layout, &str) -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, Refusal> {
+    authorize(agent, headers)?;
+    if !agent.status().restore_points.iter().any(|point| point.id == id) {
+        return Err(Refusal { code: Code::UnknownRestorePoint, message: format!("there is no restore point {id}") });
+    }
+    // Its own replica is no other agent, and just looks.
+    if !owns(agent, headers) {
+        agent.leases.renew(id);
+    }
+    let (layout, id) = (agent.setup.layout.clone(), id.to_owned());
+    blocking(move || look(&layout, &id)).await.map_err(|e| failed(&e))
 }
 
 /// Carries out a call, to its end even if the caller goes away.

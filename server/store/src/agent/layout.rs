@@ -79,6 +79,21 @@ impl Layout {
         self.restore_point(id).join("manifest.json")
     }
 
+    /// A restore point of another store while it is copied.
+    pub fn staging(&self) -> PathBuf {
+        self.agent().join("staging")
+    }
+
+    /// Which one that is.
+    pub fn staged_description(&self) -> PathBuf {
+        self.staging().join("description.json")
+    }
+
+    /// What has been copied of it.
+    pub fn staged_tree(&self) -> PathBuf {
+        self.staging().join("data")
+    }
+
     /// Everything of Cassandra's.
     pub fn cassandra(&self) -> PathBuf {
         self.root.join("cassandra")

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::exchange::LEASES;
 use crate::api::{Clean, Code, Damaged, Held, MAX_RESTORE_POINT_ID, Refusal, RestorePoint, Rewind};
 
 /// Largest restore point that is read as a whole, to check its files' checksums, whenever it is put back: a few seconds.
@@ -103,13 +104,19 @@ pub fn rewind_to(to: &Rewind, points: &[RestorePoint], damaged: &[Damaged]) -> R
 }
 
 /// Decides which of the committed restore points go when a new one was made: the damaged ones, and of the others all but
-/// the `keep` newest.
-pub fn superseded(points: &[RestorePoint], damaged: &[Damaged], keep: usize) -> Vec<String> {
+/// the `keep` newest, and a few more that are `leased`.
+pub fn superseded(points: &[RestorePoint], damaged: &[Damaged], keep: usize, leased: &[String]) -> Vec<String> {
     let is_damaged = |point: &&RestorePoint| damaged.iter().any(|damaged| damaged.id == point.id);
     let (damaged, mut whole): (Vec<_>, Vec<_>) = points.iter().partition(is_damaged);
     whole.sort_by_key(|point| point.sequence);
     let surplus = whole.len().saturating_sub(keep);
-    damaged.into_iter().chain(whole.into_iter().take(surplus)).map(|point| point.id.clone()).collect()
+    let surplus: Vec<_> = whole.into_iter().take(surplus).collect();
+    let mut kept: Vec<_> =
+        surplus.iter().filter(|point| leased.contains(&point.id)).map(|point| point.id.clone()).collect();
+    // The newest of them.
+    kept.drain(..kept.len().saturating_sub(LEASES));
+    let gone = surplus.into_iter().filter(|point| !kept.contains(&point.id));
+    damaged.into_iter().chain(gone).map(|point| point.id.clone()).collect()
 }
 
 /// Who calls.
@@ -251,12 +258,15 @@ mod tests {
     #[test]
     fn the_newest_restore_points_stay_and_damaged_ones_do_not_count() {
         let points = [point("c", 3, 5), point("a", 1, 9), point("b", 2, 7)];
-        assert_eq!(superseded(&points, &[], 2), ["a"]);
-        assert_eq!(superseded(&points, &[], 1), ["a", "b"]);
-        assert!(superseded(&points, &[], 3).is_empty());
-        assert_eq!(superseded(&points, &damages(&["b"]), 2), ["b"]);
-        assert_eq!(superseded(&points, &damages(&["c"]), 1), ["c", "a"]);
-        assert!(superseded(&[], &[], 2).is_empty());
+        assert_eq!(superseded(&points, &[], 2, &[]), ["a"]);
+        assert_eq!(superseded(&points, &[], 1, &[]), ["a", "b"]);
+        assert!(superseded(&points, &[], 3, &[]).is_empty());
+        assert_eq!(superseded(&points, &damages(&["b"]), 2, &[]), ["b"]);
+        assert_eq!(superseded(&points, &damages(&["c"]), 1, &[]), ["c", "a"]);
+        assert!(superseded(&[], &[], 2, &[]).is_empty());
+        let leased = |ids: &[&str]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(superseded(&points, &[], 2, &leased(&["a"])).is_empty(), "another agent is reading it");
+        assert_eq!(superseded(&points, &damages(&["a"]), 2, &leased(&["a"])), ["a"]);
     }
 
     #[test]

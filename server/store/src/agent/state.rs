@@ -218,6 +218,7 @@ impl State {
             log_id: self.persisted.log_id,
             highest_incarnation: self.persisted.highest_incarnation,
             // The agent itself knows.
+            installing: None,
             stopping: false,
         }
     }

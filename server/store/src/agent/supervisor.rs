@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use uuid::Uuid;
 
 use super::args::AgentArgs;
+use super::exchange::Leases;
 use super::faults::Faults;
 use super::java::{self, Agents, JOLOKIA_FILE, Launch, jolokia_properties};
 use super::jolokia::Jolokia;
@@ -19,7 +20,7 @@ use super::plan::{self, AtStart, Intent};
 use super::process::Spawner;
 use super::state::{Running, State};
 use super::{config, disk, points, probe, rewind};
-use crate::api::{Clean, Code, Damaged, Held, Jvm, Manifest, Refusal, Rewind, Rewound, Status};
+use crate::api::{Clean, Code, Damaged, Held, Installing, Jvm, Manifest, Refusal, Rewind, Rewound, Status};
 
 /// Longest time from spawning a JVM to its first CQL answer.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
@@ -64,6 +65,12 @@ pub struct Agent {
     spawner: Spawner,
     /// It is shutting down. Beside the state, for whoever asks to see it at once, whatever holds the lock.
     stopping: Arc<AtomicBool>,
+    /// Which restore points other agents are reading.
+    pub(super) leases: Leases,
+    /// The copy of another store's restore point, while one is made: one at a time.
+    pub(super) installing: Arc<Mutex<()>>,
+    /// How far that is.
+    pub(super) progress: Arc<std::sync::Mutex<Option<Installing>>>,
     /// When the current incarnation of the replica was last heard of.
     heard: Arc<std::sync::Mutex<Option<Instant>>>,
 }
@@ -119,13 +126,23 @@ impl Agent {
     pub fn new(setup: Setup, state: State) -> Result<Self> {
         let status = Arc::new(watch::channel(state.status()).0);
         let (setup, state) = (Arc::new(setup), Arc::new(Mutex::new(state)));
-        let (stopping, heard) = (Arc::default(), Arc::default());
-        Ok(Self { setup, state, status, spawner: Spawner::new()?, stopping, heard })
+        Ok(Self {
+            setup,
+            state,
+            status,
+            spawner: Spawner::new()?,
+            stopping: Arc::default(),
+            leases: Leases::default(),
+            installing: Arc::default(),
+            progress: Arc::default(),
+            heard: Arc::default(),
+        })
     }
 
     /// What the agent and its JVM are doing, without waiting for calls under way.
     pub fn status(&self) -> Status {
-        Status { stopping: self.is_stopping(), ..self.status.borrow().clone() }
+        let installing = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Status { stopping: self.is_stopping(), installing, ..self.status.borrow().clone() }
     }
 
     /// Whether it is shutting down.

@@ -103,7 +103,8 @@ pub fn seal(tree: &Path, earlier: Option<(&Path, &[Entry])>) -> Result<Vec<Entry
     Ok(entries)
 }
 
-fn checksum(mut file: File) -> std::io::Result<u32> {
+/// CRC-32 of the rest of a file.
+pub fn checksum(mut file: File) -> std::io::Result<u32> {
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; READ_BUFFER];
     loop {
@@ -203,7 +204,17 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn sync_folders(folder: &Path) -> Result<()> {
+/// Removes every file below a folder whose name ends so.
+pub fn remove_all_ending(folder: &Path, end: &str) -> Result<()> {
+    for path in files(folder)?.iter().filter(|path| path.to_string_lossy().ends_with(end)) {
+        let path = folder.join(path);
+        fs::remove_file(&path).with_context(|| format!("can't remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a folder, and in all below it, durable.
+pub fn sync_folders(folder: &Path) -> Result<()> {
     for child in subfolders(folder)? {
         sync_folders(&child)?;
     }

@@ -1,6 +1,8 @@
 //! An agent as a process, with a real Cassandra under it.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod data;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,7 +26,7 @@ pub struct Bed {
     dir: tempfile::TempDir,
     ports: [u16; 4],
     agent: Option<Child>,
-    _turn: tokio::sync::MutexGuard<'static, ()>,
+    _turn: Option<tokio::sync::MutexGuard<'static, ()>>,
 }
 
 fn cassandra_lib() -> PathBuf {
@@ -55,9 +57,16 @@ pub fn mark(index: u64) -> Mark {
 impl Bed {
     pub async fn new() -> Self {
         let turn = ONE_AT_A_TIME.lock().await;
+        let mut bed = Self::beside();
+        bed._turn = Some(turn);
+        bed
+    }
+
+    /// Another one beside one that has the turn.
+    pub fn beside() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), TOKEN).unwrap();
-        Self { dir, ports: free_ports(), agent: None, _turn: turn }
+        Self { dir, ports: free_ports(), agent: None, _turn: None }
     }
 
     pub fn data(&self) -> PathBuf {

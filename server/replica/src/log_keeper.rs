@@ -1,0 +1,161 @@
+//! Makes known what this replica's restore points need of the log, and gives up what nobody needs.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use replicateddb_ordering::truncation::{Limits, Published, Seen, decide};
+use replicateddb_ordering::{LogError, OrderedLog, Position};
+use replicateddb_store::client::StoreError;
+use tokio::time::{Instant, sleep};
+
+use crate::mutations::{Mutation, mutated};
+use crate::shared::{Needs, Shared};
+use crate::site::Agent;
+use crate::state::State;
+
+/// Keeps the log bounded, for as long as one generation of the store lives.
+pub struct LogKeeper<L, A> {
+    shared: Arc<Shared>,
+    log: L,
+    agent: A,
+    /// What each replica has made known, and since when that is the same.
+    seen: BTreeMap<u32, (Published, Instant)>,
+    /// What each restore point needs, by its id.
+    known: BTreeMap<String, (Position, u64)>,
+    /// Given up, but perhaps not all of it deleted yet.
+    unfinished: Option<Position>,
+}
+
+/// Why a round came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Agent(#[from] StoreError),
+    #[error("{0}")]
+    State(String),
+}
+
+impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
+    /// Has made nothing known yet.
+    pub fn new(shared: Arc<Shared>, log: L, agent: A) -> Self {
+        Self { shared, log, agent, seen: BTreeMap::new(), known: BTreeMap::new(), unfinished: None }
+    }
+
+    /// Round after round.
+    pub async fn run(mut self) -> Infallible {
+        loop {
+            if let Err(trouble) = self.round().await {
+                tracing::info!(%trouble, "what is needed of the log was not made known, or not given up; again soon");
+            }
+            sleep(self.shared.config.log_keep_interval).await;
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), Trouble> {
+        let first = self.log.first().await?;
+        self.publish(first).await?;
+        if let Some(below) = self.unfinished {
+            self.log.truncate(below).await?;
+            self.unfinished = None;
+        }
+        let config = &self.shared.config;
+        let limits = Limits { behind_records: config.log_behind_records, step_entries: config.log_step_entries };
+        let replicas = self.look_at_all().await?;
+        let decision = decide(&replicas, first, limits);
+        let Some(below) = decision.below else { return Ok(()) };
+        if !decision.left_behind.is_empty() {
+            tracing::warn!(
+                replicas = ?decision.left_behind,
+                limit = limits.behind_records,
+                "the log no longer waits for replicas that are too far behind: they will take over a restore point"
+            );
+        }
+        self.unfinished = Some(below);
+        self.log.truncate(below).await?;
+        self.unfinished = None;
+        self.shared.metrics.truncations.inc();
+        tracing::info!(%first, %below, "gave up the beginning of the log");
+        Ok(())
+    }
+
+    /// What survives a crash, and nothing newer: never the index in memory.
+    async fn publish(&mut self, first: Position) -> Result<(), Trouble> {
+        let (from, index) = match mutated(Mutation::TruncateByApplied) {
+            true => (self.log.end().await?, self.shared.applied()),
+            false => self.needs(first).await?,
+        };
+        self.shared.saw_first(first);
+        if self.shared.set_needs(Needs { from, index, durable: true }) {
+            publish(&self.shared, &self.log, &self.agent).await?;
+        }
+        Ok(())
+    }
+
+    /// What all replicas have made known, and which of them are away.
+    async fn look_at_all(&mut self) -> Result<Vec<Seen>, LogError> {
+        let all = self.log.published().await?;
+        self.seen.retain(|replica, _| all.iter().any(|one| one.replica == *replica));
+        let (now, limit) = (Instant::now(), self.shared.config.log_away_after);
+        let mut look = |published: Published| {
+            let known = self.seen.entry(published.replica).or_insert_with(|| (published.clone(), now));
+            if known.0 != published {
+                *known = (published.clone(), now);
+            }
+            Seen { away: now - known.1 > limit, published }
+        };
+        Ok(all.into_iter().map(&mut look).collect())
+    }
+
+    /// What the oldest restore point needs that the log reaches back to; the whole log if there are not two, so that a
+    /// damaged one has another behind it. In a log that was given up in part one must do.
+    async fn needs(&mut self, first: Position) -> Result<(Position, u64), Trouble> {
+        let source = self.agent.source();
+        // Confined to a keyspace: there are no restore points.
+        let mut points = if source.is_empty() { Vec::new() } else { self.agent.restore_points_of(&source).await? };
+        points.sort_by_key(|point| point.sequence);
+        self.known.retain(|id, _| points.iter().any(|point| point.id == *id));
+        if points.len() < 2 && first == Position::START {
+            return Ok((Position::START, 0));
+        }
+        for point in points {
+            let (needs, index) = match self.known.get(&point.id) {
+                Some(known) => *known,
+                None => self.look(&source, point.id).await?,
+            };
+            if needs >= first {
+                return Ok((needs, index));
+            }
+        }
+        Ok((Position::START, 0))
+    }
+
+    async fn look(&mut self, source: &str, id: String) -> Result<(Position, u64), Trouble> {
+        let manifest = self.agent.manifest_of(source, &id).await?;
+        let state = State::restore(manifest.mark.replica_state, self.log.log_id().0, manifest.mark.index)
+            .map_err(Trouble::State)?;
+        let found = (state.next_position(), state.index());
+        self.known.insert(id, found);
+        Ok(found)
+    }
+}
+
+/// Makes known what this replica needs of the log now, if that is known here.
+pub async fn publish<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &A) -> Result<(), LogError> {
+    let Some(Needs { from: needs, index, durable }) = shared.needs() else { return Ok(()) };
+    let (replica, incarnation) = (shared.config.replica, log.incarnation());
+    let (source, beat) = (agent.source(), shared.next_beat());
+    log.publish(Published { replica, incarnation, needs, index, source, durable, beat }).await
+}
+
+/// Says that this replica is there, whatever it is doing, and needs what it needs.
+pub async fn beat<L: OrderedLog, A: Agent>(shared: Arc<Shared>, log: L, agent: A) -> Infallible {
+    loop {
+        sleep(shared.config.log_keep_interval).await;
+        if let Err(error) = publish(&shared, &log, &agent).await {
+            tracing::debug!(%error, "what is needed of the log was not made known; again soon");
+        }
+    }
+}
