@@ -373,8 +373,7 @@ async fn trouble(cluster: Arc<Cluster>, seed: u64, worst: u32) {
     }
 }
 
-/// One history and its end; the same for the same seed, but for about one in three hundred, whose timing varies from run
-/// to run. Panics where an invariant does not hold.
+/// One history and its end; the same for the same seed. Panics where an invariant does not hold.
 pub fn simulate(seed: u64) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(history(seed))
