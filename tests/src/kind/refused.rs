@@ -76,13 +76,16 @@ fn no_storage_class(suite: &mut Suite) -> Result<()> {
 /// Deletes a resource with its claims, as the messages say, and sees that nothing of it is left.
 fn remove(cluster: &Cluster, name: &str) -> Result<()> {
     let selector = format!("app.kubernetes.io/instance={name}");
+    let gone = |kinds: &str| {
+        wait::until_true(&format!("nothing of {name} is left of {kinds}"), NOTICE_LIMIT, || {
+            let left = cluster.kubectl(&["get", kinds, "-l", &selector, "-o", "name"])?;
+            ensure!(left.trim().is_empty(), "{left}");
+            Ok(true)
+        })
+    };
     cluster.delete(&["rdb", name])?;
+    // A StatefulSet that is still there makes a claim anew.
+    gone("statefulsets,pods")?;
     cluster.delete(&["persistentvolumeclaims,secrets", "-l", &selector])?;
-    let kinds =
-        "statefulsets,pods,services,configmaps,persistentvolumeclaims,secrets,poddisruptionbudgets,networkpolicies";
-    wait::until_true(&format!("nothing of {name} is left"), NOTICE_LIMIT, || {
-        let left = cluster.kubectl(&["get", kinds, "-l", &selector, "-o", "name"])?;
-        ensure!(left.trim().is_empty(), "{left}");
-        Ok(true)
-    })
+    gone("services,configmaps,persistentvolumeclaims,secrets,poddisruptionbudgets,networkpolicies")
 }
