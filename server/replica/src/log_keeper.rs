@@ -113,8 +113,7 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
     /// damaged one has another behind it. In a log that was given up in part one must do.
     async fn needs(&mut self, first: Position) -> Result<(Position, u64), Trouble> {
         let source = self.agent.source();
-        // Confined to a keyspace: there are no restore points.
-        let mut points = if source.is_empty() { Vec::new() } else { self.agent.restore_points_of(&source).await? };
+        let mut points = self.agent.restore_points_of(&source).await?;
         points.sort_by_key(|point| point.sequence);
         self.known.retain(|id, _| points.iter().any(|point| point.id == *id));
         if points.len() < 2 && first == Position::START {
@@ -134,8 +133,7 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
 
     async fn look(&mut self, source: &str, id: String) -> Result<(Position, u64), Trouble> {
         let manifest = self.agent.manifest_of(source, &id).await?;
-        let state = State::restore(manifest.mark.replica_state, self.log.log_id().0, manifest.mark.index)
-            .map_err(Trouble::State)?;
+        let state = State::of_mark(manifest.mark, self.log.log_id().0).map_err(Trouble::State)?;
         let found = (state.next_position(), state.index());
         self.known.insert(id, found);
         Ok(found)

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use replicateddb_ordering::{OrderedLog, Position};
-use replicateddb_store::api::{Code, Manifest, Mark, Rewind};
+use replicateddb_store::api::{Code, Manifest, Rewind};
 use replicateddb_store::client::StoreError;
 use tokio::time::{Duration, Instant};
 
@@ -139,7 +139,7 @@ pub async fn rebuild<L: OrderedLog, A: Agent>(
 /// The manifest of what a rewind would put back.
 async fn newest<A: Agent>(agent: &A) -> Result<Option<Manifest>, RecoveryError> {
     let source = agent.source();
-    let points = if source.is_empty() { Vec::new() } else { agent.restore_points_of(&source).await? };
+    let points = agent.restore_points_of(&source).await?;
     match points.iter().max_by_key(|point| point.sequence) {
         Some(point) => Ok(Some(agent.manifest_of(&source, &point.id).await?)),
         None => Ok(None),
@@ -178,10 +178,7 @@ fn state_of<L: OrderedLog>(manifest: Option<&Manifest>, log: &L) -> Result<State
     let log_id = log.log_id().0;
     match manifest {
         None => Ok(State::initial(log_id)),
-        Some(manifest) => {
-            let Mark { index, replica_state } = manifest.mark.clone();
-            State::restore(replica_state, log_id, index).map_err(RecoveryError::Fatal)
-        }
+        Some(manifest) => State::of_mark(manifest.mark.clone(), log_id).map_err(RecoveryError::Fatal),
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use replicateddb_ordering::Position;
+use replicateddb_store::api::Mark;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -195,6 +196,14 @@ impl State {
             (state.clock_us, state.timestamp_us) = (0, 0);
         }
         Ok(state)
+    }
+
+    /// The state of a restore point or a clean mark.
+    ///
+    /// # Errors
+    /// As for [`State::restore`].
+    pub fn of_mark(mark: Mark, log_id: i64) -> Result<Self, String> {
+        Self::restore(mark.replica_state, log_id, mark.index)
     }
 
     /// Whether this state contains the record of that number.

@@ -114,8 +114,7 @@ async fn copy<L: OrderedLog, A: Agent>(
     replace: bool,
 ) -> Result<(), RecoveryError> {
     let manifest = agent.manifest_of(&peer.source, &point.id).await?;
-    let state = State::restore(manifest.mark.replica_state, log.log_id().0, manifest.mark.index)
-        .map_err(RecoveryError::Retry)?;
+    let state = State::of_mark(manifest.mark, log.log_id().0).map_err(RecoveryError::Retry)?;
     // Made known before it is copied, so that the log keeps what follows it.
     let (needs, index) = (state.next_position(), state.index());
     hold(shared, log, agent, &state, false).await?;

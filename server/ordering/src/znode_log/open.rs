@@ -146,7 +146,7 @@ impl Opening<'_> {
         let client = self.control.client().await;
         let directory = CreateMode::Persistent.with_acls(self.access.acls());
         let incarnations = self.layout.incarnations(self.config.replica);
-        for path in [&self.layout.bodies(), &incarnations, &self.layout.members()] {
+        for path in [&self.layout.bodies(), &incarnations, &self.layout.members(), &self.layout.positions()] {
             client.mkdir(path, &directory).await.map_err(|error| step_error(path, error))?;
         }
         let requests = self.layout.requests();

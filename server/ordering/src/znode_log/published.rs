@@ -1,6 +1,6 @@
 //! What replicas make known of their restore points: one small node each.
 
-use zookeeper_client::{Client, CreateMode, Error, MultiReadResult, MultiWriteError};
+use zookeeper_client::{Client, CreateMode, MultiReadResult};
 
 use super::truncate::write_error;
 use super::{Inner, unavailable};
@@ -19,7 +19,6 @@ pub(super) async fn publish(inner: &Inner, published: &Published) -> Result<(), 
     let path = inner.layout.position(published.replica);
     let data = serde_json::to_vec(published).expect("plain fields serialise");
     let options = CreateMode::Persistent.with_acls(inner.access.acls());
-    client.mkdir(&inner.layout.positions(), &options).await.map_err(unavailable)?;
     let exists = client.check_stat(&path).await.map_err(unavailable)?.is_some();
     let mut writer = client.new_multi_writer();
     writer.add_check_version(&inner.incarnation_path, 0).map_err(unavailable)?;
@@ -27,22 +26,14 @@ pub(super) async fn publish(inner: &Inner, published: &Published) -> Result<(), 
         true => writer.add_set_data(&path, &data, None).map_err(unavailable)?,
         false => writer.add_create(&path, &data, &options).map_err(unavailable)?,
     }
-    match writer.commit().await {
-        Ok(_) => Ok(()),
-        // An attempt whose answer was lost has created it; the next one changes it.
-        Err(MultiWriteError::OperationFailed { index: 1, source }) => Err(unavailable(source)),
-        Err(error) => Err(write_error(inner, error)),
-    }
+    // Should an attempt whose answer was lost have created it meanwhile, the next one changes it.
+    writer.commit().await.map(drop).map_err(|error| write_error(inner, error))
 }
 
 /// See [`crate::OrderedLog::published`].
 pub(super) async fn published(inner: &Inner, client: &Client) -> Result<Vec<Published>, LogError> {
     let folder = inner.layout.positions();
-    let names = match client.list_children(&folder).await {
-        Ok(names) => names,
-        Err(Error::NoNode) => return Ok(Vec::new()),
-        Err(error) => return Err(unavailable(error)),
-    };
+    let names = client.list_children(&folder).await.map_err(unavailable)?;
     if names.len() > MAX_REPLICAS {
         return Err(LogError::Corrupt { detail: format!("{folder} has more than {MAX_REPLICAS} replicas") });
     }
