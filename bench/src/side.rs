@@ -46,7 +46,7 @@ impl Side {
         processes: Vec<Recorded>,
         workers: usize,
     ) -> Result<Self> {
-        let session = Arc::new(session(servers, REQUEST_LIMIT).await.context(name)?);
+        let session = Arc::new(session(servers, Consistency::LocalQuorum, REQUEST_LIMIT).await.context(name)?);
         for text in SCHEMA {
             session.query_unpaged(text, ()).await.with_context(|| format!("{name}: {text}"))?;
         }

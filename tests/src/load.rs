@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use scylla::{
     client::{execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
     policies::{host_filter::AllowListHostFilter, retry::FallthroughRetryPolicy},
+    statement::Consistency,
 };
 use tokio::task::JoinSet;
 
@@ -23,13 +24,14 @@ const ERROR_CHARS: usize = 160;
 /// What errors beyond [`MAX_KINDS`] are counted as.
 const OTHERS: &str = "other errors";
 
-/// A session with these servers alone, one connection to each; a request is not repeated by the driver, and fails after
-/// `request_limit`.
+/// A session with these servers alone, one connection to each; a request is at this level unless its statement says
+/// otherwise, is not repeated by the driver, and fails after `request_limit`.
 ///
 /// # Errors
 /// When none of them answers.
-pub async fn session(servers: &[SocketAddr], request_limit: Duration) -> Result<Session> {
+pub async fn session(servers: &[SocketAddr], level: Consistency, request_limit: Duration) -> Result<Session> {
     let profile = ExecutionProfile::builder()
+        .consistency(level)
         .request_timeout(Some(request_limit))
         .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
         .build();

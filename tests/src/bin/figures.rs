@@ -70,7 +70,7 @@ async fn run(args: &Args) -> Result<()> {
     let members = stack.settings().members();
     memory(&stack, &members, "at rest").await;
 
-    let session = Arc::new(session(&[stack.cql(0)], REQUEST_LIMIT).await?);
+    let session = Arc::new(session(&[stack.cql(0)], Consistency::LocalQuorum, REQUEST_LIMIT).await?);
     for text in [
         "CREATE KEYSPACE figures WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
         "CREATE TABLE figures.t (k int PRIMARY KEY, v text)",

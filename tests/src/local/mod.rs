@@ -14,11 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use replicateddb_local::{Member, Stack};
-use scylla::{
-    client::{execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
-    policies::{host_filter::AllowListHostFilter, retry::FallthroughRetryPolicy},
-    statement::Consistency,
-};
+use scylla::{client::session::Session, statement::Consistency};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -200,18 +196,7 @@ struct Compared {
 
 /// A session that talks to this server alone.
 async fn session_at(address: SocketAddr, consistency: Consistency) -> Result<Session> {
-    let profile = ExecutionProfile::builder()
-        .consistency(consistency)
-        .request_timeout(Some(REQUEST_LIMIT))
-        .retry_policy(std::sync::Arc::new(FallthroughRetryPolicy::new()))
-        .build();
-    SessionBuilder::new()
-        .known_node_addr(address)
-        .host_filter(std::sync::Arc::new(AllowListHostFilter::new([address])?))
-        .default_execution_profile_handle(profile.into_handle())
-        .build()
-        .await
-        .with_context(|| format!("a session with {address}"))
+    crate::load::session(&[address], consistency, REQUEST_LIMIT).await
 }
 
 fn members(stack: &Stack) -> Vec<Member> {
