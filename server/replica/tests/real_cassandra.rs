@@ -5,12 +5,12 @@ mod site;
 
 use std::sync::Arc;
 
-use replicateddb_cql::response::parse_error;
+use replicateddb_cql::response::{cell, parse_error};
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::record::flags;
 use replicateddb_replica::replica::{Digest, Phase, Request, RequestKind};
-use site::{Site, agree, ddl, done, int, list, long, request, served, text};
+use site::{Direct, Site, agree, ddl, done, int, list, long, request, served, text};
 
 /// No test: the agent of other tests.
 #[tokio::test(flavor = "multi_thread")]
@@ -93,6 +93,49 @@ async fn wrong_statements_are_results(handle: &ReplicaHandle) {
     assert_eq!(parse_error(&outcome.body).unwrap().code, 0x2200);
 }
 
+/// Writes of different partitions that are ready together go to Cassandra together; each keeps its write time, its expiry
+/// and its answer.
+async fn writes_that_go_together_keep_their_own(site: &Site, handle: &ReplicaHandle) {
+    const KEYS: std::ops::Range<i32> = 7000..7060;
+    let ttl = |k: i32| 1000 + k;
+    let wrong = |k: i32| k % 20 == 3;
+    let writes = KEYS.map(async |k| {
+        // A wrong one spoils nobody else's.
+        let c = if wrong(k) { text("abc") } else { int(1) };
+        let write = match k % 3 {
+            0 => ("INSERT INTO t (k, c, v) VALUES (?, ?, ?) USING TTL ?", vec![int(k), c, text("a"), int(ttl(k))]),
+            1 => ("UPDATE t USING TTL ? SET v = ? WHERE k = ? AND c = ?", vec![int(ttl(k)), text("b"), int(k), c]),
+            _ => ("INSERT INTO ks.t (k, c, v) VALUES (?, ?, ?);", vec![int(k), c, text("c")]),
+        };
+        (k, handle.propose(request(RequestKind::Dml, vec![write])).await.unwrap())
+    });
+    let mut written = futures::future::join_all(writes).await;
+    written.sort_by_key(|(_, outcome)| outcome.index);
+    let mut direct = Direct::to(&site.cql).await;
+    let mut last = 0;
+    for (k, outcome) in written {
+        let read = format!("SELECT writetime(v), ttl(v) FROM ks.t WHERE k = {k}");
+        let rows = direct.rows(&read).await;
+        if wrong(k) {
+            assert_eq!(parse_error(&outcome.body).unwrap().code, 0x2200, "{k}");
+            assert!(rows.is_empty(), "{k}");
+            continue;
+        }
+        assert_eq!(outcome.opcode, 8, "{k}: {:?}", parse_error(&outcome.body));
+        let [time, expires] = rows[0].as_slice() else { panic!("{rows:?}") };
+        let time = cell::as_bigint(time.as_ref().unwrap()).unwrap();
+        assert!(time > last, "write times follow the order: {time} behind {last}");
+        last = time;
+        let left = expires.as_ref().and_then(|cell| cell::as_int(cell));
+        assert_eq!(left.is_some(), k % 3 != 2, "{k}: {left:?}");
+        assert!(left.is_none_or(|left| (ttl(k) - 900..=ttl(k)).contains(&left)), "{k}: {left:?}");
+    }
+    // Digests at other times are to be the same, and count what is left of a life.
+    let deletions =
+        KEYS.map(|k| done(handle, request(RequestKind::Dml, vec![("DELETE FROM t WHERE k = ?", vec![int(k)])])));
+    futures::future::join_all(deletions).await;
+}
+
 /// I1, I2, I3, I5, I10: a killed Cassandra is rewound and replayed; a clean stop needs neither; a newcomer replays all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_stops_and_newcomers_end_in_the_same_cells() {
@@ -103,6 +146,7 @@ async fn kills_stops_and_newcomers_end_in_the_same_cells() {
     let schema_version = *handle.schema().borrow();
     wrong_statements_are_results(&handle).await;
     assert_eq!(*handle.schema().borrow(), schema_version, "what fails changes no schema");
+    writes_that_go_together_keep_their_own(&site, &handle).await;
     fill(&handle, 0).await;
     let index = handle.restore_point().await.unwrap();
     fill(&handle, 1000).await;

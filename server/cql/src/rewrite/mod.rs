@@ -2,6 +2,8 @@
 
 mod calls;
 mod ddl;
+mod timestamp;
 
 pub use calls::{NondeterministicValues, Rewritten, with_literals, with_markers};
 pub use ddl::{with_drop_timestamp, with_table_id};
+pub use timestamp::with_timestamp_marker;

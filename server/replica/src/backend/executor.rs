@@ -18,6 +18,7 @@ use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
 use tokio::sync::watch;
 
+use super::group::{Groups, Member, Told};
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
 use super::prepared::{Known, PreparedCache, Preparing};
@@ -48,7 +49,9 @@ impl Connector for CassandraConnector {
     }
 
     async fn connect(&self, generation: u64) -> Result<Cassandra, BackendError> {
-        Ok(Cassandra { pool: Pool::connect(&self.address, generation).await?, prepared: Arc::default() })
+        let pool = Pool::connect(&self.address, generation).await?;
+        let groups = Arc::new(Groups::new(pool.clone()));
+        Ok(Cassandra { pool, prepared: Arc::default(), groups })
     }
 }
 
@@ -57,6 +60,7 @@ impl Connector for CassandraConnector {
 pub struct Cassandra {
     pool: Pool,
     prepared: Arc<PreparedCache>,
+    groups: Arc<Groups>,
 }
 
 /// A statement as it is sent.
@@ -111,7 +115,10 @@ impl Backend for Cassandra {
                 self.query(keyspace, &text, Consistency::One, place).await
             }
             RecordKind::Truncate => self.query(keyspace, &statement.text, Consistency::One, place).await,
-            _ => self.execute_one(place, keyspace, statement).await,
+            _ => match self.execute_grouped(place, record, statement).await? {
+                Some(reply) => Ok(reply),
+                None => self.execute_one(place, keyspace, statement).await,
+            },
         }
     }
 
@@ -147,6 +154,51 @@ impl Cassandra {
             Preparing::Done(known) => Ready::Prepared(known),
             Preparing::Refused(reply) => Ready::Refused(reply),
         })
+    }
+
+    /// A plain write that may be repeated, together with others that are ready. `None`: it is to be executed alone.
+    async fn execute_grouped(
+        &self,
+        place: Place,
+        record: &Record,
+        statement: &StatementText,
+    ) -> Result<Option<Reply>, Failure> {
+        let keyspace = record.keyspace.as_deref();
+        let may = record.flags & flags::NOT_REPEATABLE == 0 && !statement.values.is_named();
+        if !may || statement.values.is_empty() {
+            return Ok(None);
+        }
+        let Ready::Prepared(plain) = self.ready(keyspace, statement).await? else { return Ok(None) };
+        if !is_repeatable(&statement.text, &plain.said, &plain.prepared.bind) {
+            return Ok(None);
+        }
+        let Some((text, marker)) = rewrite::with_timestamp_marker(&statement.text, &plain.said) else {
+            return Ok(None);
+        };
+        let Preparing::Done(timed) = self.prepared.get(&self.pool, keyspace, &text).await? else { return Ok(None) };
+        let timestamp = place.timestamp_us.to_be_bytes();
+        let mut values: Vec<Value> = statement.values.iter().map(|bound| bound.value).collect();
+        if marker > values.len() {
+            return Ok(None);
+        }
+        values.insert(marker, Value::Bytes(Bytes::copy_from_slice(&timestamp)));
+        let Ok(values) = Values::positional(&values) else { return Ok(None) };
+        let unqualified = timed.said.each().any(|each| each.keyspace.is_none());
+        let member = Member {
+            id: timed.prepared.id.clone(),
+            values,
+            keyspace: keyspace.filter(|_| unqualified).map(str::to_owned),
+            now_s: place.now_s(),
+        };
+        match self.groups.execute(member).await {
+            Told::Done => Ok(Some(Reply::void())),
+            Told::Alone => Ok(None),
+            Told::Unprepared => {
+                self.prepared.forget(keyspace, &text);
+                Ok(None)
+            }
+            Told::Failed(failure) => Err(failure),
+        }
     }
 
     async fn execute_one(

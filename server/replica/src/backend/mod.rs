@@ -6,6 +6,7 @@
 
 pub mod connection;
 pub mod executor;
+mod group;
 pub mod outcome;
 pub mod pool;
 mod prepared;
