@@ -4,6 +4,7 @@ pub mod admin;
 pub mod args;
 pub mod log;
 pub mod logging;
+mod push;
 pub mod replica;
 pub mod signals;
 pub mod verify;

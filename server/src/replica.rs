@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::{
     admin::{AdminPort, starting},
     args::{ReplicaArgs, with_id},
-    signals, verify,
+    push, signals, verify,
 };
 
 /// Pause before the ordered log is tried again at start.
@@ -85,6 +85,7 @@ struct Running {
     handle: ReplicaHandle,
     members: Arc<Members>,
     _registering: AbortOnDropHandle<()>,
+    _pushing: AbortOnDropHandle<()>,
     frontend: AbortOnDropHandle<()>,
     stop: CancellationToken,
 }
@@ -106,8 +107,10 @@ impl Running {
 
         let members = Arc::new(Members::watching(&log));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
-        let handle = start_core(args, id, log, token, keyspace.as_deref(), core_metrics)?;
-        admin_port.serve(replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch())));
+        let pushing = tokio::spawn(push::keep_pushing(log.clone(), id, members.watch()));
+        let handle = start_core(args, id, log.clone(), token, keyspace.as_deref(), core_metrics)?;
+        let admin = replica_admin::router(handle.clone(), registry);
+        admin_port.serve(admin.merge(verify::router(members.watch())).merge(push::router(log)));
 
         let member = Member {
             id,
@@ -129,6 +132,7 @@ impl Running {
             handle,
             members,
             _registering: AbortOnDropHandle::new(registering),
+            _pushing: AbortOnDropHandle::new(pushing),
             frontend: AbortOnDropHandle::new(frontend),
             stop,
         })
@@ -137,7 +141,7 @@ impl Running {
     /// Clients first: what they have in flight is finished while the replica still works. Then the replica drains and
     /// marks its store clean.
     async fn stop(self) -> String {
-        let Self { handle, members, _registering: registering, frontend, stop } = self;
+        let Self { handle, members, _registering: registering, _pushing, frontend, stop } = self;
         drop(registering);
         members.leave();
         stop.cancel();

@@ -181,7 +181,9 @@ impl Append {
 
     fn committed(&self, position: Position, commit_time_ms: i64) -> Appended {
         let inner = &self.inner;
-        inner.recent.put(Committed { position, commit_time_ms, entry: self.entry.clone() });
+        let committed = Committed { position, commit_time_ms, entry: self.entry.clone() };
+        inner.pushes.committed(&committed);
+        inner.recent.put(committed);
         if position.sequence.saturating_add(1) >= inner.config.segment_entries {
             start_seal(inner, position.segment);
         }

@@ -7,6 +7,7 @@
 //! <root>/bodies/<segment>/<name>/<%05d>    chunks of a body too large for an entry; goes when its segment goes
 //! <root>/incarnations/<replica>/i-<%010d>  the one living incarnation of a replica
 //! <root>/members/<replica>                 ephemeral: the replica lives, and where
+//! <root>/push-key                          what replicas prove by that an entry that they push is of this log
 //! <root>/positions/<replica>               what the replica's restore points still need of the log
 //! ```
 
@@ -82,6 +83,10 @@ impl Layout {
 
     pub(crate) fn member(&self, replica: u32) -> String {
         format!("{}/members/{replica}", self.root)
+    }
+
+    pub(crate) fn push_key(&self) -> String {
+        format!("{}/push-key", self.root)
     }
 
     pub(crate) fn positions(&self) -> String {

@@ -15,10 +15,12 @@ mod layout;
 mod open;
 mod plan;
 mod published;
+mod push;
 mod recent;
 mod tail;
 mod truncate;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -26,15 +28,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 use zookeeper_client::Client;
 
 pub use self::open::OpenError;
+pub use self::push::PushError;
 pub use crate::connection::DigestAuth;
 
 use self::append::AppendLane;
 use self::layout::Layout;
+use self::push::Pushes;
 use self::recent::Recent;
 use crate::connection::{Access, Connection};
 use crate::truncation::Published;
@@ -70,7 +75,7 @@ pub struct Config {
     pub max_entry_bytes: usize,
     /// The largest entry taken at all, in bytes.
     pub max_body_bytes: usize,
-    /// Entries of its own that a handle keeps for its tail, so that it need not read them back.
+    /// Entries that a handle has appended, or was pushed, kept for its tail, so that it need not read them back.
     pub recent_entries: usize,
     /// Bytes of such entries.
     pub recent_bytes: usize,
@@ -153,6 +158,7 @@ struct Inner {
     /// Names bodies.
     body_counter: AtomicU64,
     recent: Recent,
+    pushes: Pushes,
     log_id: LogId,
     incarnation: Incarnation,
     /// Path of the incarnation's node, checked by everything that changes the log.
@@ -171,6 +177,35 @@ impl ZnodeLog {
         let inner = open::open(config).await?;
         let incarnation = inner.incarnation;
         Ok((Self { inner: Arc::new(inner) }, incarnation))
+    }
+
+    /// Sends every entry that this handle commits from now on, until the connection ends: the other side has
+    /// [`ZnodeLog::take_pushes`].
+    ///
+    /// # Errors
+    /// Why it has ended.
+    pub async fn push_to(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<(), PushError> {
+        self.inner.pushes.send(stream).await
+    }
+
+    /// Takes the entries that another replica commits, until the connection ends: its tails read them from memory.
+    ///
+    /// # Errors
+    /// Why it has ended.
+    pub async fn take_pushes(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<(), PushError> {
+        let inner = &self.inner;
+        inner.pushes.receive(stream, |committed| inner.recent.put(committed)).await
+    }
+
+    /// Says which other replicas append. While there is a connection from each of them, tails wait a moment for what they
+    /// push before they read the log.
+    pub fn expect_pushes(&self, replicas: BTreeSet<u32>) {
+        self.inner.pushes.expect(replicas);
+    }
+
+    /// Whether an entry is in memory, because it was pushed or appended by this handle.
+    pub fn has_pushed(&self, position: Position) -> bool {
+        self.inner.recent.get(position).is_some()
     }
 
     pub(crate) fn layout(&self) -> &Layout {

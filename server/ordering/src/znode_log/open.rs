@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
+use uuid::Uuid;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::append::AppendLane;
 use super::layout::{Layout, LogHeader, SegmentState, segment_of};
+use super::push::Pushes;
 use super::recent::Recent;
 use super::{Config, Inner, watch_health};
 use crate::connection::{Access, Connection};
@@ -74,6 +76,7 @@ pub(super) async fn open(config: Config) -> Result<Inner, OpenError> {
         fenced: AtomicBool::new(false),
         body_counter: AtomicU64::new(0),
         recent: Recent::new(config.recent_entries, config.recent_bytes),
+        pushes: Pushes::new(opened.push_key, opened.log_id, config.replica),
         log_id: opened.log_id,
         incarnation: opened.incarnation,
         incarnation_path: opened.incarnation_path,
@@ -90,6 +93,7 @@ pub(super) async fn open(config: Config) -> Result<Inner, OpenError> {
 /// What opening finds out.
 struct Opened {
     log_id: LogId,
+    push_key: Vec<u8>,
     segment: u32,
     incarnation: Incarnation,
     incarnation_path: String,
@@ -114,9 +118,10 @@ impl Opening<'_> {
     async fn run(&self) -> Result<Opened, OpenError> {
         let deadline = Instant::now() + self.config.open_timeout;
         let log_id = self.retry(deadline, || self.ensure_layout()).await?;
+        let push_key = self.retry(deadline, || self.ensure_push_key()).await?;
         let (incarnation, incarnation_path) = self.retry(deadline, || self.take_incarnation()).await?;
         let segment = self.retry(deadline, || self.newest_segment()).await?;
-        Ok(Opened { log_id, segment, incarnation, incarnation_path })
+        Ok(Opened { log_id, push_key, segment, incarnation, incarnation_path })
     }
 
     /// Every step can be repeated whatever became of it before (I10).
@@ -165,6 +170,20 @@ impl Opening<'_> {
         match LogHeader::parse(&data) {
             Ok(_) => Ok(LogId(stat.czxid)),
             Err(detail) => Err(StepError::Final(OpenError::Foreign { path: requests, detail })),
+        }
+    }
+
+    /// The key that pushed entries are proved by: whoever may read the log may read it. Made by the first who comes.
+    async fn ensure_push_key(&self) -> Result<Vec<u8>, StepError> {
+        let path = self.layout.push_key();
+        let failed = |error| step_error(&path, error);
+        let client = self.control.client().await;
+        let made = [Uuid::new_v4(), Uuid::new_v4()].map(Uuid::into_bytes).concat();
+        let options = CreateMode::Persistent.with_acls(self.access.acls());
+        match client.create(&path, &made, &options).await {
+            Ok(_) => Ok(made),
+            Err(Error::NodeExists) => Ok(client.get_data(&path).await.map_err(failed)?.0),
+            Err(error) => Err(failed(error)),
         }
     }
 

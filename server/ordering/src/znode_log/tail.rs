@@ -1,4 +1,4 @@
-//! Reading on for ever: watches ring the doorbell, reads find out, own entries come from memory.
+//! Reading on for ever: watches ring the doorbell, reads find out, own entries and those that were pushed come from memory.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
@@ -15,6 +15,7 @@ use zookeeper_client::{Client, Error, MultiReadResult, OneshotWatcher};
 
 use super::layout::{LogHeader, SegmentState};
 use super::plan::{LogView, READ_TARGET_BYTES, ReadSize, Step, step};
+use super::push::GRACE;
 use super::{Inner, bodies, truncate};
 use crate::connection::{Link, connected};
 use crate::framing::{self, Framed};
@@ -139,6 +140,9 @@ impl Tailer {
         let epoch = self.link.borrow_and_update().epoch;
         if self.at_end {
             self.at_end = false;
+            if self.is_pushed().await {
+                return Ok(());
+            }
             if self.arm(&client).await? {
                 self.wait(epoch).await;
             }
@@ -241,6 +245,26 @@ impl Tailer {
             position = position.next();
         }
         Ok(())
+    }
+
+    /// Whether the next entry is pushed in time; not if there is a watch on it already, or not everybody pushes.
+    async fn is_pushed(&mut self) -> bool {
+        let watched = self.entry_bell.as_ref().is_some_and(|(at, _)| *at == self.next);
+        if watched || !self.inner.pushes.complete() {
+            return false;
+        }
+        let pushed = async {
+            loop {
+                let put = self.inner.recent.bell().notified();
+                let mut put = std::pin::pin!(put);
+                put.as_mut().enable();
+                if self.inner.recent.get(self.next).is_some() {
+                    return;
+                }
+                put.await;
+            }
+        };
+        tokio::time::timeout(GRACE, pushed).await.is_ok()
     }
 
     /// Sets the watches for what comes next. `false` if it is there already.

@@ -1,0 +1,346 @@
+//! Committed entries, pushed from replica to replica, so that nobody has to ask ZooKeeper for each of them.
+//!
+//! A replica sends what it has appended, with its position, to all that are connected; who gets it keeps it like an entry of
+//! its own ([`super::recent`]). The log is the fallback: whatever does not come in [`GRACE`], the tail reads there, so a
+//! connection may lose anything, be late, or not be there.
+//!
+//! What is pushed is believed, so it has to come from somebody who might have written the log itself: each frame carries a
+//! MAC under a key that is kept in ZooKeeper, beside the log, and numbers of both sides that are used once.
+//!
+//! ```text
+//! receiver → sender   nonce (16 bytes)
+//! sender → receiver   "RDBp", version 1, log id (8), replica (4), nonce (16), and their MAC
+//! sender → receiver   frames: MAC (16), kind (1), and for an entry: segment (4), sequence (4), commit time in ms (8), entry
+//! ```
+//! Each with its length (4 bytes) before it; numbers big-endian.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::timeout;
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use uuid::Uuid;
+
+use crate::{Committed, LogId, Position};
+
+/// How long a tail waits for a pushed entry before it reads the log: well above the time that a push takes, and little
+/// where one is lost.
+pub(super) const GRACE: Duration = Duration::from_millis(25);
+/// The largest entry that is pushed, bytes; a larger one is read in the log.
+const MAX_ENTRY_BYTES: usize = 256 << 10;
+/// Entries that a connection may lag behind before it loses some.
+const QUEUE: usize = 128;
+/// A silent sender says that it is there.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// A receiver that hears nothing for so long closes.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Longest time of the first exchange, and of a write that nobody reads.
+const PATIENCE: Duration = Duration::from_secs(5);
+const MAGIC: &[u8; 4] = b"RDBp";
+const VERSION: u8 = 1;
+const NONCE_BYTES: usize = 16;
+const MAC_BYTES: usize = 16;
+/// Kind, position and commit time.
+const HEAD_BYTES: usize = 17;
+const HELLO_BYTES: usize = 4 + 1 + 8 + 4 + NONCE_BYTES;
+const ALIVE: u8 = 0;
+const ENTRY: u8 = 1;
+
+type Keyed = Hmac<Sha256>;
+
+/// Why a connection of pushed entries has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// It was closed, or broke.
+    #[error("the connection was lost: {0}")]
+    Lost(#[from] std::io::Error),
+    /// Nothing came, or nothing was taken, for too long.
+    #[error("the other side is silent")]
+    Silent,
+    /// What came is not what a replica of this log sends.
+    #[error("the other side is no replica of this log: {0}")]
+    Foreign(&'static str),
+}
+
+/// What a log's handle knows of pushes.
+#[derive(Debug)]
+pub(super) struct Pushes {
+    key: Vec<u8>,
+    log: LogId,
+    replica: u32,
+    /// Own entries, once committed.
+    own: broadcast::Sender<Committed>,
+    peers: Mutex<Peers>,
+}
+
+#[derive(Debug, Default)]
+struct Peers {
+    /// Whose entries are waited for.
+    expected: BTreeSet<u32>,
+    /// Connections from each replica.
+    connected: BTreeMap<u32, usize>,
+}
+
+/// A connection from a replica, counted while it lives.
+struct Counted<'a>(&'a Pushes, u32);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let mut peers = self.0.peers();
+        if let Some(count) = peers.connected.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                peers.connected.remove(&self.1);
+            }
+        }
+    }
+}
+
+impl Pushes {
+    pub(super) fn new(key: Vec<u8>, log: LogId, replica: u32) -> Self {
+        Self { key, log, replica, own: broadcast::Sender::new(QUEUE), peers: Mutex::default() }
+    }
+
+    /// An own entry is committed.
+    pub(super) fn committed(&self, committed: &Committed) {
+        if committed.entry.len() <= MAX_ENTRY_BYTES {
+            // Nobody connected is fine.
+            let _ = self.own.send(committed.clone());
+        }
+    }
+
+    /// The other replicas that append; without a connection from each of them, no entry is waited for.
+    pub(super) fn expect(&self, replicas: BTreeSet<u32>) {
+        self.peers().expected = replicas;
+    }
+
+    /// Whether every entry of the others is on its way.
+    pub(super) fn complete(&self) -> bool {
+        let peers = self.peers();
+        !peers.expected.is_empty() && peers.expected.iter().all(|replica| peers.connected.contains_key(replica))
+    }
+
+    /// Sends every own entry from now on, until the connection ends.
+    pub(super) async fn send<S>(&self, stream: S) -> Result<(), PushError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let mut own = self.own.subscribe();
+        let mut framed = framed(stream);
+        let theirs = next(&mut framed, PATIENCE).await?;
+        if theirs.len() != NONCE_BYTES {
+            return Err(PushError::Foreign("no number to begin with"));
+        }
+        let hello = self.hello();
+        let session = self.session(&theirs, &hello);
+        put(&mut framed, sealed(&session, 0, &[&hello])).await?;
+        for number in 1u64.. {
+            let frame = match timeout(HEARTBEAT, own.recv()).await {
+                Ok(Ok(committed)) => sealed(&session, number, &[&head(&committed), &committed.entry]),
+                // Who lags reads the rest in the log.
+                Err(_) | Ok(Err(RecvError::Lagged(_))) => sealed(&session, number, &[&[ALIVE]]),
+                Ok(Err(RecvError::Closed)) => break,
+            };
+            put(&mut framed, frame).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes entries of another replica until the connection ends.
+    pub(super) async fn receive<S>(&self, stream: S, mut take: impl FnMut(Committed)) -> Result<(), PushError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let mut framed = framed(stream);
+        let nonce = Uuid::new_v4();
+        put(&mut framed, Bytes::copy_from_slice(nonce.as_bytes())).await?;
+        let first = next(&mut framed, PATIENCE).await?;
+        let hello = first.get(MAC_BYTES..).unwrap_or_default();
+        let session = self.session(nonce.as_bytes(), hello);
+        let mut hello = opened(&session, 0, first.clone())?;
+        if hello.len() != HELLO_BYTES || !hello.starts_with(MAGIC) {
+            return Err(PushError::Foreign("it does not begin as one"));
+        }
+        hello.advance(MAGIC.len());
+        if hello.get_u8() != VERSION {
+            return Err(PushError::Foreign("it speaks another version"));
+        }
+        if hello.get_i64() != self.log.0 {
+            return Err(PushError::Foreign("it has another log"));
+        }
+        let replica = hello.get_u32();
+        *self.peers().connected.entry(replica).or_default() += 1;
+        let _counted = Counted(self, replica);
+        for number in 1u64.. {
+            let mut frame = opened(&session, number, next(&mut framed, SILENCE).await?)?;
+            match frame.first() {
+                Some(&ENTRY) if frame.len() >= HEAD_BYTES => {
+                    frame.advance(1);
+                    let position = Position::new(frame.get_u32(), frame.get_u32());
+                    take(Committed { position, commit_time_ms: frame.get_i64(), entry: frame });
+                }
+                Some(&ALIVE) => {}
+                _ => return Err(PushError::Foreign("a frame that says nothing")),
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&self) -> BytesMut {
+        let mut hello = BytesMut::with_capacity(HELLO_BYTES);
+        hello.put_slice(MAGIC);
+        hello.put_u8(VERSION);
+        hello.put_i64(self.log.0);
+        hello.put_u32(self.replica);
+        hello.put_slice(Uuid::new_v4().as_bytes());
+        hello
+    }
+
+    /// The key of one connection.
+    fn session(&self, nonce: &[u8], hello: &[u8]) -> Keyed {
+        let derived = keyed(&self.key).chain_update(nonce).chain_update(hello).finalize().into_bytes();
+        keyed(&derived)
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        // Nothing panics under the lock.
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn keyed(key: &[u8]) -> Keyed {
+    Keyed::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+fn head(committed: &Committed) -> BytesMut {
+    let mut head = BytesMut::with_capacity(HEAD_BYTES);
+    head.put_u8(ENTRY);
+    head.put_u32(committed.position.segment);
+    head.put_u32(committed.position.sequence);
+    head.put_i64(committed.commit_time_ms);
+    head
+}
+
+/// A frame: the MAC of its number in the connection and its parts, then these.
+fn sealed(session: &Keyed, number: u64, parts: &[&[u8]]) -> Bytes {
+    let mut mac = session.clone().chain_update(number.to_be_bytes());
+    parts.iter().for_each(|part| mac.update(part));
+    let mut frame = BytesMut::with_capacity(MAC_BYTES + parts.iter().map(|part| part.len()).sum::<usize>());
+    frame.extend(mac.finalize().into_bytes().into_iter().take(MAC_BYTES));
+    parts.iter().for_each(|part| frame.put_slice(part));
+    frame.freeze()
+}
+
+/// What a frame says, if it is the one of that number.
+fn opened(session: &Keyed, number: u64, mut frame: Bytes) -> Result<Bytes, PushError> {
+    if frame.len() < MAC_BYTES {
+        return Err(PushError::Foreign("a frame without a MAC"));
+    }
+    let mac = frame.split_to(MAC_BYTES);
+    let expected = session.clone().chain_update(number.to_be_bytes()).chain_update(&frame);
+    match expected.verify_truncated_left(&mac) {
+        Ok(()) => Ok(frame),
+        Err(_) => Err(PushError::Foreign("a frame with a wrong MAC")),
+    }
+}
+
+fn framed<S: AsyncRead + AsyncWrite>(stream: S) -> Framed<S, LengthDelimitedCodec> {
+    let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_ENTRY_BYTES + HEAD_BYTES + MAC_BYTES).new_codec();
+    Framed::new(stream, codec)
+}
+
+async fn next<S>(framed: &mut Framed<S, LengthDelimitedCodec>, limit: Duration) -> Result<Bytes, PushError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match timeout(limit, framed.next()).await {
+        Ok(Some(Ok(frame))) => Ok(frame.freeze()),
+        Ok(Some(Err(error))) => Err(error.into()),
+        Ok(None) => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+        Err(_) => Err(PushError::Silent),
+    }
+}
+
+async fn put<S>(framed: &mut Framed<S, LengthDelimitedCodec>, frame: Bytes) -> Result<(), PushError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    timeout(PATIENCE, framed.send(frame)).await.map_err(|_| PushError::Silent)?.map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &[u8] = b"a key of the log";
+
+    fn committed(sequence: u32, bytes: usize) -> Committed {
+        Committed { position: Position::new(3, sequence), commit_time_ms: 77, entry: vec![9; bytes].into() }
+    }
+
+    #[tokio::test]
+    async fn what_one_commits_the_other_gets() {
+        let (sender, receiver) =
+            (Pushes::new(KEY.into(), LogId(5), 0), std::sync::Arc::new(Pushes::new(KEY.into(), LogId(5), 1)));
+        receiver.expect([0].into());
+        assert!(!receiver.complete(), "nobody is connected");
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (got, mut gets) = tokio::sync::mpsc::unbounded_channel();
+        let receiving = receiver.clone();
+        let task = tokio::spawn(async move { receiving.receive(far, |entry| got.send(entry).expect("open")).await });
+        let sending = async {
+            let mut sent = std::pin::pin!(sender.send(near));
+            // Connected with the first sign of life: what is committed before nobody hears.
+            while !receiver.complete() {
+                assert!(timeout(Duration::from_millis(1), &mut sent).await.is_err());
+            }
+            sender.committed(&committed(1, 10));
+            sender.committed(&committed(2, MAX_ENTRY_BYTES + 1));
+            sender.committed(&committed(3, MAX_ENTRY_BYTES));
+            while gets.len() < 2 {
+                assert!(timeout(Duration::from_millis(1), &mut sent).await.is_err());
+            }
+        };
+        sending.await;
+        assert_eq!(gets.recv().await, Some(committed(1, 10)));
+        assert_eq!(gets.recv().await, Some(committed(3, MAX_ENTRY_BYTES)), "too large a one is not pushed");
+        assert!(matches!(task.await.expect("no panic"), Err(PushError::Lost(_))), "the sender has gone");
+        assert!(!receiver.complete());
+    }
+
+    #[tokio::test]
+    async fn strangers_are_sent_away() {
+        for (key, log) in [(&b"another key"[..], 5), (KEY, 6)] {
+            let (sender, receiver) = (Pushes::new(key.into(), LogId(log), 0), Pushes::new(KEY.into(), LogId(5), 1));
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let (_, received) = tokio::join!(
+                timeout(Duration::from_millis(100), sender.send(near)),
+                receiver.receive(far, |_| panic!("taken from a stranger"))
+            );
+            assert!(matches!(received, Err(PushError::Foreign(_))), "{received:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_good_once_and_whole() {
+        let pushes = Pushes::new(KEY.into(), LogId(5), 0);
+        let session = pushes.session(b"nonce", b"hello");
+        let frame = sealed(&session, 7, &[&[ALIVE]]);
+        assert!(opened(&session, 7, frame.clone()).is_ok());
+        assert!(opened(&session, 8, frame.clone()).is_err(), "again");
+        assert!(opened(&pushes.session(b"other", b"hello"), 7, frame.clone()).is_err(), "in another connection");
+        for at in 0..frame.len() {
+            let mut damaged = frame.to_vec();
+            damaged[at] ^= 1;
+            assert!(opened(&session, 7, damaged.into()).is_err(), "byte {at}");
+            assert!(opened(&session, 7, frame.slice(..at)).is_err(), "cut at {at}");
+        }
+    }
+}

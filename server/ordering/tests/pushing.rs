@@ -1,0 +1,95 @@
+//! Entries that replicas push to each other: read from memory when they come, and in the log when they don't.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::{config, new_root, server};
+use futures::future::join_all;
+use replicateddb_ordering::conformance::{append, entry, read};
+use replicateddb_ordering::znode_log::{Config, ZnodeLog};
+use replicateddb_ordering::{OrderedLog, Position};
+use tokio::task::JoinHandle;
+
+/// How long what must happen may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes under way in a connection.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// Has `from` push to `to`.
+fn connect(from: &ZnodeLog, to: &ZnodeLog) -> [JoinHandle<()>; 2] {
+    let (near, far) = tokio::io::duplex(PIPE_BYTES);
+    let (from, to) = (from.clone(), to.clone());
+    [
+        tokio::spawn(async move { drop(from.push_to(near).await) }),
+        tokio::spawn(async move { drop(to.take_pushes(far).await) }),
+    ]
+}
+
+/// Completes once what `from` appends comes to `to` without ZooKeeper's help: from then on the connection is there.
+async fn connected(from: &ZnodeLog, to: &ZnodeLog) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !to.has_pushed(append(from, entry(0, 0)).await) {
+        assert!(tokio::time::Instant::now() < deadline, "nothing is pushed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_pushed_is_read_without_zookeeper() {
+    let mut server = server();
+    let root = new_root();
+    let (writer, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
+    let (reader, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
+    connect(&writer, &reader);
+    connected(&writer, &reader).await;
+    let begin = append(&writer, entry(0, 1)).await;
+    let written: Vec<_> = join_all((2..20).map(|number| append(&writer, entry(0, number)))).await;
+    let last = written.into_iter().max().expect("some");
+    let all_here = async {
+        while !reader.has_pushed(last) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_here).await.expect("all are pushed");
+    let in_the_log = read(&writer, begin, 19).await;
+    server.kill();
+    let pushed = tokio::time::timeout(PATIENCE, read(&reader, begin, 19)).await.expect("from memory");
+    assert_eq!(pushed, in_the_log, "with the same positions and times");
+}
+
+/// Three replicas push to each other while they append, over many segments, with entries too large to be pushed, and
+/// with connections that end in the middle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_has_what_is_not_pushed() {
+    const ENTRIES: u32 = 60;
+    let server = server();
+    let root = new_root();
+    let with = |replica| Config { segment_entries: 9, ..config(&server.connect(), &root, replica) };
+    let logs = join_all((0..3).map(|replica| ZnodeLog::open(with(replica)))).await;
+    let logs: Vec<ZnodeLog> = logs.into_iter().map(|opened| opened.unwrap().0).collect();
+    let mut connections = Vec::new();
+    for (to, log) in logs.iter().enumerate() {
+        log.expect_pushes((0..3u32).filter(|other| *other as usize != to).collect::<BTreeSet<u32>>());
+        connections
+            .extend(logs.iter().enumerate().filter(|(from, _)| *from != to).flat_map(|(_, from)| connect(from, log)));
+    }
+    let writing = join_all(logs.iter().enumerate().map(async |(replica, log)| {
+        for number in 0..ENTRIES {
+            if number == 20 {
+                let large = vec![u8::try_from(replica).expect("small"); 300 << 10];
+                log.append(large.into()).await.expect("appended");
+            }
+            if number == 40 && replica == 0 {
+                connections.iter().step_by(3).for_each(JoinHandle::abort);
+            }
+            append(log, entry(replica as u32, number)).await;
+        }
+    }));
+    let count = 3 * (ENTRIES as usize + 1);
+    let reading = join_all(logs.iter().map(|log| read(log, Position::START, count)));
+    let (_, orders) =
+        tokio::time::timeout(PATIENCE, futures::future::join(writing, reading)).await.expect("all is read");
+    assert!(orders.iter().all(|order| *order == orders[0]), "one order");
+}
