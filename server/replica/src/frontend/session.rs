@@ -4,7 +4,7 @@
 //! Writes are answered after they are applied here, and the backend's connection is only read from after that, so a
 //! session's reads are never older than the writes it got an answer for.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use replicateddb_cql::{
     Consistency,
@@ -20,7 +20,6 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     answer,
@@ -87,8 +86,13 @@ async fn run<C: Core>(service: Arc<Service<C>>, socket: TcpStream, closing: &mut
     }
     let (mut reader, writer) = socket::client_halves(socket);
     let (out, queue) = Out::new();
-    let pump = AbortOnDropHandle::new(tokio::spawn(socket::pump(queue, writer)));
-    let end = converse(service, &mut reader, out, closing).await;
+    // One task reads, relays and writes: what was read in one go is passed on in one write, and no thread wakes another.
+    let mut pump = pin!(socket::pump(queue, writer));
+    let end = tokio::select! {
+        biased;
+        end = converse(service, &mut reader, out, closing) => end,
+        _ = &mut pump => return,
+    };
     if let Err(End::Frame(error)) = &end {
         tracing::debug!(%error, "a client's connection can't be read on");
     }
@@ -138,14 +142,15 @@ async fn converse<C: Core>(
     let (backend_reader, backend_writer) = socket::backend_halves(backend);
     let (to_backend, backend_queue) = Out::new();
     let relay = Arc::new(Relay::new(to_backend, service.prepared.clone(), service.keyspace.as_deref()));
-    let mut pipes = JoinSet::new();
-    pipes.spawn(async move { drop(socket::pump(backend_queue, backend_writer).await) });
-    pipes.spawn({
-        let (relay, out, bytes) = (relay.clone(), out.clone(), service.answers.clone());
-        async move { relay.answers(backend_reader, out, bytes).await }
-    });
-    let mut session = Session { service, relay, out, tasks: JoinSet::new(), pipes, interest: None };
-    session.requests(reader, closing).await
+    let answers = relay.answers(backend_reader, out.clone(), service.answers.clone());
+    let (tasks, events) = (JoinSet::new(), JoinSet::new());
+    let mut session = Session { service, relay: relay.clone(), out, tasks, events, interest: None };
+    tokio::select! {
+        biased;
+        end = session.requests(reader, closing) => end,
+        _ = socket::pump(backend_queue, backend_writer) => Err(End::Closed),
+        () = answers => Err(End::Closed),
+    }
 }
 
 /// Answers OPTIONS until STARTUP, and gives STARTUP's stream.
@@ -206,8 +211,8 @@ struct Session<C> {
     out: Out,
     /// Requests that wait for something; bounded by the permits of their tickets.
     tasks: JoinSet<Result<(), End>>,
-    /// Tasks that live as long as the session: when one ends, so does the session.
-    pipes: JoinSet<()>,
+    /// Pushes events, if the client wants some: when it ends, so does the session.
+    events: JoinSet<()>,
     interest: Option<watch::Sender<Interest>>,
 }
 
@@ -230,7 +235,7 @@ impl<C: Core> Session<C> {
             let (permits, item) = tokio::select! {
                 step = step => step?,
                 _ = closing.wait_for(|closing| *closing != Closing::Open) => break,
-                _ = self.pipes.join_next() => return Err(End::Closed),
+                Some(_) = self.events.join_next() => return Err(End::Closed),
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(Ok(())) => continue,
                     Ok(Err(end)) => return Err(end),
@@ -432,7 +437,7 @@ impl<C: Core> Session<C> {
             None => {
                 let (sender, interest) = watch::channel(wanted);
                 let (schema, members) = (self.service.core.events(), self.service.peers.members());
-                self.pipes.spawn(events::push(interest, schema, members, self.out.clone()));
+                self.events.spawn(events::push(interest, schema, members, self.out.clone()));
                 self.interest = Some(sender);
             }
         }
