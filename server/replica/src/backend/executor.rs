@@ -188,6 +188,7 @@ impl Cassandra {
             id: timed.prepared.id.clone(),
             values,
             keyspace: keyspace.filter(|_| unqualified).map(str::to_owned),
+            timestamp_us: place.timestamp_us,
             now_s: place.now_s(),
         };
         match self.groups.execute(member).await {

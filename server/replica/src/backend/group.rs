@@ -3,7 +3,10 @@
 //! moment goes as one unlogged batch in which each statement says its own write time.
 //!
 //! Only writes that may be repeated go in: where the answer to a batch is anything but a plain success, each of its members
-//! is executed alone, and has its answer from that.
+//! is executed alone, and has its answer from that. So one that Cassandra fails holds up nobody else.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -27,6 +30,8 @@ const ROW_BYTES: usize = 64;
 const IN_FLIGHT: usize = 2;
 /// Writes waiting for a batch; more wait before it.
 const QUEUE: usize = 1024;
+/// Writes remembered to have been in a batch that failed: more than execute at once.
+const APART: usize = 4096;
 
 /// What a write that was handed in is told.
 #[derive(Debug, Clone)]
@@ -50,6 +55,8 @@ pub struct Member {
     pub values: Values,
     /// The keyspace that its text was prepared in and needs.
     pub keyspace: Option<String>,
+    /// Its write time, µs: no other record has it.
+    pub timestamp_us: i64,
     /// The second that expiry counts from.
     pub now_s: i32,
 }
@@ -73,6 +80,8 @@ struct Waiting {
 /// Where writes are handed in. Ends with its last clone.
 #[derive(Debug)]
 pub struct Groups {
+    /// Write times of those whose batch failed: they go alone from then on.
+    apart: Mutex<BTreeSet<i64>>,
     queue: mpsc::Sender<Waiting>,
     _task: AbortOnDropHandle<()>,
 }
@@ -81,17 +90,34 @@ impl Groups {
     /// On the connections of one generation.
     pub fn new(pool: Pool) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        Self { queue, _task: AbortOnDropHandle::new(tokio::spawn(run(pool, waiting))) }
+        Self { apart: Mutex::default(), queue, _task: AbortOnDropHandle::new(tokio::spawn(run(pool, waiting))) }
     }
 
     /// Has a write executed with others that are ready now.
     pub async fn execute(&self, member: Member) -> Told {
+        let key = member.timestamp_us;
+        if self.apart().contains(&key) {
+            return Told::Alone;
+        }
         let (told, answer) = oneshot::channel();
         if self.queue.send(Waiting { member, told }).await.is_err() {
             return Told::Alone;
         }
         // The task ends with this value: while somebody waits, it is there.
-        answer.await.unwrap_or(Told::Alone)
+        let told = answer.await.unwrap_or(Told::Alone);
+        if matches!(told, Told::Failed(_)) {
+            let mut apart = self.apart();
+            apart.insert(key);
+            if apart.len() > APART {
+                // The earliest was done long ago.
+                apart.pop_first();
+            }
+        }
+        told
+    }
+
+    fn apart(&self) -> MutexGuard<'_, BTreeSet<i64>> {
+        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
