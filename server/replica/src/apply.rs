@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::response;
@@ -314,10 +314,15 @@ where
             RecordKind::Dml | RecordKind::Batch => {
                 let backend = self.backend.clone();
                 let shared = self.shared.clone();
-                self.planning = Some(Box::pin(async move {
+                let mut planning: BoxFuture<'static, Planned> = Box::pin(async move {
                     let plan = plan_until_known(&shared, &backend, &admitted).await;
                     (admitted, plan)
-                }));
+                });
+                // What is prepared already need not wait for its turn among everything else that happens.
+                match planning.as_mut().now_or_never() {
+                    Some(planned) => return self.plan(planned),
+                    None => self.planning = Some(planning),
+                }
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
-use replicateddb_cql::response::{self, Column, ColumnType, ErrorCode, Prepared};
+use replicateddb_cql::response::{self, ErrorCode, Prepared};
 use replicateddb_cql::statement::{Action, Ident, Kind, Statement, classify};
 use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::group::{Groups, Member, Told};
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
-use super::prepared::{Known, PreparedCache, Preparing};
+use super::prepared::{Known, PreparedCache, Preparing, is_repeatable};
 use super::{BackendError, scan};
 use crate::lanes::Lanes;
 use crate::record::{Record, RecordKind, StatementText, flags};
@@ -87,7 +87,7 @@ impl Backend for Cassandra {
                     add_tables(&mut lanes, &said, keyspace);
                 }
                 Ready::Prepared(known) => {
-                    repeatable &= is_repeatable(&statement.text, &known.said, &known.prepared.bind);
+                    repeatable &= known.repeatable;
                     add_lanes(&mut lanes, &known, keyspace, &statement.values);
                 }
             }
@@ -169,19 +169,14 @@ impl Cassandra {
             return Ok(None);
         }
         let Ready::Prepared(plain) = self.ready(keyspace, statement).await? else { return Ok(None) };
-        if !is_repeatable(&statement.text, &plain.said, &plain.prepared.bind) {
-            return Ok(None);
-        }
-        let Some((text, marker)) = rewrite::with_timestamp_marker(&statement.text, &plain.said) else {
-            return Ok(None);
-        };
-        let Preparing::Done(timed) = self.prepared.get(&self.pool, keyspace, &text).await? else { return Ok(None) };
+        let Some((text, marker)) = plain.timed.as_ref().filter(|_| plain.repeatable) else { return Ok(None) };
+        let Preparing::Done(timed) = self.prepared.get(&self.pool, keyspace, text).await? else { return Ok(None) };
         let timestamp = place.timestamp_us.to_be_bytes();
         let mut values: Vec<Value> = statement.values.iter().map(|bound| bound.value).collect();
-        if marker > values.len() {
+        if *marker > values.len() {
             return Ok(None);
         }
-        values.insert(marker, Value::Bytes(Bytes::copy_from_slice(&timestamp)));
+        values.insert(*marker, Value::Bytes(Bytes::copy_from_slice(&timestamp)));
         let Ok(values) = Values::positional(&values) else { return Ok(None) };
         let unqualified = timed.said.each().any(|each| each.keyspace.is_none());
         let member = Member {
@@ -195,7 +190,7 @@ impl Cassandra {
             Told::Done => Ok(Some(Reply::void())),
             Told::Alone => Ok(None),
             Told::Unprepared => {
-                self.prepared.forget(keyspace, &text);
+                self.prepared.forget(keyspace, text);
                 Ok(None)
             }
             Told::Failed(failure) => Err(failure),
@@ -340,19 +335,6 @@ fn one_text(record: &Record) -> Option<StatementText> {
     }
     text.push_str("APPLY BATCH");
     Some(StatementText { text, values: Values::positional(&values).ok()? })
-}
-
-/// Whether a second copy of a statement, with the same write time, reaches the same state without showing; `bind` are its
-/// markers by the schema at its index. In doubt it does not. The proposer says what it knows by the schema that it saw
-/// (`NOT_REPEATABLE`), which may have been another one.
-fn is_repeatable(text: &str, said: &Statement, bind: &[Column]) -> bool {
-    // Appends to lists and counters look like operations on sets and maps: all count. A whole list gets new element ids.
-    let literal_list = lex::tokens(text).any(|token| token.is_symbol(b'['));
-    let bound_list = bind.iter().any(|column| matches!(column.kind, ColumnType::List(_)));
-    said.conditional.is_none()
-        && !literal_list
-        && !bound_list
-        && said.each().all(|each| !each.json && each.operations.is_empty())
 }
 
 /// A table id of the client's own, if given twice, is an error that says nothing (0x0000), on every replica for ever.

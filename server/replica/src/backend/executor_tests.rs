@@ -17,10 +17,9 @@ fn prepared(pk_indices: &[u16]) -> Prepared {
 fn lanes(text: &str, keyspace: Option<&str>, pk_indices: &[u16], values: &[Value]) -> Lanes {
     let mut lanes = Lanes::none();
     let values = Values::positional(values).unwrap();
-    let said = classify(text);
     match values.is_empty() {
-        true => add_tables(&mut lanes, &said, keyspace),
-        false => add_lanes(&mut lanes, &Known { prepared: prepared(pk_indices), said }, keyspace, &values),
+        true => add_tables(&mut lanes, &classify(text), keyspace),
+        false => add_lanes(&mut lanes, &Known::new(text, prepared(pk_indices)), keyspace, &values),
     }
     lanes
 }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request;
-use replicateddb_cql::response::{self, Prepared, ResultBody};
+use replicateddb_cql::response::{self, Column, ColumnType, Prepared, ResultBody};
 use replicateddb_cql::statement::{Statement, classify};
+use replicateddb_cql::{lex, rewrite};
 
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
@@ -24,6 +25,20 @@ pub struct Known {
     pub prepared: Prepared,
     /// What its text says.
     pub said: Statement,
+    /// See [`is_repeatable`].
+    pub repeatable: bool,
+    /// The text with a marker for its write time, and that marker's place; see [`rewrite::with_timestamp_marker`].
+    pub timed: Option<(String, usize)>,
+}
+
+impl Known {
+    /// The text and what Cassandra says of it.
+    pub fn new(text: &str, prepared: Prepared) -> Self {
+        let said = classify(text);
+        let repeatable = is_repeatable(text, &said, &prepared.bind);
+        let timed = rewrite::with_timestamp_marker(text, &said);
+        Self { prepared, said, repeatable, timed }
+    }
 }
 
 /// Keyspace and text.
@@ -94,7 +109,7 @@ impl PreparedCache {
     }
 
     fn keep(&self, keyspace: Option<&str>, text: &str, prepared: Prepared) -> Arc<Known> {
-        let known = Arc::new(Known { prepared, said: classify(text) });
+        let known = Arc::new(Known::new(text, prepared));
         let mut cache = self.lock();
         if cache.statements.len() >= ENTRIES || cache.bytes + text.len() > BYTES {
             *cache = Cache::default();
@@ -108,6 +123,19 @@ impl PreparedCache {
     fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a second copy of a statement, with the same write time, reaches the same state without showing; `bind` are its
+/// markers by the schema at its index. In doubt it does not. The proposer says what it knows by the schema that it saw
+/// (`NOT_REPEATABLE`), which may have been another one.
+pub fn is_repeatable(text: &str, said: &Statement, bind: &[Column]) -> bool {
+    // Appends to lists and counters look like operations on sets and maps: all count. A whole list gets new element ids.
+    let literal_list = lex::tokens(text).any(|token| token.is_symbol(b'['));
+    let bound_list = bind.iter().any(|column| matches!(column.kind, ColumnType::List(_)));
+    said.conditional.is_none()
+        && !literal_list
+        && !bound_list
+        && said.each().all(|each| !each.json && each.operations.is_empty())
 }
 
 fn key(keyspace: Option<&str>, text: &str) -> Key {
