@@ -130,11 +130,13 @@ fn answered(
             continue;
         }
         for other in pending {
-            let Some(step) = steps.get(*other).filter(|step| !configuration.has(*other) && step.fits(&configuration.state))
+            let Some(step) =
+                steps.get(*other).filter(|step| !configuration.has(*other) && step.fits(&configuration.state))
             else {
                 continue;
             };
-            let mut after = Configuration { state: step.execute(&configuration.state), done: configuration.done.clone() };
+            let mut after =
+                Configuration { state: step.execute(&configuration.state), done: configuration.done.clone() };
             after.add(*other);
             let after = after.absorb(steps, pending);
             if seen.insert(after.clone()) {
@@ -173,10 +175,8 @@ fn steps<'a>(operations: &[&'a Operation]) -> Result<(Vec<Step<'a>>, BTreeMap<Ce
 
 /// When each operation was over at the latest; none for one that need not be in the order.
 fn ends(operations: &[&Operation]) -> Vec<Option<u64>> {
-    let mut ends: Vec<Option<u64>> = operations
-        .iter()
-        .map(|operation| (operation.outcome == Outcome::Done).then_some(operation.end))
-        .collect();
+    let mut ends: Vec<Option<u64>> =
+        operations.iter().map(|operation| (operation.outcome == Outcome::Done).then_some(operation.end)).collect();
     let mut origins = HashMap::new();
     for (number, operation) in operations.iter().enumerate() {
         if operation.outcome == Outcome::Unknown {
@@ -184,7 +184,8 @@ fn ends(operations: &[&Operation]) -> Vec<Option<u64>> {
         }
     }
     // Who met the value of a conditional write of unknown outcome shows that this one met a value, and so on.
-    let mut open: Vec<usize> = (0..operations.len()).filter(|number| ends.get(*number).is_some_and(Option::is_some)).collect();
+    let mut open: Vec<usize> =
+        (0..operations.len()).filter(|number| ends.get(*number).is_some_and(Option::is_some)).collect();
     while let Some(number) = open.pop() {
         let (Some(operation), Some(Some(end))) = (operations.get(number), ends.get(number).copied()) else { continue };
         for origin in operation.meets().iter().filter_map(|pair| origins.get(pair)) {
@@ -206,15 +207,17 @@ fn unexplained(
     cells: &BTreeMap<Cell, usize>,
     number: usize,
 ) -> String {
-    let described = |number: &usize| steps.get(*number).map(|step| format!("  {:?}", step.operation)).unwrap_or_default();
-    let involved: HashSet<usize> = steps.get(number).map_or_else(HashSet::new, |step| {
-        step.meets.iter().chain(&step.makes).map(|(place, _)| *place).collect()
-    });
+    let described =
+        |number: &usize| steps.get(*number).map(|step| format!("  {:?}", step.operation)).unwrap_or_default();
+    let involved: HashSet<usize> = steps
+        .get(number)
+        .map_or_else(HashSet::new, |step| step.meets.iter().chain(&step.makes).map(|(place, _)| *place).collect());
     let states: HashSet<String> = known
         .iter()
         .map(|configuration| {
             let of_interest = cells.iter().filter(|(_, place)| involved.contains(place));
-            let held = of_interest.filter_map(|(cell, place)| Some(format!("{cell}: {}", configuration.state.get(*place)?)));
+            let held =
+                of_interest.filter_map(|(cell, place)| Some(format!("{cell}: {}", configuration.state.get(*place)?)));
             held.collect::<Vec<_>>().join(", ")
         })
         .collect();

@@ -153,7 +153,9 @@ fn check_object(operations: &[&Operation]) -> Result<Checked> {
     known_values(operations)?;
     let read_at = |level| {
         let of_level = |operation: &&&Operation| {
-            operation.level == level && operation.outcome == Outcome::Done && matches!(operation.action, Action::Read(_))
+            operation.level == level
+                && operation.outcome == Outcome::Done
+                && matches!(operation.action, Action::Read(_))
         };
         operations.iter().filter(of_level).count()
     };
@@ -177,7 +179,10 @@ fn known_values(operations: &[&Operation]) -> Result<()> {
         for (cell, value) in operation.effects() {
             ensure!(value != 0, "0 is what rows hold at first, no value to write: {operation:?}");
             let first = written.insert((cell, value), *operation);
-            ensure!(first.is_none(), "the value {value} is written twice, so that its reads say nothing: {operation:?}");
+            ensure!(
+                first.is_none(),
+                "the value {value} is written twice, so that its reads say nothing: {operation:?}"
+            );
         }
     }
     for operation in operations.iter().filter(|operation| operation.outcome == Outcome::Done) {

@@ -100,7 +100,8 @@ fn too_many_possibilities_are_no_proof() {
 #[test]
 fn one_replica_never_goes_back_and_shows_what_was_written_through_it() {
     let one = |replica, operation| Operation { replica, level: Level::One, ..operation };
-    let good = [one(0, write(1, 0, 10, 5)), one(1, read(2, 20, 30, 0)), one(0, read(1, 20, 30, 5)), write(1, 40, 90, 6)];
+    let good =
+        [one(0, write(1, 0, 10, 5)), one(1, read(2, 20, 30, 0)), one(0, read(1, 20, 30, 5)), write(1, 40, 90, 6)];
     assert_eq!(check(&good).unwrap(), Checked { objects: 1, ordered: 2, sessions: 2 });
     let back = [&good[..], &[one(1, read(3, 50, 60, 6)), one(1, read(2, 70, 80, 5))]].concat();
     assert!(refused(&back).contains("went back from 6 to 5"), "{}", refused(&back));
@@ -156,14 +157,18 @@ fn made(seed: u64) -> Made {
             1 => Action::Write(vec![(cell, value), (other, value)]),
             2 => {
                 let from = if random.random_bool(0.7) { *held } else { value / 2 };
-                let known = made.operations.iter().any(|operation: &Operation| operation.effects().contains(&(cell, from)));
+                let known =
+                    made.operations.iter().any(|operation: &Operation| operation.effects().contains(&(cell, from)));
                 let from = if known { from } else { *held };
                 Action::Swap { cell, from, to: value, found: (*held != from).then_some(*held) }
             }
             3 => Action::Read(vec![(cell, *held)]),
             _ => Action::Read((0..3).map(|cell| (cell, state[cell as usize])).collect()),
         };
-        if unknown && let Action::Swap { found, .. } = &mut action && found.take().is_some() {
+        if unknown
+            && let Action::Swap { found, .. } = &mut action
+            && found.take().is_some()
+        {
             // It was refused, which the client does not know.
         } else if !never {
             let operation = done(client, begin, end, action.clone());
@@ -217,7 +222,9 @@ fn a_stale_read_is_found() {
         let writes: Vec<(u64, u64, Value)> = history
             .iter()
             .filter(|operation| operation.outcome == Outcome::Done)
-            .flat_map(|operation| operation.effects().into_iter().map(|effect| (operation.begin, operation.end, effect)))
+            .flat_map(|operation| {
+                operation.effects().into_iter().map(|effect| (operation.begin, operation.end, effect))
+            })
             .filter_map(|(begin, end, (cell, value))| (cell == 0).then_some((begin, end, value)))
             .collect();
         let mut stale = Vec::new();

@@ -3,6 +3,7 @@
 mod conditions;
 mod faults;
 mod freeze;
+mod history;
 mod lists;
 mod load;
 mod shared;
@@ -66,6 +67,7 @@ fn scenarios() -> Vec<Scenario<Local>> {
         lists::scenarios(),
         faults::scenarios(),
         freeze::scenarios(),
+        history::scenarios(),
         truncation::scenarios(),
     ];
     parts.into_iter().flatten().collect()
