@@ -10,6 +10,9 @@ use anyhow::{Result, bail, ensure};
 
 use super::{Action, Cell, Operation, Outcome, Value};
 
+/// When a value of a row was known, which it was, and by what.
+type Known<'a> = (u64, Value, &'a Operation);
+
 /// Checks the reads at `ONE` of one object.
 ///
 /// # Errors
@@ -19,7 +22,7 @@ pub fn check(operations: &[&Operation]) -> Result<()> {
     let mut by_begin = operations.to_vec();
     by_begin.sort_by_key(|operation| operation.begin);
     check_writers(&by_begin)?;
-    let mut rows: BTreeMap<(u8, Cell), Vec<(u64, Value, &Operation)>> = BTreeMap::new();
+    let mut rows: BTreeMap<(u8, Cell), Vec<Known>> = BTreeMap::new();
     for operation in &by_begin {
         if operation.outcome != Outcome::Done {
             continue;
@@ -32,8 +35,8 @@ pub fn check(operations: &[&Operation]) -> Result<()> {
 }
 
 /// What was known of one row through one replica.
-fn check_row(mut known: Vec<(u64, Value, &Operation)>) -> Result<()> {
-    let mut reads: Vec<(u64, Value, &Operation)> =
+fn check_row(mut known: Vec<Known>) -> Result<()> {
+    let mut reads: Vec<Known> =
         known.iter().filter(|(_, _, operation)| matches!(operation.action, Action::Read(_))).copied().collect();
     reads.sort_by_key(|(_, _, operation)| operation.begin);
     known.sort_by_key(|(end, ..)| *end);
