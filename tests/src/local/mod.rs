@@ -1,6 +1,8 @@
 //! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
 
+mod clock;
 mod conditions;
+mod disk;
 mod faults;
 mod freeze;
 mod history;
@@ -9,6 +11,7 @@ mod load;
 mod shared;
 mod statements;
 mod truncation;
+mod wiped;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -68,6 +71,9 @@ fn scenarios() -> Vec<Scenario<Local>> {
         faults::scenarios(),
         freeze::scenarios(),
         history::scenarios(),
+        disk::scenarios(),
+        clock::scenarios(),
+        wiped::scenarios(),
         truncation::scenarios(),
     ];
     parts.into_iter().flatten().collect()
