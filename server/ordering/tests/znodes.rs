@@ -189,7 +189,13 @@ async fn another_log_is_noticed() {
     for path in ["requests/0000000000/e-0000000000", "requests/0000000000", "requests"] {
         client.delete(&format!("{root}/{path}"), None).await.unwrap();
     }
-    let (new, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
+    // Its successor in the other log has another name, whatever its number.
+    let incarnations = format!("{root}/incarnations/0");
+    for name in client.list_children(&incarnations).await.unwrap() {
+        client.delete(&format!("{incarnations}/{name}"), None).await.unwrap();
+    }
+    client.delete(&incarnations, None).await.unwrap();
+    let (new, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
     assert!(new.log_id() > log.log_id());
     append(&new, entry(1, 0)).await;
     append(&new, entry(1, 1)).await;
