@@ -133,6 +133,12 @@ impl Stack {
         self.layout.token()
     }
 
+    /// The folder of all that `member` keeps on disk.
+    #[must_use]
+    pub fn data(&self, member: Member) -> PathBuf {
+        self.layout.data(member)
+    }
+
     /// Where clients of replica `i` connect.
     #[must_use]
     pub fn cql(&self, i: u8) -> SocketAddr {
@@ -147,6 +153,11 @@ impl Stack {
 
     /// Starts `member` unless it runs already; does not wait for it to be ready. `true` if it was started now.
     pub async fn start(&self, member: Member) -> Result<bool> {
+        self.start_with(member, &[]).await
+    }
+
+    /// As [`Stack::start`], with these variables in the environment of its processes.
+    pub async fn start_with(&self, member: Member, variables: &[(String, String)]) -> Result<bool> {
         self.known(member)?;
         let _lock = self.lock().await?;
         if self.main_process(member).is_some() {
@@ -159,7 +170,9 @@ impl Stack {
         }
         let programs = Programs::find(&self.settings, member)?;
         self.prepare(member)?;
-        let process = launch::launch(&self.settings, &self.layout, &programs, member.index()).spawn()?;
+        let mut launch = launch::launch(&self.settings, &self.layout, &programs, member.index());
+        launch.env.extend_from_slice(variables);
+        let process = launch.spawn()?;
         process.save(&self.layout.pid_file(member))?;
         Ok(true)
     }

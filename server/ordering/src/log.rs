@@ -98,7 +98,10 @@ pub enum TailError {
         /// The first position that is not committed.
         end: Position,
     },
-    /// What stands in the log breaks its rules: a gap, an entry that is none, another log in its place.
+    /// See [`LOG_LOST`].
+    #[error("{LOG_LOST}")]
+    Lost,
+    /// What stands in the log breaks its rules: a gap, an entry that is none.
     #[error("the log is corrupt at {position}: {detail}")]
     Corrupt {
         /// The position being read.
@@ -107,6 +110,11 @@ pub enum TailError {
         detail: String,
     },
 }
+
+/// Why there is no such log (any more), and what to do.
+pub const LOG_LOST: &str = "ZooKeeper lost its data, or another root is configured: the ordered log is gone, or another one \
+                            is in its place. Bring the old data back; until then this replica serves nobody and keeps \
+                            what it has";
 
 /// Why an operation on the log itself failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +128,9 @@ pub enum LogError {
         /// What happened, for people.
         reason: String,
     },
+    /// See [`LOG_LOST`].
+    #[error("{LOG_LOST}")]
+    Lost,
     /// The position lies past the end of the log.
     #[error("position {position} lies past the end of the log, {end}")]
     OutOfRange {

@@ -8,7 +8,7 @@ use common::{config, new_root, server};
 use futures::StreamExt;
 use replicateddb_ordering::conformance::{append, entry, parse, read, read_to_end};
 use replicateddb_ordering::znode_log::{Config, OpenError, ZnodeLog};
-use replicateddb_ordering::{OrderedLog, Position, TailError};
+use replicateddb_ordering::{AppendError, LogError, OrderedLog, Position, TailError};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions};
 
 const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -189,13 +189,22 @@ async fn another_log_is_noticed() {
     for path in ["requests/0000000000/e-0000000000", "requests/0000000000", "requests"] {
         client.delete(&format!("{root}/{path}"), None).await.unwrap();
     }
-    let (new, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
+    // Its successor in the other log has another name, whatever its number.
+    let incarnations = format!("{root}/incarnations/0");
+    for name in client.list_children(&incarnations).await.unwrap() {
+        client.delete(&format!("{incarnations}/{name}"), None).await.unwrap();
+    }
+    client.delete(&incarnations, None).await.unwrap();
+    let (new, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
     assert!(new.log_id() > log.log_id());
     append(&new, entry(1, 0)).await;
     append(&new, entry(1, 1)).await;
     let item = tokio::time::timeout(Duration::from_secs(20), tail.next()).await.unwrap().unwrap();
-    assert!(matches!(item, Err(TailError::Corrupt { .. })), "{item:?}");
-    assert!(matches!(failure(&log, Position::START).await, TailError::Corrupt { .. }));
+    assert!(matches!(item, Err(TailError::Lost)), "{item:?}");
+    assert!(matches!(failure(&log, Position::START).await, TailError::Lost));
+    // Nor is it taken for a newer incarnation, which would end the replica for good.
+    assert!(matches!(log.append(entry(0, 1)).await, Err(AppendError::Unavailable { .. })));
+    assert_eq!(log.first().await, Err(LogError::Lost));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

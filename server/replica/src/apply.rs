@@ -239,7 +239,9 @@ where
         let committed = match committed {
             Some(Ok(committed)) => committed,
             // Recovery knows what to do about that.
-            Some(Err(error @ TailError::Truncated { .. })) => return Err(Exit::Rewind(error.to_string())),
+            Some(Err(error @ (TailError::Truncated { .. } | TailError::Lost))) => {
+                return Err(Exit::Rewind(error.to_string()));
+            }
             Some(Err(error)) => return Err(Exit::Fatal(error.to_string())),
             None => return Err(Exit::Fatal("the log's tail has ended".to_owned())),
         };

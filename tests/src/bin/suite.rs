@@ -1,30 +1,44 @@
-//! `make test-kind` and `make test-local`: the end-to-end suites by name.
+//! `make test-kind` and `make test-local`: the end-to-end suites by name; and the check of a history that one has kept.
+
+use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Parser, ValueEnum};
-use replicateddb_tests::{kind, local};
+use clap::{Parser, Subcommand};
+use replicateddb_tests::{history, kind, local};
 
 /// Runs end-to-end scenarios and prints a summary; logs of those that fail are kept and named.
 #[derive(Parser)]
 struct Args {
-    /// Which suite.
-    suite: Suite,
-    /// Names of scenarios; none: all of the suite.
-    only: Vec<String>,
+    #[command(subcommand)]
+    command: Command,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Suite {
+#[derive(Subcommand)]
+enum Command {
     /// On the Kubernetes cluster of `make cluster`.
-    Kind,
+    Kind {
+        /// Names of scenarios; none: all of the suite.
+        only: Vec<String>,
+    },
     /// On processes of this machine.
-    Local,
+    Local {
+        /// Names of scenarios; none: all of the suite.
+        only: Vec<String>,
+    },
+    /// Checks what clients were told, as a failed scenario has kept it, against the consistency levels.
+    CheckHistory {
+        /// A file of JSON lines.
+        file: PathBuf,
+    },
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
-    match args.suite {
-        Suite::Kind => kind::run(&args.only),
-        Suite::Local => local::run(&args.only),
+    match Args::parse().command {
+        Command::Kind { only } => kind::run(&only),
+        Command::Local { only } => local::run(&only),
+        Command::CheckHistory { file } => {
+            println!("{:?}", history::check(&history::load(&file)?)?);
+            Ok(())
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use replicateddb_local::{Member, Target};
 
 use super::{
@@ -16,6 +16,12 @@ use crate::scenario::Scenario;
 /// ZooKeeper's servers take to give up one of their own.
 const FROZEN: Duration = Duration::from_secs(12);
 
+/// How long a slow Cassandra stands still at a time, and runs in between.
+const SLOW: Duration = Duration::from_secs(3);
+const AWAKE: Duration = Duration::from_millis(300);
+/// How often.
+const SLOW_ROUNDS: usize = 5;
+
 pub fn scenarios() -> Vec<Scenario<Local>> {
     vec![
         Scenario {
@@ -27,6 +33,11 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
             name: "freeze-cassandra",
             proves: "a Cassandra that stood still with its agent is no reason for a difference",
             run: |local| frozen(local, "freeze_cassandra", Member::Cassandra(2)),
+        },
+        Scenario {
+            name: "slow-cassandra",
+            proves: "a Cassandra that stands still most of the time holds up its own replica alone, which catches up",
+            run: slow,
         },
         Scenario {
             name: "freeze-zookeeper",
@@ -54,6 +65,37 @@ fn frozen(local: &mut Local, table: &str, member: Member) -> Result<()> {
         load.finish(local).await
     })?;
     local.verify()
+}
+
+/// Has a JVM run for a moment every few seconds, under load; its agent runs all the time.
+fn slow(local: &mut Local) -> Result<()> {
+    const VICTIM: u8 = 1;
+    local.runtime.block_on(async {
+        let load = Load::start(local, "slow_cassandra").await?;
+        load.wait_for(SOME, WRITES_LIMIT).await?;
+        let mut held_up = false;
+        for _ in 0..SLOW_ROUNDS {
+            local.stack.freeze(Member::Cassandra(VICTIM), Target::Jvm).await?;
+            // Not for something to happen: standing still for this long is what is tried.
+            let (_, others) = tokio::join!(tokio::time::sleep(SLOW), load.wait_for(SOME, WRITES_LIMIT));
+            held_up |= is_held_up(&local.status(VICTIM).await?, &local.status(0).await?);
+            local.stack.thaw(Member::Cassandra(VICTIM), Target::Jvm).await?;
+            others.context("the others, while a Cassandra is slow")?;
+            tokio::time::sleep(AWAKE).await;
+        }
+        ensure!(held_up, "replica-{VICTIM} did not show that its Cassandra was slow");
+        local.wait_ready().await?;
+        load.wait_each(SOME_EACH, WRITES_LIMIT).await?;
+        load.finish(local).await
+    })?;
+    local.verify()
+}
+
+/// Whether a replica does not serve, or is behind `other`.
+fn is_held_up(status: &serde_json::Value, other: &serde_json::Value) -> bool {
+    let behind = status["applied_index"].as_u64() < other["applied_index"].as_u64();
+    println!("    {} at {}, the other one at {}", status["state"], status["applied_index"], other["applied_index"]);
+    status["state"] != "serving" || behind
 }
 
 impl Local {

@@ -1,13 +1,17 @@
 //! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
 
+mod clock;
 mod conditions;
+mod disk;
 mod faults;
 mod freeze;
+mod history;
 mod lists;
 mod load;
 mod shared;
 mod statements;
 mod truncation;
+mod wiped;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -66,6 +70,10 @@ fn scenarios() -> Vec<Scenario<Local>> {
         lists::scenarios(),
         faults::scenarios(),
         freeze::scenarios(),
+        history::scenarios(),
+        disk::scenarios(),
+        clock::scenarios(),
+        wiped::scenarios(),
         truncation::scenarios(),
     ];
     parts.into_iter().flatten().collect()

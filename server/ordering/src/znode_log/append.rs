@@ -13,9 +13,9 @@ use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 use super::bodies::{self, BodyError};
 use super::layout::SegmentState;
 use super::plan::{self, AppendVerdict};
-use super::{Inner, open};
+use super::{Inner, open, truncate};
 use crate::connection::Connection;
-use crate::{AppendError, Appended, Committed, Position, framing};
+use crate::{AppendError, Appended, Committed, LogError, Position, framing};
 
 /// A session that carries appends.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Append {
                     self.find_segment(segment).await?;
                     continue;
                 }
-                Err(BodyError::Fenced) => return Err(self.fenced()),
+                Err(BodyError::Fenced) => return Err(self.over(&client).await),
                 Err(BodyError::Failed(detail)) => {
                     return Err(unavailable(format!("the entry's body could not be stored: {detail}")));
                 }
@@ -121,7 +121,7 @@ impl Append {
                 }
                 AppendVerdict::Sealed => inner.saw_segment(segment.saturating_add(1)),
                 AppendVerdict::NoSegment => self.find_segment(segment).await?,
-                AppendVerdict::Fenced => return Err(self.fenced()),
+                AppendVerdict::Fenced => return Err(self.over(&client).await),
                 AppendVerdict::Refused(reason) => return Err(unavailable(reason)),
                 AppendVerdict::Unknown(detail) => return Err(AppendError::Unknown { detail }),
             }
@@ -190,9 +190,12 @@ impl Append {
         Appended { position, commit_time_ms }
     }
 
-    fn fenced(&self) -> AppendError {
-        self.inner.set_fenced();
-        AppendError::Fenced
+    /// Nothing was appended, for ZooKeeper does not know the incarnation.
+    async fn over(&self, client: &Client) -> AppendError {
+        match truncate::over(&self.inner, client).await {
+            LogError::Fenced => AppendError::Fenced,
+            error => unavailable(error.to_string()),
+        }
     }
 
     /// Looks for a newer segment than one that was closed, or given up.
@@ -254,10 +257,8 @@ fn seal(inner: &Arc<Inner>, segment: u32) -> impl Future<Output = Result<(), Err
                 debug!(segment, "segment sealed");
                 Ok(())
             }
-            Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
-                inner.set_fenced();
-                Err(Error::NoNode)
-            }
+            // The next append finds out what that means.
+            Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => Err(Error::NoNode),
             Err(MultiWriteError::OperationFailed {
                 source: Error::BadVersion | Error::NoNode | Error::NodeExists,
                 ..

@@ -5,7 +5,7 @@
 //! <root>/requests/<segment %010d>          "open" or "sealed"; nothing but entries below it
 //! <root>/requests/<segment>/e-<%010d>      an entry
 //! <root>/bodies/<segment>/<name>/<%05d>    chunks of a body too large for an entry; goes when its segment goes
-//! <root>/incarnations/<replica>/i-<%010d>  the one living incarnation of a replica
+//! <root>/incarnations/<replica>/i-<session>-<%010d>  the one living incarnation of a replica
 //! <root>/members/<replica>                 ephemeral: the replica lives, and where
 //! <root>/push-key                          what replicas prove by that an entry that they push is of this log
 //! <root>/positions/<replica>               what the replica's restore points still need of the log

@@ -202,7 +202,8 @@ impl Opening<'_> {
             writer.add_delete(&format!("{folder}/{name}"), None).map_err(failed)?;
         }
         let options = CreateMode::PersistentSequential.with_acls(self.access.acls());
-        writer.add_create(&format!("{folder}/i-"), &[], &options).map_err(failed)?;
+        // The session tells it from incarnations in a ZooKeeper that has lost its data since: their numbers begin anew.
+        writer.add_create(&format!("{folder}/i-{}-", client.session_id()), &[], &options).map_err(failed)?;
         let results = match writer.commit().await {
             Ok(results) => results,
             Err(MultiWriteError::OperationFailed { source: Error::BadVersion | Error::NoNode, .. }) => {

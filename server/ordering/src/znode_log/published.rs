@@ -27,7 +27,10 @@ pub(super) async fn publish(inner: &Inner, published: &Published) -> Result<(), 
         false => writer.add_create(&path, &data, &options).map_err(unavailable)?,
     }
     // Should an attempt whose answer was lost have created it meanwhile, the next one changes it.
-    writer.commit().await.map(drop).map_err(|error| write_error(inner, error))
+    match writer.commit().await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(write_error(inner, &client, error).await),
+    }
 }
 
 /// See [`crate::OrderedLog::published`].

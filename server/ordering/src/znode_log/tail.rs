@@ -185,8 +185,7 @@ impl Tailer {
             }
         }
         let header = following()?.filter(|(_, stat)| stat.czxid == self.inner.log_id.0);
-        let header =
-            header.ok_or_else(|| corrupt(next, "the log was deleted, or another stands in its place".into()))?;
+        let header = header.ok_or(Trouble::End(TailError::Lost))?;
         let first = LogHeader::parse(&header.0).map_err(|detail| corrupt(next, detail))?.first;
         let synced = self.synced == Some(epoch);
         let view = LogView { next, segment, found: entries.len(), first, synced };

@@ -18,10 +18,11 @@ const DELETE_BATCH: usize = 200;
 const LOOK_BATCH: usize = 16;
 
 pub(super) async fn read_header(inner: &Inner, client: &Client) -> Result<(LogHeader, Stat), LogError> {
-    let (data, stat) = client.get_data(&inner.layout.requests()).await.map_err(unavailable)?;
-    if stat.czxid != inner.log_id.0 {
-        return Err(LogError::Corrupt { detail: "another log stands in its place".into() });
-    }
+    let (data, stat) = match client.get_data(&inner.layout.requests()).await {
+        Ok((data, stat)) if stat.czxid == inner.log_id.0 => (data, stat),
+        Ok(_) | Err(Error::NoNode) => return Err(LogError::Lost),
+        Err(error) => return Err(unavailable(error)),
+    };
     let header = LogHeader::parse(&data).map_err(|detail| LogError::Corrupt { detail })?;
     Ok((header, stat))
 }
@@ -112,7 +113,7 @@ async fn move_first(inner: &Inner, client: &Client, below: Position) -> Result<P
         match writer.commit().await {
             // Somebody else has moved it; look where to.
             Ok(_) | Err(MultiWriteError::OperationFailed { index: 1, source: Error::BadVersion }) => {}
-            Err(error) => return Err(write_error(inner, error)),
+            Err(error) => return Err(write_error(inner, client, error).await),
         }
     }
 }
@@ -196,11 +197,12 @@ async fn delete(inner: &Inner, client: &Client, paths: &[String]) -> Result<(), 
                 for path in batch {
                     match delete_together(inner, client, std::slice::from_ref(path)).await {
                         Ok(()) | Err(MultiWriteError::OperationFailed { index: 1.., source: Error::NoNode }) => {}
-                        Err(error) => return Err(write_error(inner, error)),
+                        Err(error) => return Err(write_error(inner, client, error).await),
                     }
                 }
             }
-            outcome => outcome.map_err(|error| write_error(inner, error))?,
+            Err(error) => return Err(write_error(inner, client, error).await),
+            Ok(()) => {}
         }
     }
     Ok(())
@@ -216,12 +218,20 @@ async fn delete_together(inner: &Inner, client: &Client, paths: &[String]) -> Re
 }
 
 /// An error of a transaction whose first operation checks the incarnation.
-pub(super) fn write_error(inner: &Inner, error: MultiWriteError) -> LogError {
+pub(super) async fn write_error(inner: &Inner, client: &Client, error: MultiWriteError) -> LogError {
     match error {
-        MultiWriteError::OperationFailed { index: 0, source: Error::NoNode } => {
+        MultiWriteError::OperationFailed { index: 0, source: Error::NoNode } => over(inner, client).await,
+        error => unavailable(error.into()),
+    }
+}
+
+/// What it means that ZooKeeper does not know this handle's incarnation: it was replaced, unless everything is gone.
+pub(super) async fn over(inner: &Inner, client: &Client) -> LogError {
+    match read_header(inner, client).await {
+        Err(error @ (LogError::Lost | LogError::Unavailable { .. })) => error,
+        _ => {
             inner.set_fenced();
             LogError::Fenced
         }
-        error => unavailable(error.into()),
     }
 }

@@ -19,9 +19,11 @@ use replicateddb_cql::{lex, rewrite};
 use tokio::sync::watch;
 
 use super::group::{Groups, Member, Told};
+use super::nulls::{NULL_IN_WHERE, null_in_where};
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
 use super::prepared::{Known, PreparedCache, Preparing, is_repeatable};
+use super::vectors::{NO_VECTOR_INDEX, columns_query, names_vector};
 use super::{BackendError, scan};
 use crate::lanes::Lanes;
 use crate::record::{Record, RecordKind, StatementText, flags};
@@ -83,8 +85,14 @@ impl Backend for Cassandra {
                 Ready::Refused(reply) => return Ok(Plan::Answer(reply)),
                 Ready::Text => {
                     let said = classify(&statement.text);
+                    if null_in_where(statement, &said) {
+                        return Ok(Plan::Answer(Reply::invalid(NULL_IN_WHERE)));
+                    }
                     repeatable &= is_repeatable(&statement.text, &said, &[]);
                     add_tables(&mut lanes, &said, keyspace);
+                }
+                Ready::Prepared(known) if null_in_where(statement, &known.said) => {
+                    return Ok(Plan::Answer(Reply::invalid(NULL_IN_WHERE)));
                 }
                 Ready::Prepared(known) => {
                     repeatable &= known.repeatable;
@@ -106,6 +114,9 @@ impl Backend for Cassandra {
                 let said = classify(&statement.text);
                 if makes_up_its_id(&said) {
                     return Ok(Reply::invalid("the ordered log gives tables their ids: leave out WITH ID"));
+                }
+                if self.indexes_vector(keyspace, &statement.text, &said, place).await? {
+                    return Ok(Reply::invalid(NO_VECTOR_INDEX));
                 }
                 let text = rewrite::with_table_id(&statement.text, &said, place.table_id);
                 let text = match text == statement.text {
@@ -290,6 +301,21 @@ impl Cassandra {
             }
         }
         Err(forgetful())
+    }
+
+    /// Whether the statement makes an index on a vector, by the schema at its place in the order.
+    async fn indexes_vector(
+        &self,
+        keyspace: Option<&str>,
+        text: &str,
+        said: &Statement,
+        place: Place,
+    ) -> Result<bool, Failure> {
+        let Some(query) = columns_query(said, keyspace) else { return Ok(false) };
+        let answer = self.query(None, &query, Consistency::One, place).await?;
+        let message = answer.message().filter(|_| answer.is_result());
+        let columns = message.map(|message| response::parse_result(&message)).transpose().map_err(unreadable)?;
+        Ok(columns.is_some_and(|columns| names_vector(text, &columns)))
     }
 
     async fn query(

@@ -7,10 +7,12 @@
 pub mod connection;
 pub mod executor;
 mod group;
+mod nulls;
 pub mod outcome;
 pub mod pool;
 mod prepared;
 pub mod scan;
+mod vectors;
 
 use std::time::Duration;
 

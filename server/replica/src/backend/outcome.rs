@@ -87,12 +87,31 @@ pub enum Meaning {
     Failure(Failure),
 }
 
-/// Errors that the statement causes by itself, on every replica that has the same state. A function's failure is none:
-/// functions run against a time limit. Nor is a breach of the protocol: a proposed record can be sent, so that it would
-/// be the connection's fault.
+/// Errors that the statement causes by itself, on every replica that has the same state. A function's failure is one: no
+/// write may call a function of users', and those of Cassandra's own, and its operators, depend on their arguments alone
+/// (`1/0`). A breach of the protocol is none: a proposed record can be sent, so that it would be the connection's fault.
 fn is_deterministic(code: ErrorCode) -> bool {
     use ErrorCode as E;
-    matches!(code, E::Syntax | E::Unauthorized | E::Invalid | E::Config | E::AlreadyExists)
+    matches!(code, E::Syntax | E::Unauthorized | E::Invalid | E::Config | E::AlreadyExists | E::FunctionFailure)
+}
+
+/// What Cassandra 5.0 says, as an unexpected error of the server (0x0000), of a statement whose values it has failed to
+/// check: the beginning of the message, and what else is in it. Each comes before anything is executed, from the values
+/// and the schema alone; `tests/always_failing.rs` shows the statements.
+const OF_THE_STATEMENT: [(&str, &str); 7] = [
+    ("java.lang.ArithmeticException: ", ""),
+    ("org.apache.cassandra.serializers.MarshalException: ", ""),
+    ("java.lang.IllegalArgumentException: Length ", " > max length "),
+    // A null as an element of a collection, an empty write time, a replication without a class.
+    ("java.lang.NullPointerException: Cannot invoke \"java.nio.ByteBuffer.remaining()\"", ""),
+    ("java.lang.NullPointerException: Cannot invoke \"java.lang.Long.longValue()\"", "LongType.compose"),
+    ("java.lang.NullPointerException: Cannot invoke \"String.contains(java.lang.CharSequence)\"", "\"cls\" is null"),
+    // Bytes that are no duration; nothing else says that.
+    ("java.lang.AssertionError: Unexpected error", ""),
+];
+
+fn is_of_the_statement(message: &str) -> bool {
+    OF_THE_STATEMENT.iter().any(|(begin, more)| message.starts_with(begin) && message.contains(more))
 }
 
 /// Errors that are answered before anything was done.
@@ -117,6 +136,10 @@ pub fn judge(answer: Envelope) -> Meaning {
             match error.kind() {
                 Some(ErrorCode::Unprepared) => Meaning::Unprepared,
                 Some(code) if is_deterministic(code) => Meaning::Reply(reply(answer)),
+                // As what it is: drivers would try an error of the server's elsewhere.
+                Some(ErrorCode::Server) if is_of_the_statement(&error.message) => {
+                    Meaning::Reply(Reply::invalid(&error.message))
+                }
                 Some(code) => retry(text, !is_harmless(code)),
                 None => retry(text, true),
             }
@@ -137,13 +160,20 @@ mod tests {
             let answer = Envelope::response(3, Opcode::Error, error_text(code, "x"));
             let meaning = judge(answer);
             match code.code() {
-                0x2000..=0x2400 => assert!(matches!(meaning, Meaning::Reply(_)), "{code:?}"),
+                0x2000..=0x2400 | 0x1400 => assert!(matches!(meaning, Meaning::Reply(_)), "{code:?}"),
                 0x2500 => assert_eq!(meaning, Meaning::Unprepared),
                 0x1000..=0x1002 | 0x0100 => {
                     assert!(matches!(meaning, Meaning::Failure(Failure::Retry { ambiguous: false, .. })), "{code:?}");
                 }
                 _ => assert!(matches!(meaning, Meaning::Failure(Failure::Retry { ambiguous: true, .. })), "{code:?}"),
             }
+        }
+        let server =
+            |message: &str| judge(Envelope::response(3, Opcode::Error, error_text(ErrorCode::Server, message)));
+        let known = "java.lang.IllegalArgumentException: Length 70000 > max length 65535";
+        assert_eq!(server(known), Meaning::Reply(Reply::invalid(known)));
+        for other in ["java.lang.IllegalArgumentException: Length", "java.lang.OutOfMemoryError: Java heap space", ""] {
+            assert!(matches!(server(other), Meaning::Failure(Failure::Retry { ambiguous: true, .. })), "{other}");
         }
         let strange = Envelope::response(3, Opcode::Error, Bytes::from_static(&[1]));
         assert!(matches!(judge(strange), Meaning::Failure(Failure::Retry { ambiguous: true, .. })));

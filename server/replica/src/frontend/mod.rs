@@ -5,6 +5,7 @@
 //! answered with the outcome of their execution here. What can't be replicated yet is refused ([`refuse`]).
 
 mod answer;
+mod classes;
 mod control;
 mod core;
 mod events;

@@ -9,7 +9,7 @@ use replicateddb_cql::{
     statement::{Ident, Kind, Object, Statement, classify, is_system_keyspace},
 };
 
-use super::{answer, refuse, select::Select, topology::Table};
+use super::{answer, classes, refuse, select::Select, topology::Table};
 use crate::replica::RequestKind;
 
 /// What to do with a statement.
@@ -87,7 +87,8 @@ pub fn plan(text: &str, keyspace: Option<&str>) -> Plan {
         Kind::Ddl(..) | Kind::Role => RequestKind::Ddl,
         Kind::Truncate => RequestKind::Truncate,
     };
-    match refuse::by_text(&statement, keyspace) {
+    let unknown_class = || classes::unknown_class(text, &statement).map(Refusal::invalid);
+    match refuse::by_text(&statement, keyspace).or_else(unknown_class) {
         Some(refusal) => Plan::Refuse(refusal),
         None => Plan::Write(Box::new(WritePlan { kind, statement })),
     }

@@ -7,6 +7,24 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
+/// Free bytes under which a volume counts as full: two segments of Cassandra's commit log, which it makes at their full size.
+const LEAST_ROOM: u64 = 64 << 20;
+
+/// That the volume of `path` is full, if it is, in the system's words and with what is left.
+pub fn shortage(path: &Path) -> Option<String> {
+    let volume = nix::sys::statvfs::statvfs(path).ok()?;
+    let left = volume.blocks_available() * volume.fragment_size();
+    let mib = |bytes: u64| bytes >> 20;
+    (left < LEAST_ROOM).then(|| {
+        format!(
+            "No space left on device: of the volume of {} {} MiB are free, at least {} MiB are needed",
+            path.display(),
+            mib(left),
+            mib(LEAST_ROOM)
+        )
+    })
+}
+
 /// Syncs a folder: its list of names.
 pub fn sync_dir(path: &Path) -> Result<()> {
     let dir = File::open(path).with_context(|| format!("can't open folder {}", path.display()))?;

@@ -379,6 +379,9 @@ impl Agent {
         if state.running.as_ref().is_none_or(|running| running.generation != generation) {
             return;
         }
+        // What Cassandra says of it is in its log alone.
+        let detail =
+            disk::shortage(self.setup.layout.root()).map_or(detail.clone(), |short| format!("{detail}; {short}"));
         tracing::error!(generation, detail);
         if let Err(error) = self.stop_jvm(&mut state).await {
             tracing::error!("after Cassandra's end: {error:#}");

@@ -1,0 +1,101 @@
+//! A null among the conditions of a WHERE. Where the condition is a bound of a range, Cassandra takes the statement and
+//! then fails to execute it, each time, with an error that does not say so (WriteFailure): it is refused here instead.
+
+use replicateddb_cql::lex::{self, Token, TokenKind};
+use replicateddb_cql::statement::Statement;
+use replicateddb_cql::wire::Value;
+
+use crate::record::StatementText;
+
+/// The answer to such a statement.
+pub const NULL_IN_WHERE: &str = "Invalid null value in a condition of WHERE: no row is found by null";
+/// What ends the conditions of a WHERE.
+const ENDS: [&str; 6] = ["IF", "APPLY", "UPDATE", "INSERT", "DELETE", "BEGIN"];
+const NULL: &str = "NULL";
+
+/// Whether a WHERE of this statement, or of a member of this batch's text, compares with null. `said` is its text, read.
+pub fn null_in_where(statement: &StatementText, said: &Statement) -> bool {
+    let text = statement.text.as_str();
+    let nulls: Vec<_> = statement.values.iter().enumerate().filter(|(_, bound)| bound.value == Value::Null).collect();
+    let literal = text.as_bytes().windows(NULL.len()).any(|part| part.eq_ignore_ascii_case(NULL.as_bytes()));
+    if nulls.is_empty() && !literal {
+        return false;
+    }
+    // A marker without a name has that of the column before it.
+    let is_null_marker = |token: &Token, column: &str| {
+        let starts_here = |marker: &&replicateddb_cql::statement::Marker| marker.span.start == token.span().start;
+        let Some(marker) = said.markers.iter().find(starts_here) else { return false };
+        let ordinal = said.markers.iter().take_while(|other| !starts_here(other)).count();
+        nulls.iter().any(|(at, bound)| match (&bound.name, &marker.name) {
+            (None, _) => *at == ordinal,
+            (Some(name), Some(marker)) => name == marker.as_str(),
+            (Some(name), None) => name == column,
+        })
+    };
+    let (mut inside, mut column) = (false, String::new());
+    for token in lex::tokens(text) {
+        if token.is_word(text, "WHERE") {
+            inside = true;
+        } else if token.is_symbol(b';') || ENDS.iter().any(|word| token.is_word(text, word)) {
+            inside = false;
+        } else if inside && (token.is_word(text, NULL) || is_null_marker(&token, &column)) {
+            return true;
+        } else if token.kind == TokenKind::Word {
+            column = token.text(text).to_ascii_lowercase();
+        } else if token.kind == TokenKind::QuotedName {
+            column = token.text(text).trim_matches('"').to_owned();
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use replicateddb_cql::request::Values;
+    use replicateddb_cql::statement::classify;
+
+    use super::*;
+
+    fn found(text: &str, values: Values) -> bool {
+        null_in_where(&StatementText { text: text.into(), values }, &classify(text))
+    }
+
+    #[test]
+    fn nulls_in_a_where_are_found_and_no_others() {
+        let some = || Value::Bytes("x".into());
+        for (text, values, expected) in [
+            ("DELETE FROM t WHERE k = 1 AND c > null", vec![], true),
+            ("DELETE FROM t WHERE k = ? AND c > ?", vec![some(), Value::Null], true),
+            ("DELETE FROM t WHERE k = :k AND c > :c", vec![some(), Value::Null], true),
+            ("DELETE FROM t WHERE k = ? AND c > ?", vec![some(), Value::Unset], false),
+            ("DELETE m[?] FROM t WHERE k = ?", vec![Value::Null, some()], false),
+            ("UPDATE t SET v = ? WHERE k = ? IF v = ?", vec![Value::Null, some(), Value::Null], false),
+            ("UPDATE t SET v = null WHERE k = 'null' IF v = null", vec![], false),
+            ("INSERT INTO t (k, v) VALUES (?, null)", vec![Value::Null], false),
+            (
+                "BEGIN BATCH DELETE FROM t WHERE k = ?; INSERT INTO t (k) VALUES (?); APPLY BATCH",
+                vec![some(), Value::Null],
+                false,
+            ),
+            (
+                "BEGIN BATCH INSERT INTO t (k) VALUES (?) DELETE FROM t WHERE k = ? APPLY BATCH",
+                vec![some(), Value::Null],
+                true,
+            ),
+        ] {
+            assert_eq!(found(text, Values::positional(&values).expect("few")), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_tell_which_value_is_whose() {
+        let named = |name: &str| {
+            let raw =
+                [&1u16.to_be_bytes()[..], &(name.len() as u16).to_be_bytes(), name.as_bytes(), &[0xff; 4]].concat();
+            Values::from_raw(raw.into(), true).expect("one null")
+        };
+        let text = "DELETE v FROM t WHERE k = 1 AND c > ? IF v = :old";
+        assert!(found(text, named("c")));
+        assert!(!found(text, named("old")));
+    }
+}

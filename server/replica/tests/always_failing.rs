@@ -1,0 +1,105 @@
+//! Statements that a real Cassandra fails to execute each time, with errors that look like trouble of its own: such a
+//! record must come to an end, or it holds its table up, and in the end the whole log, on every replica for ever (design
+//! 4.7). Needs the jars of `images/artifacts/fetch.sh`.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
+
+mod site;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use replicateddb_cql::response::parse_error;
+use replicateddb_cql::wire::Value;
+use replicateddb_ordering::memory::MemoryStorage;
+use replicateddb_replica::replica::{Request, RequestKind};
+use site::{Direct, Site, agree, ddl, done, int, request, text};
+
+/// Longest wait for the answer to one of them.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+const SCHEMA: [&str; 9] = [
+    "CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
+    "CREATE TYPE u (a int, b text)",
+    "CREATE TABLE t (k int PRIMARY KEY, v int, d decimal, vi varint, dt date, dur duration, l list<int>, ud u)",
+    "CREATE TABLE c (k int, c text, PRIMARY KEY (k, c))",
+    "CREATE TABLE i (k int PRIMARY KEY, m map<text, text>)",
+    "CREATE INDEX im ON i (entries(m))",
+    "CREATE TABLE sai (k int PRIMARY KEY, m map<text, text>)",
+    "CREATE INDEX sm ON sai (entries(m)) USING 'sai'",
+    "CREATE TABLE vs (k int PRIMARY KEY, v vector<float, 2>)",
+];
+
+fn blob(bytes: &[u8]) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(bytes))
+}
+
+/// What fails, by what it fails with when Cassandra is asked directly.
+fn failing() -> Vec<(i32, RequestKind, &'static str, Vec<Value>)> {
+    let long = text(&"x".repeat(70_000));
+    let null_element = blob(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]);
+    let half = blob(&[0, 0, 0, 9, 1]);
+    let (function, server, write) = (0x1400, 0x0000, 0x1500);
+    let dml = RequestKind::Dml;
+    vec![
+        (function, dml, "INSERT INTO ks.t (k, v) VALUES (1, 1/0)", vec![]),
+        (function, dml, "INSERT INTO ks.t (k, v) VALUES (1, (int)? % 0)", vec![int(4)]),
+        (function, dml, "UPDATE ks.t SET v = 1 WHERE k = 1/0", vec![]),
+        (function, dml, "UPDATE ks.t SET v = 1 WHERE k = 1 IF v = 1/0", vec![]),
+        (function, dml, "INSERT INTO ks.t (k, d) VALUES (1, 1.0/0.0)", vec![]),
+        (function, dml, "INSERT INTO ks.t (k, dt) VALUES (1, '2011-01-01' + 2h)", vec![]),
+        (function, dml, "INSERT INTO ks.t (k, l) VALUES (1, from_json('garbage'))", vec![]),
+        (server, dml, "INSERT INTO ks.t (k, d) VALUES (1, log((decimal)0))", vec![]),
+        (server, dml, "INSERT INTO ks.t (k, vi) VALUES (1, log((varint)0))", vec![]),
+        (server, dml, "INSERT INTO ks.t (k, l) VALUES (1, ?)", vec![null_element]),
+        (server, dml, "INSERT INTO ks.t (k, dur) VALUES (1, ?)", vec![blob(&[0xff; 20])]),
+        (server, dml, "INSERT INTO ks.t (k, ud) VALUES (1, ?)", vec![half]),
+        (server, dml, "INSERT INTO ks.t (k, v) VALUES (1, 1) USING TIMESTAMP ?", vec![blob(&[])]),
+        (server, dml, "UPDATE ks.i SET m['a'] = ? WHERE k = 1", vec![long.clone()]),
+        (server, dml, "UPDATE ks.sai SET m['a'] = ? WHERE k = 1", vec![long]),
+        (write, dml, "DELETE FROM ks.c WHERE k = 1 AND c > ?", vec![Value::Null]),
+        (write, dml, "DELETE FROM ks.c WHERE k = 1 AND c > null", vec![]),
+        (server, RequestKind::Ddl, "CREATE KEYSPACE k8 WITH replication = {}", vec![]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_always_fails_has_a_result() {
+    let log = MemoryStorage::default();
+    let (site, other) = (Site::new(), Site::new());
+    let handle = site.serve(&log, 0).await;
+    for text in SCHEMA {
+        ddl(&handle, text).await;
+    }
+    let mut direct = Direct::to(&site.cql).await;
+    for (code, kind, statement, values) in failing() {
+        let (_, body) = direct.statement(statement, &values).await;
+        assert_eq!(parse_error(&body).unwrap().code, code, "{statement}: {:?}", parse_error(&body));
+        for batch in [false, true] {
+            if batch && (kind != RequestKind::Dml || statement.contains(" IF ")) {
+                continue;
+            }
+            let kind = if batch { RequestKind::Batch } else { kind };
+            let asked: Request = request(kind, vec![(statement, values.clone())]);
+            let answer = tokio::time::timeout(ANSWER_LIMIT, handle.propose(asked)).await;
+            let answer = answer.unwrap_or_else(|_| panic!("{statement}: no answer; {:?}", handle.status().conditions));
+            let answer = answer.unwrap_or_else(|error| panic!("{statement}: {error}"));
+            assert_eq!(answer.opcode, 0, "{statement}: accepted");
+        }
+    }
+    // Without an index on it a vector of zeros is as good as any.
+    for index in
+        ["CREATE INDEX ON vs (v) USING 'sai'", "CREATE CUSTOM INDEX x ON ks.vs (\"v\") USING 'StorageAttachedIndex'"]
+    {
+        let answer = handle.propose(request(RequestKind::Ddl, vec![(index, Vec::new())])).await.unwrap();
+        assert!(parse_error(&answer.body).is_ok_and(|error| error.code == 0x2200), "{index}: {answer:?}");
+    }
+    for text in ["INSERT INTO vs (k, v) VALUES (1, [0, 0])", "INSERT INTO t (k, v) VALUES (2, 2)"] {
+        done(&handle, request(RequestKind::Dml, vec![(text, Vec::new())])).await;
+    }
+    // Another replica that replays all of it comes to the same; without a rewind, as the first one.
+    let newcomer = other.serve(&log, 1).await;
+    agree(&newcomer, &handle).await;
+    for handle in [&handle, &newcomer] {
+        assert_eq!(handle.status().generation, Some(1), "{:?}", handle.status());
+    }
+}
