@@ -29,6 +29,7 @@ const BEFORE: &[&str] = &[
     "CREATE INDEX by_v ON ks.t (v)",
     "CREATE INDEX IF NOT EXISTS ON ks.t (keys(m))",
     "CREATE CUSTOM INDEX by_w ON ks.t (w) USING 'StorageAttachedIndex' WITH OPTIONS = {'case_sensitive': 'false'}",
+    "CREATE INDEX by_vector ON ks.t (ve) USING 'sai'",
     "CREATE MATERIALIZED VIEW ks.by_x AS SELECT k, c, x, w FROM ks.t WHERE k IS NOT NULL AND c IS NOT NULL AND x IS NOT NULL \
      PRIMARY KEY ((x), k, c) WITH CLUSTERING ORDER BY (k ASC, c DESC)",
     "ALTER MATERIALIZED VIEW ks.by_x WITH comment = 'a view'",
@@ -94,6 +95,7 @@ const SEEN: &[&str] = &[
     "SELECT k FROM ks.t WHERE v = 2",
     "SELECT k FROM ks.t WHERE w = 'one'",
     "SELECT k FROM ks.t WHERE m CONTAINS KEY 'b'",
+    "SELECT k FROM ks.t ORDER BY ve ANN OF [1, 2, 2] LIMIT 1",
     "SELECT k, ks.twice(k) FROM ks.t",
     "SELECT ks.letters(w) FROM ks.t",
 ];

@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
-use replicateddb_cql::response::{self, ErrorCode, Prepared};
+use replicateddb_cql::response::{self, Column, ErrorCode, Prepared, ResultBody, Row};
 use replicateddb_cql::statement::{Action, Ident, Kind, Statement, classify};
 use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
@@ -23,7 +23,7 @@ use super::nulls::{NULL_IN_WHERE, null_in_where};
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
 use super::prepared::{Known, PreparedCache, Preparing, is_repeatable};
-use super::vectors::{NO_VECTOR_INDEX, columns_query, names_vector};
+use super::vectors::{NOT_INDEXABLE, columns_query, indexes_query, suspects, vector_indexes};
 use super::{BackendError, scan};
 use crate::lanes::Lanes;
 use crate::record::{Record, RecordKind, StatementText, flags};
@@ -88,6 +88,9 @@ impl Backend for Cassandra {
                     if null_in_where(statement, &said) {
                         return Ok(Plan::Answer(Reply::invalid(NULL_IN_WHERE)));
                     }
+                    if self.is_unindexable(keyspace, statement, &said, &[]).await? {
+                        return Ok(Plan::Answer(Reply::invalid(NOT_INDEXABLE)));
+                    }
                     repeatable &= is_repeatable(&statement.text, &said, &[]);
                     add_tables(&mut lanes, &said, keyspace);
                 }
@@ -95,6 +98,9 @@ impl Backend for Cassandra {
                     return Ok(Plan::Answer(Reply::invalid(NULL_IN_WHERE)));
                 }
                 Ready::Prepared(known) => {
+                    if self.is_unindexable(keyspace, statement, &known.said, &known.prepared.bind).await? {
+                        return Ok(Plan::Answer(Reply::invalid(NOT_INDEXABLE)));
+                    }
                     repeatable &= known.repeatable;
                     add_lanes(&mut lanes, &known, keyspace, &statement.values);
                 }
@@ -114,9 +120,6 @@ impl Backend for Cassandra {
                 let said = classify(&statement.text);
                 if makes_up_its_id(&said) {
                     return Ok(Reply::invalid("the ordered log gives tables their ids: leave out WITH ID"));
-                }
-                if self.indexes_vector(keyspace, &statement.text, &said, place).await? {
-                    return Ok(Reply::invalid(NO_VECTOR_INDEX));
                 }
                 let text = rewrite::with_table_id(&statement.text, &said, place.table_id);
                 let text = match text == statement.text {
@@ -303,19 +306,47 @@ impl Cassandra {
         Err(forgetful())
     }
 
-    /// Whether the statement makes an index on a vector, by the schema at its place in the order.
-    async fn indexes_vector(
+    /// Whether a write has a vector that an index of its table can't hold, by the schema at its place in the order.
+    async fn is_unindexable(
         &self,
         keyspace: Option<&str>,
-        text: &str,
+        statement: &StatementText,
         said: &Statement,
-        place: Place,
+        bind: &[Column],
     ) -> Result<bool, Failure> {
-        let Some(query) = columns_query(said, keyspace) else { return Ok(false) };
-        let answer = self.query(None, &query, Consistency::One, place).await?;
+        let suspects = suspects(statement, bind);
+        if suspects.is_empty() {
+            return Ok(false);
+        }
+        for each in said.each() {
+            let queries = (indexes_query(each, keyspace), columns_query(each, keyspace));
+            let (Some(indexes), Some(columns)) = queries else { continue };
+            let indexes = self.rows(&indexes).await?;
+            if indexes.is_empty() {
+                continue;
+            }
+            let found = vector_indexes(&indexes, &self.rows(&columns).await?);
+            if found.iter().any(|index| suspects.iter().any(|suspect| index.refuses(suspect))) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What a query for the schema gives.
+    async fn rows(&self, text: &str) -> Result<Vec<Row>, Failure> {
+        let params = Params::new(Consistency::One, Values::none());
+        let body = request::v5::query(text, &params, None).map_err(unsendable)?;
+        let answer = match judge(self.pool.any().await?.ask(Opcode::Query, body).await?) {
+            Meaning::Reply(reply) => reply.in_v4().map_err(unreadable)?,
+            Meaning::Failure(failure) => return Err(failure),
+            Meaning::Unprepared => return Err(forgetful()),
+        };
         let message = answer.message().filter(|_| answer.is_result());
-        let columns = message.map(|message| response::parse_result(&message)).transpose().map_err(unreadable)?;
-        Ok(columns.is_some_and(|columns| names_vector(text, &columns)))
+        match message.map(|message| response::parse_result(&message)).transpose().map_err(unreadable)? {
+            Some(ResultBody::Rows(rows)) => Ok(rows.rows),
+            _ => Err(forgetful()),
+        }
     }
 
     async fn query(
