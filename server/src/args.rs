@@ -122,8 +122,9 @@ pub struct ReplicaArgs {
     /// Bytes after which no further record is added to an entry of the log.
     #[arg(long, env = "RDB_BATCH_MAX_BYTES", default_value_t = 192 * 1024, value_parser = parse_positive::<usize>)]
     pub batch_max_bytes: usize,
-    /// Entries of this replica on their way to the log at once.
-    #[arg(long, env = "RDB_BATCHES_IN_FLIGHT", default_value_t = 2, value_parser = parse_positive::<usize>)]
+    /// Entries of this replica on their way to the log at once. With more, a request waits less for the one before it, and
+    /// entries are smaller, which costs ZooKeeper more for each request.
+    #[arg(long, env = "RDB_BATCHES_IN_FLIGHT", default_value_t = 1, value_parser = parse_positive::<usize>)]
     pub batches_in_flight: usize,
     /// Time between restore points.
     #[arg(long, env = "RDB_RESTORE_POINT_INTERVAL", default_value = "60s", value_parser = parse_duration)]
