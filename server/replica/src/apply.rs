@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::response;
+use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{Committed, Position, TailError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
@@ -303,6 +304,9 @@ where
             RecordKind::Barrier | RecordKind::Tick | RecordKind::Semantics => {
                 if self.is_own(admitted.origin, admitted.incarnation) {
                     self.barriers.insert(admitted.index, admitted.record.sequence);
+                    if !self.shared.is_current() {
+                        pass(Fault::BarrierAppended);
+                    }
                 }
                 self.complete(&admitted);
             }
@@ -417,7 +421,9 @@ where
         if self.is_own(admitted.origin, admitted.incarnation) {
             let Reply { flags, opcode, body } = reply;
             let outcome = Outcome { index: admitted.index, flags, opcode, body };
+            pass(Fault::AnswerUnsent);
             self.shared.unresolved.applied(admitted.record.sequence, outcome);
+            pass(Fault::AnswerGiven);
         }
     }
 
@@ -426,6 +432,9 @@ where
         let kind = admitted.record.kind.name().to_owned();
         self.shared.metrics.applied.get_or_create(&KindLabel { kind }).inc();
         self.done.complete(admitted.index);
+        if !self.shared.is_current() {
+            pass(Fault::Replayed);
+        }
         // Published at once: readers look at it after their barrier, and the other replicas after a DDL.
         self.shared.progress(self.done.upto, self.log_end());
         let upto = if mutated(Mutation::BarrierTooEarly) { u64::MAX } else { self.done.upto };

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use replicateddb_cql::response::{self, ResultBody, SchemaTarget};
+use replicateddb_faults::{Fault, pass};
 use replicateddb_store::api::Table;
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
@@ -85,6 +86,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
             self.shared.condition(Condition::Apply, None);
         }
         if let Ok(reply) = &result {
+            pass(Fault::RecordExecuted);
             self.hold_compaction(reply).await;
         }
         self.shared.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
@@ -97,6 +99,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
             self.digest(*index, second_of(*timestamp_us)).await?;
             return Ok(Reply::void());
         }
+        pass(Fault::RecordUnsent);
         self.backend.execute(Place { timestamp_us: *timestamp_us, table_id: self.table_id }, record).await
     }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{OrderedLog, Position};
 use replicateddb_store::api::{Code, Manifest, Rewind};
 use replicateddb_store::client::StoreError;
@@ -82,6 +83,7 @@ pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
 ) -> Result<Recovered<C::Backend>, RecoveryError> {
     shared.enter(Phase::Recovering, "asking what the store holds");
     agent.claim().await?;
+    pass(Fault::RecoveryClaimed);
     let mut clean = agent.status().await?.clean.filter(|_| trust_clean);
     let first = first(shared, log).await?;
     // Before anything is started on what is there: without the log behind it, it is of no use.
@@ -109,7 +111,9 @@ pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
     }
     wait_for_clock(shared, agent, manifest.as_ref()).await?;
     if !mutated(Mutation::KeepCleanMark) {
+        pass(Fault::MarkUncleared);
         agent.clear_clean().await?;
+        pass(Fault::MarkCleared);
     }
     agent.autocompaction(false, None).await?;
     // Proves that the JVM is still the one whose state is known; a later one has another generation.
@@ -159,6 +163,7 @@ async fn rewind_or_take_over<L: OrderedLog, A: Agent>(
     agent: &A,
 ) -> Result<Base, RecoveryError> {
     shared.enter(Phase::Recovering, "bringing the store back to its last restore point, or to its beginning");
+    pass(Fault::RewindUnasked);
     let rewound = match agent.rewind(Rewind::Latest).await {
         Err(error) if error.code() == Some(Code::Damaged) => {
             take_over(shared, log, agent, &error.to_string(), false).await?;
@@ -166,6 +171,7 @@ async fn rewind_or_take_over<L: OrderedLog, A: Agent>(
         }
         answer => answer?,
     };
+    pass(Fault::RewindDone);
     shared.metrics.rewinds.inc();
     // With an older base there is more to replay; the next restore point ends it.
     let damaged = agent.status().await?.damaged;

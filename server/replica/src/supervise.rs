@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{LogHealth, OrderedLog};
 use replicateddb_store::api::{Jvm, Mark};
 use tokio::sync::{mpsc, watch};
@@ -217,12 +218,16 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
 
     /// The next start needs no rewind. Nothing is in flight any more.
     async fn mark_clean(&self, generation: u64, state: &State) -> Result<(), String> {
+        pass(Fault::StopDrained);
         let replica_state = serde_json::to_value(state).map_err(|e| e.to_string())?;
         let mark = Mark { index: state.index(), replica_state };
         let mut reason = String::new();
         for _ in 0..CLEAN_ATTEMPTS {
             match self.agent.mark_clean(generation, mark.clone()).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    pass(Fault::StopMarked);
+                    return Ok(());
+                }
                 Err(error) => {
                     tracing::warn!(%error, "no clean mark yet");
                     reason = error.to_string();
