@@ -13,9 +13,11 @@ use crate::mutations::{Mutation, mutated};
 use crate::record::{Record, RecordKind};
 use crate::replica::Digest;
 use crate::shared::{Condition, Shared};
-use crate::site::{Agent, Backend, Failure, Place, Reply, second_of};
+use crate::site::{Agent, Backend, Failure, Place, Plan, Reply, second_of};
 use crate::state::Admitted;
 
+/// Pause before a statement that can't be prepared now is tried again.
+const PLAN_RETRY: Duration = Duration::from_millis(100);
 /// A record that is tried again for longer than this is shown as a condition.
 const SHOW_AFTER: Duration = Duration::from_secs(2);
 /// Attempts to read all tables for a digest.
@@ -153,6 +155,28 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                 Err(error) => self.shared.condition(Condition::Compaction, Some(error.to_string())),
             }
             tokio::time::sleep(self.shared.config.apply_retry_first).await;
+        }
+    }
+}
+
+/// Finds a record's lanes, as often as it takes; fails only if the generation is over.
+pub async fn plan_until_known<B: Backend>(shared: &Shared, backend: &B, admitted: &Admitted) -> Result<Plan, Failure> {
+    let mut failed = false;
+    loop {
+        match backend.plan(&admitted.record).await {
+            Err(Failure::Retry { reason, .. }) => {
+                failed = true;
+                shared.metrics.error("plan_retry");
+                let text = format!("record {} can't be prepared now: {reason}", admitted.index);
+                shared.condition(Condition::Apply, Some(text));
+                tokio::time::sleep(PLAN_RETRY).await;
+            }
+            known => {
+                if failed {
+                    shared.condition(Condition::Apply, None);
+                }
+                return known;
+            }
         }
     }
 }

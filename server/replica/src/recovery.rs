@@ -84,7 +84,12 @@ pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
     shared.enter(Phase::Recovering, "asking what the store holds");
     agent.claim().await?;
     pass(Fault::RecoveryClaimed);
-    let mut clean = agent.status().await?.clean.filter(|_| trust_clean);
+    let status = agent.status().await?;
+    let mut clean = status.clean.filter(|_| trust_clean);
+    if let Some(why) = status.distrusted {
+        rebuild(shared, log, agent, &why).await?;
+        clean = None;
+    }
     let first = first(shared, log).await?;
     // Before anything is started on what is there: without the log behind it, it is of no use.
     let known = match &clean {
@@ -123,15 +128,18 @@ pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
     Ok(Recovered { state, generation, backend, restore_point, rewound })
 }
 
-/// Gives up what the store holds, which differs from what the other replicas have: it is built anew from the whole log, or
-/// from a restore point of another replica. What is here goes when that is there, and not before.
-pub async fn rebuild<L: OrderedLog, A: Agent>(
-    shared: &Shared,
-    log: &L,
-    agent: &A,
-    why: &str,
-) -> Result<(), RecoveryError> {
+/// Has what the store holds, which differs from what the other replicas have, never used again, after whatever crash.
+pub async fn distrust<A: Agent>(agent: &A, why: &str) -> Result<(), RecoveryError> {
     agent.claim().await?;
+    agent.distrust(why).await?;
+    pass(Fault::RebuildKnown);
+    Ok(())
+}
+
+/// Gives up what a store holds that is [distrusted](distrust), by this process or an earlier one: it is built anew from the
+/// whole log, or from a restore point of another replica. What is here goes when that is there, and not before.
+async fn rebuild<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &A, why: &str) -> Result<(), RecoveryError> {
+    shared.condition(Condition::Diverged, Some(format!("the store is built anew: {why}")));
     if first(shared, log).await? == Position::START {
         shared.enter(Phase::Recovering, format!("emptying the store, to build it anew from the log: {why}"));
         agent.rewind(Rewind::Empty).await?;

@@ -9,12 +9,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Applier, Command, Exit};
+use crate::apply::{Applier, Command, Exit, Rebuild};
 use crate::log_keeper::{LogKeeper, beat};
 use crate::mutations::{Mutation, mutated};
 use crate::propose::{Ended, Proposer};
 use crate::record::{Record, RecordKind};
-use crate::recovery::{Recovered, RecoveryError, rebuild, recover};
+use crate::recovery::{Recovered, RecoveryError, distrust, recover};
 use crate::replica::{Phase, Serving};
 use crate::restore_point::RestorePoints;
 use crate::shared::{Condition, Shared};
@@ -75,7 +75,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
     }
 
     async fn live(&mut self) -> String {
-        let (mut trust_clean, mut rebuilding) = (true, None);
+        let (mut trust_clean, mut distrusted) = (true, None);
         // How often in a row recovery came to the same index, and which.
         let (mut setbacks, mut last) = (0u32, None);
         let mut pause = self.shared.config.recovery_retry_first;
@@ -83,7 +83,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         loop {
             let recovered = tokio::select! {
                 biased;
-                recovered = self.base(&mut rebuilding, trust_clean) => recovered,
+                recovered = self.base(&mut distrusted, trust_clean) => recovered,
                 () = self.stop.cancelled() => return "stopped during recovery".to_owned(),
             };
             let recovered = match recovered {
@@ -124,12 +124,13 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
                     }
                 }
                 Exit::Fatal(reason) => return reason,
-                Exit::Rebuild(reason) => {
+                Exit::Rebuild(rebuild) => {
+                    let reason = &rebuild.reason;
                     self.shared.metrics.error("diverged");
                     self.shared.condition(Condition::Diverged, Some(format!("the store is built anew: {reason}")));
                     self.shared.enter(Phase::Recovering, format!("building the store anew: {reason}"));
                     self.shared.recovering();
-                    rebuilding = Some(reason);
+                    distrusted = Some(rebuild);
                 }
                 Exit::Rewind(reason) if self.stop.is_cancelled() => {
                     return format!("stopped; without a clean mark the next start rewinds: {reason}");
@@ -151,16 +152,19 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         }
     }
 
-    /// A state from which the log goes on; what is there is given up first if it is to be built anew. Until that is done
-    /// nobody is served.
+    /// A state from which the log goes on. If what is there is to be built anew, the agent is told before anything else:
+    /// from then on every recovery, of a later process, too, gives it up. Until that is done nobody is served.
     async fn base(
         &self,
-        rebuilding: &mut Option<String>,
+        distrusted: &mut Option<Rebuild>,
         trust_clean: bool,
     ) -> Result<Recovered<C::Backend>, RecoveryError> {
-        if let Some(why) = rebuilding.as_deref() {
-            rebuild(&self.shared, &self.log, &self.agent, why).await?;
-            *rebuilding = None;
+        if let Some(rebuild) = distrusted.as_ref() {
+            distrust(&self.agent, &rebuild.reason).await?;
+        }
+        if let Some(Rebuild { known, .. }) = distrusted.take() {
+            // Who asked may have gone.
+            let _ = known.send(());
         }
         recover(&self.shared, &self.log, &self.agent, &self.connector, trust_clean).await
     }
