@@ -7,6 +7,7 @@ use replicateddb_server::{
     args::{Cli, Command},
     log, logging, replica, verify,
 };
+use replicateddb_store::agent::{faults::Faults, run_with_faults};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -14,7 +15,10 @@ async fn main() -> ExitCode {
     logging::start(cli.log_format);
     let done = match cli.command {
         Command::Replica(args) => Box::pin(replica::run(*args)).await,
-        Command::Agent(args) => Box::pin(replicateddb_store::agent::run(*args)).await.map(|()| ExitCode::SUCCESS),
+        Command::Agent(args) => {
+            let faults = Faults::at(replicateddb_faults::armed());
+            Box::pin(run_with_faults(*args, faults)).await.map(|()| ExitCode::SUCCESS)
+        }
         Command::Log(args) => Box::pin(log::run(args)).await.map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => Box::pin(verify::run(args)).await,
     };

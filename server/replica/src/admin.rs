@@ -39,8 +39,8 @@ pub trait Admin: Core {
     fn digest_at(&self, index: u64) -> Option<Digest>;
     /// Takes a restore point now; gives its index.
     fn restore_point(&self) -> impl Future<Output = Result<u64, String>> + Send;
-    /// Builds the store anew, for this reason.
-    fn rebuild(&self, reason: &str) -> Result<(), String>;
+    /// Builds the store anew, for this reason; returns once no crash can bring back what it holds.
+    fn rebuild(&self, reason: &str) -> impl Future<Output = Result<(), String>> + Send;
 }
 
 impl Admin for ReplicaHandle {
@@ -60,8 +60,8 @@ impl Admin for ReplicaHandle {
         ReplicaHandle::restore_point(self).await
     }
 
-    fn rebuild(&self, reason: &str) -> Result<(), String> {
-        ReplicaHandle::rebuild(self, reason)
+    async fn rebuild(&self, reason: &str) -> Result<(), String> {
+        ReplicaHandle::rebuild(self, reason).await
     }
 }
 
@@ -149,7 +149,7 @@ async fn restore_point<A: Admin>(State(shared): State<Arc<Shared<A>>>) -> Respon
 }
 
 async fn rebuild<A: Admin>(State(shared): State<Arc<Shared<A>>>, reason: String) -> Response {
-    match shared.replica.rebuild(reason.trim()) {
+    match shared.replica.rebuild(reason.trim()).await {
         Ok(()) => (StatusCode::ACCEPTED, "the store is built anew\n").into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }

@@ -16,12 +16,13 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::response;
+use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{Committed, Position, TailError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::execute::{Executed, Execution};
+use crate::execute::{Executed, Execution, plan_until_known};
 use crate::lanes::{Lanes, Scheduler, Ticket};
 use crate::metrics::KindLabel;
 use crate::mutations::{Mutation, mutated};
@@ -37,8 +38,6 @@ use crate::state::{Admitted, State};
 const BEAT: Duration = Duration::from_millis(250);
 /// How often a replay's progress is logged.
 const LOG_PROGRESS: Duration = Duration::from_secs(3);
-/// Pause before a statement that can't be prepared now is tried again.
-const PLAN_RETRY: Duration = Duration::from_millis(100);
 
 /// Why applying has ended.
 #[derive(Debug)]
@@ -46,19 +45,28 @@ pub enum Exit {
     /// The store may hold more or less than the state says: rewind and replay.
     Rewind(String),
     /// What the store holds can't be trusted at all: build it anew.
-    Rebuild(String),
+    Rebuild(Rebuild),
     /// Asked to stop; the store is exactly at this state.
     Stopped(Box<State>),
     /// Nothing here can help (I8).
     Fatal(String),
 }
 
+/// A store that is to be built anew.
+#[derive(Debug)]
+pub struct Rebuild {
+    /// Why, for people.
+    pub reason: String,
+    /// Told once the agent knows, durably: no crash brings back what the store holds.
+    pub known: oneshot::Sender<()>,
+}
+
 /// What the handle may ask of the applier.
 pub enum Command {
     /// Make a restore point now; answers with its index.
     RestorePoint(oneshot::Sender<Result<u64, String>>),
-    /// Give up what the store holds, for this reason, and build it anew.
-    Rebuild(String),
+    /// Give up what the store holds and build it anew.
+    Rebuild(Rebuild),
     /// Let somebody read in these lanes as soon as they are free of the records that are in them now.
     Read(Lanes, oneshot::Sender<Hold>),
 }
@@ -208,7 +216,7 @@ where
                 }
                 Some(command) = commands.recv() => match command {
                     Command::RestorePoint(reply) => self.restore_points.ask(reply),
-                    Command::Rebuild(reason) => return Exit::Rebuild(reason),
+                    Command::Rebuild(rebuild) => return Exit::Rebuild(rebuild),
                     Command::Read(lanes, reader) => self.read(lanes, reader),
                 },
                 Some(number) = self.reads.over() => self.free(Ticket::Read(number)),
@@ -305,6 +313,9 @@ where
             RecordKind::Barrier | RecordKind::Tick | RecordKind::Semantics => {
                 if self.is_own(admitted.origin, admitted.incarnation) {
                     self.barriers.insert(admitted.index, admitted.record.sequence);
+                    if !self.shared.is_current() {
+                        pass(Fault::BarrierAppended);
+                    }
                 }
                 self.complete(&admitted);
             }
@@ -424,7 +435,9 @@ where
         if self.is_own(admitted.origin, admitted.incarnation) {
             let Reply { flags, opcode, body } = reply;
             let outcome = Outcome { index: admitted.index, flags, opcode, body };
+            pass(Fault::AnswerUnsent);
             self.shared.unresolved.applied(admitted.record.sequence, outcome);
+            pass(Fault::AnswerGiven);
         }
     }
 
@@ -433,6 +446,9 @@ where
         let kind = admitted.record.kind.name().to_owned();
         self.shared.metrics.applied.get_or_create(&KindLabel { kind }).inc();
         self.done.complete(admitted.index);
+        if !self.shared.is_current() {
+            pass(Fault::Replayed);
+        }
         // Published at once: readers look at it after their barrier, and the other replicas after a DDL.
         self.shared.progress(self.done.upto, self.log_end());
         let upto = if mutated(Mutation::BarrierTooEarly) { u64::MAX } else { self.done.upto };
@@ -472,26 +488,4 @@ fn while_executing(stop: &CancellationToken) -> Mutation {
 
 fn bytes_of(entry: &Entry) -> usize {
     entry.records.iter().map(Record::encoded_len).sum()
-}
-
-/// Finds a record's lanes, as often as it takes; fails only if the generation is over.
-async fn plan_until_known<B: Backend>(shared: &Shared, backend: &B, admitted: &Admitted) -> Result<Plan, Failure> {
-    let mut failed = false;
-    loop {
-        match backend.plan(&admitted.record).await {
-            Err(Failure::Retry { reason, .. }) => {
-                failed = true;
-                shared.metrics.error("plan_retry");
-                let text = format!("record {} can't be prepared now: {reason}", admitted.index);
-                shared.condition(crate::shared::Condition::Apply, Some(text));
-                tokio::time::sleep(PLAN_RETRY).await;
-            }
-            known => {
-                if failed {
-                    shared.condition(crate::shared::Condition::Apply, None);
-                }
-                return known;
-            }
-        }
-    }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use replicateddb_cql::response::{self, ResultBody, SchemaTarget};
+use replicateddb_faults::{Fault, pass};
 use replicateddb_store::api::Table;
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
@@ -12,9 +13,11 @@ use crate::mutations::{Mutation, mutated};
 use crate::record::{Record, RecordKind};
 use crate::replica::Digest;
 use crate::shared::{Condition, Shared};
-use crate::site::{Agent, Backend, Failure, Place, Reply, second_of};
+use crate::site::{Agent, Backend, Failure, Place, Plan, Reply, second_of};
 use crate::state::Admitted;
 
+/// Pause before a statement that can't be prepared now is tried again.
+const PLAN_RETRY: Duration = Duration::from_millis(100);
 /// A record that is tried again for longer than this is shown as a condition.
 const SHOW_AFTER: Duration = Duration::from_secs(2);
 /// Attempts to read all tables for a digest.
@@ -85,6 +88,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
             self.shared.condition(Condition::Apply, None);
         }
         if let Ok(reply) = &result {
+            pass(Fault::RecordExecuted);
             self.hold_compaction(reply).await;
         }
         self.shared.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
@@ -97,6 +101,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
             self.digest(*index, second_of(*timestamp_us)).await?;
             return Ok(Reply::void());
         }
+        pass(Fault::RecordUnsent);
         self.backend.execute(Place { timestamp_us: *timestamp_us, table_id: self.table_id }, record).await
     }
 
@@ -150,6 +155,28 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                 Err(error) => self.shared.condition(Condition::Compaction, Some(error.to_string())),
             }
             tokio::time::sleep(self.shared.config.apply_retry_first).await;
+        }
+    }
+}
+
+/// Finds a record's lanes, as often as it takes; fails only if the generation is over.
+pub async fn plan_until_known<B: Backend>(shared: &Shared, backend: &B, admitted: &Admitted) -> Result<Plan, Failure> {
+    let mut failed = false;
+    loop {
+        match backend.plan(&admitted.record).await {
+            Err(Failure::Retry { reason, .. }) => {
+                failed = true;
+                shared.metrics.error("plan_retry");
+                let text = format!("record {} can't be prepared now: {reason}", admitted.index);
+                shared.condition(Condition::Apply, Some(text));
+                tokio::time::sleep(PLAN_RETRY).await;
+            }
+            known => {
+                if failed {
+                    shared.condition(Condition::Apply, None);
+                }
+                return known;
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::truncation::{Limits, Published, Seen, decide};
 use replicateddb_ordering::{LogError, OrderedLog, Position};
 use replicateddb_store::client::StoreError;
@@ -89,7 +90,9 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
         };
         self.shared.saw_first(first);
         if self.shared.set_needs(Needs { from, index, durable: true }) {
+            pass(Fault::PositionUnpublished);
             publish(&self.shared, &self.log, &self.agent).await?;
+            pass(Fault::PositionPublished);
         }
         Ok(())
     }

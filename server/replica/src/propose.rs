@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
+use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{AppendError, OrderedLog};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -305,6 +306,7 @@ async fn append_until_known<L: OrderedLog>(
         metrics.appends.inc();
         match log.append(entry.clone()).await {
             Ok(_) => {
+                pass(Fault::AppendKnown);
                 metrics.append_seconds.observe(started.elapsed().as_secs_f64());
                 unresolved.committed(sequences);
                 return Ok(());

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{OrderedLog, Position};
 use replicateddb_store::api::{Code, Manifest, Rewind};
 use replicateddb_store::client::StoreError;
@@ -82,7 +83,13 @@ pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
 ) -> Result<Recovered<C::Backend>, RecoveryError> {
     shared.enter(Phase::Recovering, "asking what the store holds");
     agent.claim().await?;
-    let mut clean = agent.status().await?.clean.filter(|_| trust_clean);
+    pass(Fault::RecoveryClaimed);
+    let status = agent.status().await?;
+    let mut clean = status.clean.filter(|_| trust_clean);
+    if let Some(why) = status.distrusted {
+        rebuild(shared, log, agent, &why).await?;
+        clean = None;
+    }
     let first = first(shared, log).await?;
     // Before anything is started on what is there: without the log behind it, it is of no use.
     let known = match &clean {
@@ -109,7 +116,9 @@ pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
     }
     wait_for_clock(shared, agent, manifest.as_ref()).await?;
     if !mutated(Mutation::KeepCleanMark) {
+        pass(Fault::MarkUncleared);
         agent.clear_clean().await?;
+        pass(Fault::MarkCleared);
     }
     agent.autocompaction(false, None).await?;
     // Proves that the JVM is still the one whose state is known; a later one has another generation.
@@ -119,15 +128,18 @@ pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
     Ok(Recovered { state, generation, backend, restore_point, rewound })
 }
 
-/// Gives up what the store holds, which differs from what the other replicas have: it is built anew from the whole log, or
-/// from a restore point of another replica. What is here goes when that is there, and not before.
-pub async fn rebuild<L: OrderedLog, A: Agent>(
-    shared: &Shared,
-    log: &L,
-    agent: &A,
-    why: &str,
-) -> Result<(), RecoveryError> {
+/// Has what the store holds, which differs from what the other replicas have, never used again, after whatever crash.
+pub async fn distrust<A: Agent>(agent: &A, why: &str) -> Result<(), RecoveryError> {
     agent.claim().await?;
+    agent.distrust(why).await?;
+    pass(Fault::RebuildKnown);
+    Ok(())
+}
+
+/// Gives up what a store holds that is [distrusted](distrust), by this process or an earlier one: it is built anew from the
+/// whole log, or from a restore point of another replica. What is here goes when that is there, and not before.
+async fn rebuild<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &A, why: &str) -> Result<(), RecoveryError> {
+    shared.condition(Condition::Diverged, Some(format!("the store is built anew: {why}")));
     if first(shared, log).await? == Position::START {
         shared.enter(Phase::Recovering, format!("emptying the store, to build it anew from the log: {why}"));
         agent.rewind(Rewind::Empty).await?;
@@ -159,6 +171,7 @@ async fn rewind_or_take_over<L: OrderedLog, A: Agent>(
     agent: &A,
 ) -> Result<Base, RecoveryError> {
     shared.enter(Phase::Recovering, "bringing the store back to its last restore point, or to its beginning");
+    pass(Fault::RewindUnasked);
     let rewound = match agent.rewind(Rewind::Latest).await {
         Err(error) if error.code() == Some(Code::Damaged) => {
             take_over(shared, log, agent, &error.to_string(), false).await?;
@@ -166,6 +179,7 @@ async fn rewind_or_take_over<L: OrderedLog, A: Agent>(
         }
         answer => answer?,
     };
+    pass(Fault::RewindDone);
     shared.metrics.rewinds.inc();
     // With an older base there is more to replay; the next restore point ends it.
     let damaged = agent.status().await?.damaged;

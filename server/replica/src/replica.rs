@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::apply::Command;
+use crate::apply::{Command, Rebuild};
 use crate::barrier::Barriers;
 use crate::config::Config;
 use crate::lanes::Lanes;
@@ -218,6 +218,8 @@ impl Digest {
 
 /// Requests to the applier that may wait.
 const COMMANDS: usize = 16;
+/// How long whoever has a store built anew waits until its agent knows.
+const REBUILD_WAIT: Duration = Duration::from_secs(15);
 /// How long a read waits for its lanes.
 const HOLD_WAIT: Duration = Duration::from_secs(10);
 
@@ -386,13 +388,22 @@ impl ReplicaHandle {
     }
 
     /// Gives up what the store holds and builds it anew, from the log or from a restore point of another replica; no client
-    /// is served meanwhile. For a store that differs from the others'; `reason` is for people.
+    /// is served meanwhile. For a store that differs from the others'; `reason` is for people. Returns once no crash can
+    /// bring back what the store holds; bounded in time.
     ///
     /// # Errors
     /// Why it can't begin now; for people.
-    pub fn rebuild(&self, reason: &str) -> Result<(), String> {
+    pub async fn rebuild(&self, reason: &str) -> Result<(), String> {
         let stopped = "the replica has stopped or is recovering";
-        self.commands.try_send(Command::Rebuild(reason.to_owned())).map_err(|_| stopped.to_owned())
+        let (known, begun) = oneshot::channel();
+        let rebuild = Rebuild { reason: reason.to_owned(), known };
+        self.commands.try_send(Command::Rebuild(rebuild)).map_err(|_| stopped.to_owned())?;
+        match tokio::time::timeout(REBUILD_WAIT, begun).await {
+            Ok(begun) => begun.map_err(|_| stopped.to_owned()),
+            Err(_) => Err(format!(
+                "it serves nobody, but its store agent could not be told within {REBUILD_WAIT:?}; it goes on trying"
+            )),
+        }
     }
 
     /// Stops gracefully: finishes what is on its way, drains, and marks the store clean, so that the next start needs

@@ -7,6 +7,7 @@ use std::future::pending;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use replicateddb_faults::{Fault, pass};
 use replicateddb_store::api::{Code, Mark};
 use replicateddb_store::client::StoreError;
 use tokio::sync::oneshot;
@@ -151,6 +152,7 @@ impl<A: Agent> RestorePoints<A> {
         let by_index = index.saturating_sub(last) >= self.records;
         let due = by_time || by_count || by_index || !self.askers.is_empty();
         if due && matches!(self.doing, Doing::Nothing) && Instant::now() >= self.not_before {
+            pass(Fault::RestorePointFlushing);
             self.doing = Doing::Flushing(Box::pin(flush(self.agent.clone())));
         }
         // One record that can't be applied must not hold up all others for a snapshot's sake.
@@ -194,6 +196,7 @@ impl<A: Agent> RestorePoints<A> {
         if !matches!(self.doing, Doing::Draining(_)) {
             return;
         }
+        pass(Fault::RestorePointDrained);
         self.made += 1;
         self.drained = (Instant::now(), self.writes);
         let index = state.index();
@@ -219,6 +222,7 @@ impl<A: Agent> RestorePoints<A> {
         Doing::Committing(
             index,
             Box::pin(async move {
+                pass(Fault::RestorePointUncommitted);
                 let committed = async { Ok(agent.commit(&id, mark).await?) };
                 bounded(COMMIT_WAIT, &agent, &id, committed).await
             }),
@@ -226,6 +230,7 @@ impl<A: Agent> RestorePoints<A> {
     }
 
     fn saved(&mut self, index: u64) {
+        pass(Fault::RestorePointCommitted);
         self.doing = Doing::Nothing;
         self.cautious = false;
         let (at, writes) = self.drained;
@@ -293,7 +298,10 @@ async fn take<A: Agent>(agent: &A, id: &str, generation: u64) -> Result<(), Trou
     if !mutated(Mutation::SnapshotWithoutFlush) && !agent.flush().await?.is_empty() {
         return Err("indexes or views are being built".into());
     }
-    Ok(agent.snapshot(id, generation).await?)
+    pass(Fault::RestorePointFlushed);
+    agent.snapshot(id, generation).await?;
+    pass(Fault::RestorePointTaken);
+    Ok(())
 }
 
 /// A step of a restore point, within a limit; if it fails, the restore point is given up.

@@ -102,6 +102,8 @@ pub trait Agent: Clone + Send + Sync + 'static {
     fn commit(&self, id: &str, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn abort(&self, id: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn rewind(&self, to: Rewind) -> impl Future<Output = Result<Rewound, StoreError>> + Send;
+    /// Nothing that is here is used any more, durably, until it is emptied by a rewind or replaced by an install.
+    fn distrust(&self, reason: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn start(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
     fn mark_clean(&self, generation: u64, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn clear_clean(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -150,6 +152,10 @@ impl Agent for Store {
 
     async fn rewind(&self, to: Rewind) -> Result<Rewound, StoreError> {
         Store::rewind(self, to).await
+    }
+
+    async fn distrust(&self, reason: &str) -> Result<(), StoreError> {
+        Store::distrust(self, reason).await.map(drop)
     }
 
     async fn start(&self) -> Result<u64, StoreError> {

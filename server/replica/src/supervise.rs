@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{LogHealth, OrderedLog};
 use replicateddb_store::api::{Jvm, Mark};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Applier, Command, Exit};
+use crate::apply::{Applier, Command, Exit, Rebuild};
 use crate::log_keeper::{LogKeeper, beat};
 use crate::mutations::{Mutation, mutated};
 use crate::propose::{Ended, Proposer};
 use crate::record::{Record, RecordKind};
-use crate::recovery::{Recovered, RecoveryError, rebuild, recover};
+use crate::recovery::{Recovered, RecoveryError, distrust, recover};
 use crate::replica::{Phase, Serving};
 use crate::restore_point::RestorePoints;
 use crate::shared::{Condition, Shared};
@@ -74,7 +75,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
     }
 
     async fn live(&mut self) -> String {
-        let (mut trust_clean, mut rebuilding) = (true, None);
+        let (mut trust_clean, mut distrusted) = (true, None);
         // How often in a row recovery came to the same index, and which.
         let (mut setbacks, mut last) = (0u32, None);
         let mut pause = self.shared.config.recovery_retry_first;
@@ -82,7 +83,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         loop {
             let recovered = tokio::select! {
                 biased;
-                recovered = self.base(&mut rebuilding, trust_clean) => recovered,
+                recovered = self.base(&mut distrusted, trust_clean) => recovered,
                 () = self.stop.cancelled() => return "stopped during recovery".to_owned(),
             };
             let recovered = match recovered {
@@ -123,12 +124,13 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
                     }
                 }
                 Exit::Fatal(reason) => return reason,
-                Exit::Rebuild(reason) => {
+                Exit::Rebuild(rebuild) => {
+                    let reason = &rebuild.reason;
                     self.shared.metrics.error("diverged");
                     self.shared.condition(Condition::Diverged, Some(format!("the store is built anew: {reason}")));
                     self.shared.enter(Phase::Recovering, format!("building the store anew: {reason}"));
                     self.shared.recovering();
-                    rebuilding = Some(reason);
+                    distrusted = Some(rebuild);
                 }
                 Exit::Rewind(reason) if self.stop.is_cancelled() => {
                     return format!("stopped; without a clean mark the next start rewinds: {reason}");
@@ -150,16 +152,19 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         }
     }
 
-    /// A state from which the log goes on; what is there is given up first if it is to be built anew. Until that is done
-    /// nobody is served.
+    /// A state from which the log goes on. If what is there is to be built anew, the agent is told before anything else:
+    /// from then on every recovery, of a later process, too, gives it up. Until that is done nobody is served.
     async fn base(
         &self,
-        rebuilding: &mut Option<String>,
+        distrusted: &mut Option<Rebuild>,
         trust_clean: bool,
     ) -> Result<Recovered<C::Backend>, RecoveryError> {
-        if let Some(why) = rebuilding.as_deref() {
-            rebuild(&self.shared, &self.log, &self.agent, why).await?;
-            *rebuilding = None;
+        if let Some(rebuild) = distrusted.as_ref() {
+            distrust(&self.agent, &rebuild.reason).await?;
+        }
+        if let Some(Rebuild { known, .. }) = distrusted.take() {
+            // Who asked may have gone.
+            let _ = known.send(());
         }
         recover(&self.shared, &self.log, &self.agent, &self.connector, trust_clean).await
     }
@@ -217,12 +222,16 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
 
     /// The next start needs no rewind. Nothing is in flight any more.
     async fn mark_clean(&self, generation: u64, state: &State) -> Result<(), String> {
+        pass(Fault::StopDrained);
         let replica_state = serde_json::to_value(state).map_err(|e| e.to_string())?;
         let mark = Mark { index: state.index(), replica_state };
         let mut reason = String::new();
         for _ in 0..CLEAN_ATTEMPTS {
             match self.agent.mark_clean(generation, mark.clone()).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    pass(Fault::StopMarked);
+                    return Ok(());
+                }
                 Err(error) => {
                     tracing::warn!(%error, "no clean mark yet");
                     reason = error.to_string();

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use replicateddb_faults::{Fault, once_sent, pass};
 use replicateddb_ordering::truncation::Published;
 use replicateddb_ordering::{LogError, OrderedLog, Position};
 use replicateddb_store::api::RestorePoint;
@@ -118,6 +119,7 @@ async fn copy<L: OrderedLog, A: Agent>(
     // Made known before it is copied, so that the log keeps what follows it.
     let (needs, index) = (state.next_position(), state.index());
     hold(shared, log, agent, &state, false).await?;
+    pass(Fault::TakeOverHeld);
     let start = first(shared, log).await?;
     if needs < start {
         return Err(RecoveryError::Retry(format!(
@@ -128,7 +130,11 @@ async fn copy<L: OrderedLog, A: Agent>(
     shared.enter(Phase::Recovering, what.clone());
     tokio::select! {
         biased;
-        copied = agent.install(&peer.source, &point.id, replace) => Ok(copied?),
+        copied = once_sent(Fault::TakeOverAsked, agent.install(&peer.source, &point.id, replace)) => {
+            copied?;
+            pass(Fault::TakeOverInstalled);
+            Ok(())
+        }
         never = progress(shared, agent, &what) => match never {},
     }
 }

@@ -99,6 +99,38 @@ fn a_seed_is_one_history() {
     assert!(differ.is_empty(), "these seeds are not the same history again: {differ:?}");
 }
 
+/// I1, I5, I10: a store that differs from the others' serves nobody again, whenever its replica dies after it was told.
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_built_anew_serves_nobody_after_a_crash() {
+    const STEP: Duration = Duration::from_millis(25);
+    const LAST: u32 = 120;
+    for crash in (0..LAST).step_by(3) {
+        let cluster = Cluster::new(u64::from(crash));
+        for n in 0..2 {
+            cluster.start(n);
+        }
+        cluster.settle_on(0..2).await;
+        let mut random = StdRng::seed_from_u64(u64::from(crash));
+        // The log is given up in part in every other round: then another replica's restore point is what is left.
+        for n in 0..if crash % 2 == 0 { 20 } else { 600 } {
+            let _ = cluster.handle(0).unwrap().propose(request(&mut random, &format!("{n}"))).await;
+        }
+        cluster.stores[1].corrupt();
+        cluster.handle(1).unwrap().rebuild("it differs").await.unwrap();
+        tokio::time::sleep(STEP * crash).await;
+        // With it goes all that it knew.
+        cluster.handles[1].lock().unwrap().take();
+        cluster.start(1);
+        cluster.settle_on(0..2).await;
+        assert_eq!(
+            cluster.stores[1].data(),
+            cluster.stores[0].data(),
+            "I1: killed {:?} after it was told",
+            STEP * crash
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_graceful_stop_needs_no_rewind() {
     let cluster = Cluster::new(1);

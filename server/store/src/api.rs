@@ -168,6 +168,9 @@ pub struct Status {
     /// Those of them that the last rewind found damaged.
     #[serde(default)]
     pub damaged: Vec<Damaged>,
+    /// Why what the store holds, its restore points included, is not to be used: it is to be built anew.
+    #[serde(default)]
+    pub distrusted: Option<String>,
     /// Several replicas share this Cassandra: there is no mark, no restore point and no log here, and no call but
     /// `status` is answered.
     #[serde(default)]
@@ -207,6 +210,14 @@ pub struct Install {
     /// The restore points that are here go.
     #[serde(default)]
     pub replace: bool,
+}
+
+/// `distrust`: from now on nothing that the store holds is used, after whatever crash, until it is emptied by a `rewind` or
+/// replaced by an `install`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distrust {
+    /// For people.
+    pub reason: String,
 }
 
 /// Reply of `claim`, `clear-clean` and other calls without a result of their own.
@@ -328,6 +339,8 @@ pub enum Code {
     SharedMode,
     /// The directory is neither clean nor rewound.
     Dirty,
+    /// What the store holds is not to be used: it has to be emptied or replaced.
+    Distrusted,
     /// The JVM is not running, or not in the state that the call needs.
     WrongState,
     /// Another generation is running than the caller believes.

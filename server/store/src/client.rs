@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::api::{
-    Abort, Autocompaction, Code, Commit, Done, Flushed, INCARNATION_HEADER, Install, Jvm, LOG_HEADER, Manifest, Mark,
-    MarkClean, NowReply, Refusal, RestorePoint, Rewind, Rewound, Snapshot, Status, Table,
+    Abort, Autocompaction, Code, Commit, Distrust, Done, Flushed, INCARNATION_HEADER, Install, Jvm, LOG_HEADER,
+    Manifest, Mark, MarkClean, NowReply, Refusal, RestorePoint, Rewind, Rewound, Snapshot, Status, Table,
 };
 
 /// Longest wait for a connection to the agent.
@@ -172,12 +172,15 @@ impl Store {
     }
 
     /// The restore points of the agent at `source` (this one's or another's) that are not known to be damaged, oldest
-    /// first.
+    /// first; none of a store that is distrusted.
     ///
     /// # Errors
     /// If that agent can't be reached or refuses the token.
     pub async fn restore_points_of(&self, source: &str) -> Result<Vec<RestorePoint>, StoreError> {
         let status: Status = self.send(self.http.get(format!("{source}/v1/status")), SHORT_TIMEOUT).await?;
+        if status.distrusted.is_some() {
+            return Ok(Vec::new());
+        }
         let damaged = |point: &RestorePoint| status.damaged.iter().any(|damaged| damaged.id == point.id);
         Ok(status.restore_points.iter().filter(|point| !damaged(point)).cloned().collect())
     }
@@ -199,6 +202,15 @@ impl Store {
     pub async fn install(&self, source: &str, id: &str, replace: bool) -> Result<Done, StoreError> {
         let request = Install { source: source.to_owned(), id: id.to_owned(), replace };
         self.post("install", &request, INSTALL_TIMEOUT).await
+    }
+
+    /// Has nothing that this store holds used any more, durably, until it is emptied by a rewind or replaced by an
+    /// install.
+    ///
+    /// # Errors
+    /// As for every call.
+    pub async fn distrust(&self, reason: &str) -> Result<Done, StoreError> {
+        self.post("distrust", &Distrust { reason: reason.to_owned() }, SHORT_TIMEOUT).await
     }
 
     /// Stops the JVM, puts a restore point back, starts the JVM anew, and waits until it answers CQL.
@@ -359,6 +371,7 @@ mod tests {
             clean: None,
             restore_points: Vec::new(),
             damaged: Vec::new(),
+            distrusted: None,
             shared: false,
             log_id: None,
             highest_incarnation: None,

@@ -7,7 +7,7 @@ mod common;
 use common::data::{TABLES, fill, restore_point};
 use common::{Bed, dump, run};
 use replicateddb_store::agent::faults;
-use replicateddb_store::api::{Code, Rewind};
+use replicateddb_store::api::{Code, Rewind, Status};
 
 /// The index of the restore point that is taken over.
 const INDEX: u64 = 41;
@@ -79,11 +79,36 @@ async fn a_restore_point_of_another_store_comes_whole_or_not_at_all() {
     taken.rewind(Rewind::Latest).await.unwrap();
     assert_eq!(dump(&taker.cql().await, &TABLES).await, own);
 
-    // In place of all that are there, for a store that can't be trusted.
     restore_point(&giver.store(1), "again", INDEX + 2).await;
-    taken.install(&source, "again", true).await.unwrap();
-    let ids = |status: replicateddb_store::api::Status| status.restore_points.into_iter().map(|point| point.id);
-    assert_eq!(ids(taken.status().await.unwrap()).collect::<Vec<_>>(), ["again"]);
+    replaced(&mut taker, &source, "again").await;
+}
+
+/// In place of all that are there, for a store that can't be trusted: until then nothing of it is used.
+async fn replaced(taker: &mut Bed, source: &str, id: &str) {
+    let ids = |status: &Status| status.restore_points.iter().map(|point| point.id.clone()).collect::<Vec<_>>();
+    taker.store(2).distrust("it differs").await.unwrap();
+    taker.kill_agent().await;
+    taker.start_agent_that_crashes_at(faults::REPLACE);
+    let status = taker.until("the agent answers", |_| true).await;
+    assert_eq!((status.distrusted.as_deref(), status.clean.is_none()), (Some("it differs"), true));
+    assert!(ids(&status).len() == 2 && taker.store(2).restore_points_of(&taker.url("")).await.unwrap().is_empty());
+    for call in [taker.store(2).rewind(Rewind::Latest).await.err(), taker.store(2).start().await.err()] {
+        assert!(matches!(call.unwrap().code(), Some(Code::Distrusted | Code::Dirty)));
+    }
+    assert!(taker.store(2).install(source, id, true).await.is_err());
+    taker.agent_ended().await;
+    taker.start_agent();
+    let status = taker.until("the agent answers", |_| true).await;
+    assert_eq!((status.distrusted.as_deref(), ids(&status)), (Some("it differs"), vec![id.to_owned()]));
+    taker.store(2).install(source, id, true).await.unwrap();
+    let status = taker.store(2).status().await.unwrap();
+    assert_eq!((status.distrusted.as_deref(), ids(&status)), (None, vec![id.to_owned()]));
+    assert_eq!(taker.store(2).rewind(Rewind::Latest).await.unwrap().manifest.unwrap().id, id);
+
+    taker.store(2).distrust("it differs again").await.unwrap();
+    assert_eq!(taker.store(2).rewind(Rewind::Empty).await.unwrap().manifest, None);
+    let status = taker.store(2).status().await.unwrap();
+    assert!(status.distrusted.is_none() && status.restore_points.is_empty());
 }
 
 /// Some file with rows below a folder.

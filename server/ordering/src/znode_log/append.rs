@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use replicateddb_faults::{Fault, once_sent, pass};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
@@ -117,6 +118,7 @@ impl Append {
             };
             match self.commit(&client, segment, &frame).await {
                 AppendVerdict::Committed { sequence, commit_time_ms } => {
+                    pass(Fault::AppendAcknowledged);
                     return Ok(self.committed(Position::new(segment, sequence), commit_time_ms));
                 }
                 AppendVerdict::Sealed => inner.saw_segment(segment.saturating_add(1)),
@@ -170,7 +172,8 @@ impl Append {
         if let Err(error) = added {
             return AppendVerdict::Refused(error.to_string());
         }
-        let mut answer = std::pin::pin!(writer.commit());
+        pass(Fault::AppendUnsent);
+        let mut answer = std::pin::pin!(once_sent(Fault::AppendSent, writer.commit()));
         if let Ok(answer) = timeout_at(self.deadline, &mut answer).await {
             return plan::append_verdict(answer);
         }
@@ -252,8 +255,10 @@ fn seal(inner: &Arc<Inner>, segment: u32) -> impl Future<Output = Result<(), Err
             Some(SegmentState::OPEN_VERSION),
         )?;
         writer.add_create(&inner.layout.segment(segment.saturating_add(1)), SegmentState::Open.data(), &options)?;
+        pass(Fault::SegmentFull);
         match writer.commit().await {
             Ok(_) => {
+                pass(Fault::SegmentSealed);
                 debug!(segment, "segment sealed");
                 Ok(())
             }

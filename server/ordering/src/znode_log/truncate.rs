@@ -4,6 +4,7 @@
 //! can be repeated, by anybody: a truncation that stopped in the middle is finished by the next one (I10).
 
 use bytes::Bytes;
+use replicateddb_faults::{Fault, pass};
 use zookeeper_client::{Client, Error, MultiReadResult, MultiWriteError, Stat};
 
 use super::layout::{LogHeader, SegmentState, segment_of, sequence_of};
@@ -73,6 +74,7 @@ pub(super) async fn truncate(inner: &Inner, below: Position) -> Result<(), LogEr
     let client = inner.synced_client().await?;
     check_range(inner, &client, below).await?;
     let first = move_first(inner, &client, below).await?;
+    pass(Fault::TruncationMoved);
     let requests = inner.layout.requests();
     for name in client.list_children(&requests).await.map_err(unavailable)? {
         match segment_of(&name) {
@@ -204,6 +206,7 @@ async fn delete(inner: &Inner, client: &Client, paths: &[String]) -> Result<(), 
             Err(error) => return Err(write_error(inner, client, error).await),
             Ok(()) => {}
         }
+        pass(Fault::TruncationDeleted);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use replicateddb_cql::frame::{Codec, Envelope, Opcode};
+use replicateddb_faults::{Fault, pass};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::Framed;
@@ -115,6 +116,7 @@ async fn carry(framed: Framed<TcpStream, Codec>, mut queue: mpsc::Receiver<Ask>)
                     next = if free.is_empty() { None } else { queue.try_recv().ok() };
                 }
                 sink.flush().await.map_err(|e| e.to_string())?;
+                pass(Fault::RecordSent);
             }
             answer = stream.next() => {
                 let envelope = answer.ok_or("closed by Cassandra")?.map_err(|e| e.to_string())?;

@@ -13,6 +13,7 @@ use replicateddb_cql::{
     response::{self, ErrorCode},
     statement::{Statement, classify},
 };
+use replicateddb_faults::{Fault, pass};
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -423,6 +424,7 @@ impl<C: Core> Session<C> {
         self.tasks.spawn(async move {
             let answer = service.write(stream, write, consistency).await;
             let sent = out.send(answer).await.map_err(|_| End::Closed);
+            pass(Fault::AnswerQueued);
             drop(ticket);
             sent
         });

@@ -331,6 +331,7 @@ impl Agent for KeyspaceStore {
             clean,
             restore_points: Vec::new(),
             damaged: Vec::new(),
+            distrusted: None,
             shared: true,
             log_id: Some(known.log),
             highest_incarnation: Some(known.incarnation),
@@ -398,6 +399,11 @@ impl Agent for KeyspaceStore {
         open.drop_everything().await?;
         self.set_build(build);
         Ok(Rewound { generation, manifest: None })
+    }
+
+    /// Without its mark a keyspace is built anew from the log, whatever happens.
+    async fn distrust(&self, _: &str) -> Result<(), StoreError> {
+        Agent::clear_clean(self).await
     }
 
     async fn start(&self) -> Result<u64, StoreError> {

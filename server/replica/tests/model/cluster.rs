@@ -165,13 +165,18 @@ impl Cluster {
     }
 
     async fn settle(&self) {
+        self.settle_on(0..REPLICAS).await;
+    }
+
+    /// Waits until these replicas serve and all that was proposed before is applied on them.
+    pub async fn settle_on(&self, replicas: std::ops::Range<u32>) {
         // An agent that was asked to stop as the trouble ended takes its time.
         let stopping = || self.stores.iter().any(ModelStore::is_stopping);
         tokio::time::sleep(Duration::from_millis(10)).await;
         while stopping() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        for n in 0..REPLICAS {
+        for n in replicas {
             self.pass_barrier(n).await;
         }
     }

@@ -59,6 +59,8 @@ struct World {
     aborted: BTreeSet<String>,
     /// The last two restore points.
     points: Vec<(Manifest, Data)>,
+    /// Why nothing that is here is to be used.
+    distrusted: Option<String>,
     points_made: u64,
     installs: u64,
     sequence: u64,
@@ -193,13 +195,22 @@ impl ModelStore {
         self.world(|world| world.installs)
     }
 
+    /// What it holds, in restore points too, is another thing than what the log made.
+    pub fn corrupt(&self) {
+        self.world(|world| {
+            for data in world.points.iter_mut().map(|(_, data)| data).chain([&mut world.data, &mut world.flushed]) {
+                data.rows.insert(("t0".into(), "bogus".into()), 1);
+            }
+        });
+    }
+
     /// The volume is lost; the agent starts on an empty one.
     pub fn lose_volume(&self) {
         self.kill_jvm();
         self.world(|world| {
             world.data = Data::default();
             world.appended_ms = 0;
-            world.points.clear();
+            (world.points, world.distrusted) = (Vec::new(), None);
             world.snapshots.clear();
             world.clean = Some((None, 0));
         });
@@ -327,6 +338,7 @@ impl Agent for ModelAgent {
                 }),
                 restore_points: world.points.iter().map(|(manifest, _)| point(manifest)).collect(),
                 damaged: Vec::new(),
+                distrusted: world.distrusted.clone(),
                 shared: false,
                 log_id: None,
                 highest_incarnation: Some(world.highest),
@@ -386,9 +398,14 @@ impl Agent for ModelAgent {
         .await
     }
 
-    async fn rewind(&self, _to: Rewind) -> Result<Rewound, StoreError> {
+    async fn rewind(&self, to: Rewind) -> Result<Rewound, StoreError> {
         let step_ms = i64::from(self.store.dice(2)) * i64::from(self.store.dice(4000));
         self.call(500, |world| {
+            if to == Rewind::Empty {
+                (world.points, world.distrusted) = (Vec::new(), None);
+            } else if world.distrusted.is_some() {
+                return Err(refused(Code::Distrusted));
+            }
             if let Some(health) = world.health.take() {
                 health.send_replace(Health::Lost { reason: "rewound".into() });
             }
@@ -407,6 +424,15 @@ impl Agent for ModelAgent {
             world.rewinds += 1;
             start(world);
             Ok(Rewound { generation: world.generation, manifest })
+        })
+        .await
+    }
+
+    async fn distrust(&self, reason: &str) -> Result<(), StoreError> {
+        self.call(5, |world| {
+            world.distrusted = Some(reason.to_owned());
+            world.clean = None;
+            Ok(())
         })
         .await
     }
@@ -460,7 +486,11 @@ impl Agent for ModelAgent {
     }
 
     async fn restore_points_of(&self, source: &str) -> Result<Vec<RestorePoint>, StoreError> {
-        self.ask(source, |world| Ok(world.points.iter().map(|(manifest, _)| point(manifest)).collect())).await
+        self.ask(source, |world| {
+            let points = world.points.iter().filter(|_| world.distrusted.is_none());
+            Ok(points.map(|(manifest, _)| point(manifest)).collect())
+        })
+        .await
     }
 
     async fn manifest_of(&self, source: &str, id: &str) -> Result<Manifest, StoreError> {
@@ -476,7 +506,7 @@ impl Agent for ModelAgent {
             world.sequence += 1;
             manifest.sequence = world.sequence;
             if replace {
-                world.points.clear();
+                (world.points, world.distrusted) = (Vec::new(), None);
             }
             world.keep(manifest, data);
             world.installs += 1;

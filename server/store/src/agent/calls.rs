@@ -6,12 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::plan::Caller;
-use super::state::{Pending, Running, State};
+use super::state::{Pending, Persisted, Running, State};
 use super::supervisor::{Agent, Locked, blocking, failed};
-use super::{disk, footprint, install, plan, points, probe};
+use super::{disk, faults, footprint, install, plan, points, probe};
 use crate::api::{
-    Abort, Autocompaction, Clean, Code, Commit, Done, Files, Flushed, Held, Install, Installing, Manifest, MarkClean,
-    NowReply, RESTORE_POINTS_KEPT, Refusal, Rewind, Rewound, Snapshot,
+    Abort, Autocompaction, Clean, Code, Commit, Distrust, Done, Files, Flushed, Held, Install, Installing, Manifest,
+    MarkClean, NowReply, RESTORE_POINTS_KEPT, Refusal, Rewind, Rewound, Snapshot,
 };
 
 /// Why a call is refused at the end.
@@ -77,6 +77,30 @@ impl Agent {
             self.start_jvm(&mut state, true).await?;
         }
         Ok(done(&state))
+    }
+
+    /// Has nothing that is here used any more. The flag first: with the mark gone, too, a crash leaves either both or a
+    /// flag that says enough.
+    pub async fn distrust(self, caller: Caller, request: Distrust) -> Result<Done, Refusal> {
+        let mut state = self.enter(caller).await?;
+        tracing::error!(reason = request.reason, "what the store holds is not used any more");
+        self.set_distrusted(&mut state, Some(request.reason)).await?;
+        state.clean = None;
+        let layout = self.setup.layout.clone();
+        blocking(move || disk::remove_file(&layout.clean())).await.map_err(|e| failed(&e))?;
+        Ok(done(&state))
+    }
+
+    /// Says, durably, whether what is here may be used.
+    pub(super) async fn set_distrusted(&self, state: &mut State, reason: Option<String>) -> Result<(), Refusal> {
+        if state.persisted.distrusted == reason {
+            return Ok(());
+        }
+        let persisted = Persisted { distrusted: reason, ..state.persisted.clone() };
+        let (layout, saved) = (self.setup.layout.clone(), persisted.clone());
+        blocking(move || saved.save(&layout)).await.map_err(|e| failed(&e))?;
+        state.persisted = persisted;
+        Ok(())
     }
 
     /// Rewinds and starts the JVM.
@@ -205,11 +229,14 @@ impl Agent {
         plan::check_id(&id)?;
         drop(self.enter(caller).await?);
         let _one_at_a_time = self.installing.clone().lock_owned().await;
-        let state = self.enter(caller).await?;
+        let mut state = self.enter(caller).await?;
         if state.points.iter().any(|point| point.id == id) {
             // A crash came between the two.
             let layout = self.setup.layout.clone();
             blocking(move || disk::remove_tree(&layout.staging())).await.map_err(|e| failed(&e))?;
+            if replace {
+                self.replace_by(&mut state, &id).await?;
+            }
             return Ok(done(&state));
         }
         drop(state);
@@ -223,16 +250,26 @@ impl Agent {
         let adopted = blocking(move || install::adopt(&setup.layout, staged, sequence, &setup.faults)).await;
         let manifest = adopted.map_err(|e| failed(&e))?;
         tracing::info!(id, source, index = manifest.mark.index, "took over a restore point of another replica");
-        let earlier: Vec<_> = state.points.iter().map(|point| point.id.clone()).collect();
         state.points.push(points::point(&manifest));
-        for id in earlier.into_iter().filter(|_| replace) {
-            self.remove_tree(&id).await?;
-            state.points.retain(|point| point.id != id);
+        if replace {
+            self.replace_by(&mut state, &id).await?;
         }
         let answer = done(&state);
         state.publish();
         tokio::spawn(self.clone().clean_up(state));
         Ok(answer)
+    }
+
+    /// Deletes every restore point but this one, which came from another store: what is here may be used again.
+    async fn replace_by(&self, state: &mut State, id: &str) -> Result<(), Refusal> {
+        let others: Vec<_> = state.points.iter().map(|point| point.id.clone()).filter(|other| other != id).collect();
+        for other in others {
+            self.remove_tree(&other).await?;
+            state.points.retain(|point| point.id != other);
+        }
+        state.damaged.retain(|damaged| damaged.id == id);
+        self.setup.faults.pass(faults::REPLACE);
+        self.set_distrusted(state, None).await
     }
 
     async fn stage(&self, source: &str, id: &str) -> anyhow::Result<install::Description> {

@@ -158,6 +158,9 @@ fn refusals() -> Vec<(&'static str, &'static str)> {
         ("native_transport_max_request_data_in_flight", "64MiB"),
         ("native_transport_max_request_data_in_flight_per_ip", "64MiB"),
         ("max_value_size", "256MiB"),
+        // A scan would take 256 KiB of direct memory for each file and thread, without a bound: with many files, as after a
+        // replay, a digest would end the JVM.
+        ("compressed_read_ahead_buffer_size", "0KiB"),
         // A digest reads everything, however much was deleted.
         ("tombstone_failure_threshold", "2147483647"),
         ("read_thresholds_enabled", "false"),

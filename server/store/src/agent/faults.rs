@@ -19,6 +19,9 @@ pub const COMMIT: [&str; 3] = ["commit-tree-synced", "commit-manifest-renamed", 
 pub const INSTALL: [&str; 4] =
     ["install-file-staged", "install-staged", "install-tree-moved", "install-manifest-renamed"];
 
+/// Fault point of taking one over in place of all that are there: after [`INSTALL`].
+pub const REPLACE: &str = "install-others-dropped";
+
 /// The fault point that is armed, if any. The product arms none.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
@@ -35,6 +38,7 @@ impl Faults {
     /// Passes a point: returns, unless it is armed; then the process aborts, and nothing is cleaned up.
     pub(crate) fn pass(&self, name: &str) {
         if self.armed.as_deref() == Some(name) {
+            eprintln!("fault point {name} is passed");
             std::process::abort();
         }
     }

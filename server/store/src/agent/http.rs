@@ -29,6 +29,7 @@ pub fn router(agent: Agent) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/claim", post(|State(a), h, b| call(a, h, b, Agent::claim)))
         .route("/v1/start", post(|State(a), h, b| call(a, h, b, Agent::call_start)))
+        .route("/v1/distrust", post(|State(a), h, b| call(a, h, b, Agent::distrust)))
         .route("/v1/rewind", post(|State(a), h, b| call(a, h, b, Agent::call_rewind)))
         .route("/v1/flush", post(|State(a), h, b| call(a, h, b, Agent::flush)))
         .route("/v1/snapshot", post(|State(a), h, b| call(a, h, b, Agent::snapshot)))
@@ -184,6 +185,7 @@ fn status_of(code: Code) -> StatusCode {
         | Code::OtherLog
         | Code::SharedMode
         | Code::Dirty
+        | Code::Distrusted
         | Code::WrongState
         | Code::WrongGeneration
         | Code::Damaged => StatusCode::CONFLICT,

@@ -72,6 +72,20 @@ pub fn read_before(point: &RestorePoint, last_put_back: Option<&str>) -> bool {
     point.files.bytes <= READ_AT_ONCE || last_put_back == Some(&point.id)
 }
 
+/// Decides whether a rewind may use what is here.
+///
+/// # Errors
+/// If that is distrusted, and would be.
+pub fn check_trusted(to: &Rewind, distrusted: Option<&str>) -> Result<(), Refusal> {
+    match distrusted {
+        Some(reason) if *to != Rewind::Empty => Err(Refusal {
+            code: Code::Distrusted,
+            message: format!("nothing of this store is put back, it is to be emptied or replaced: {reason}"),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Decides what a rewind puts back. `points` are the committed restore points; `damaged` are those among them that were
 /// found to be.
 ///
@@ -244,6 +258,18 @@ mod tests {
             let got = rewind_to(&to, &points, &damages(damaged)).map_err(|refusal| refusal.code);
             assert_eq!(got, expected.map(intent), "{to:?} {points:?}");
         }
+    }
+
+    #[test]
+    fn what_is_distrusted_is_emptied_and_not_put_back() {
+        let code = |to: Rewind, reason| check_trusted(&to, reason).map_err(|refusal| refusal.code);
+        let one = || Rewind::RestorePoint { id: "a".into() };
+        for to in [Rewind::Latest, one(), Rewind::Empty] {
+            assert_eq!(code(to, None), Ok(()));
+        }
+        assert_eq!(code(Rewind::Latest, Some("x")), Err(Code::Distrusted));
+        assert_eq!(code(one(), Some("x")), Err(Code::Distrusted));
+        assert_eq!(code(Rewind::Empty, Some("x")), Ok(()));
     }
 
     #[test]

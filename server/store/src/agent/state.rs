@@ -39,6 +39,9 @@ pub struct Persisted {
     /// The restore point that the last rewind put back.
     #[serde(default)]
     pub last_put_back: Option<String>,
+    /// Why nothing that is here is to be used.
+    #[serde(default)]
+    pub distrusted: Option<String>,
     /// The directory is of a Cassandra that several replicas share.
     #[serde(default)]
     pub shared: bool,
@@ -56,6 +59,7 @@ impl Persisted {
             earlier: Vec::new(),
             sequence: 0,
             last_put_back: None,
+            distrusted: None,
             shared,
         }
     }
@@ -214,6 +218,7 @@ impl State {
             clean,
             restore_points: self.points.clone(),
             damaged: self.damaged.clone(),
+            distrusted: self.persisted.distrusted.clone(),
             shared: self.persisted.shared,
             log_id: self.persisted.log_id,
             highest_incarnation: self.persisted.highest_incarnation,

@@ -230,12 +230,16 @@ impl Agent {
     /// # Errors
     /// If there is nothing to rewind to, or the disk fails.
     pub(super) async fn rewind(&self, state: &mut State, to: &Rewind) -> Result<Rewound, Refusal> {
+        plan::check_trusted(to, state.persisted.distrusted.as_deref())?;
         self.check_points(state, to).await?;
         let intent = plan::rewind_to(to, &state.points, &state.damaged)?;
         tracing::info!(?intent, "rewinding");
         self.stop_jvm(state).await.map_err(|e| failed(&e))?;
         state.persisted.last_put_back = intent.restore_point.clone();
         self.carry_out(state, intent).await.map_err(|e| failed(&e))?;
+        if *to == Rewind::Empty {
+            self.set_distrusted(state, None).await?;
+        }
         let manifest = state.clean.as_ref().and_then(|clean| clean.manifest.clone());
         let generation = self.start_jvm(state, false).await?;
         Ok(Rewound { generation, manifest })
