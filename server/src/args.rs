@@ -101,9 +101,15 @@ pub struct ReplicaArgs {
     pub agent_token_file: Option<PathBuf>,
     /// Share the Cassandra with other replicas, confined to this keyspace; {id} becomes the replica's number. For
     /// development: after every end but a graceful one, and whenever the Cassandra was restarted, the keyspace is
-    /// built anew from the whole log. Its Cassandra runs under `agent --shared`.
+    /// built anew, from a checkpoint and the log behind it, or from the whole log without --checkpoint-dir. Its Cassandra
+    /// runs under `agent --shared`.
     #[arg(long, env = "RDB_KEYSPACE", conflicts_with_all = ["agent", "agent_token_file"])]
     pub keyspace: Option<String>,
+    /// With --keyspace: folder for the replica's checkpoints (JSON documents), made if it is missing; {id} becomes the
+    /// replica's number. It must be durable and no other replica's. One is taken as often as a restore point, with the
+    /// writes of this replica held for as long as its tables are read, at most 10 s.
+    #[arg(long, env = "RDB_CHECKPOINT_DIR", requires = "keyspace")]
+    pub checkpoint_dir: Option<String>,
     /// Where CQL clients are served.
     #[arg(long, env = "RDB_LISTEN", default_value = "0.0.0.0:9042")]
     pub listen: SocketAddr,

@@ -1,8 +1,16 @@
 //! `replica`: the replica's process, from its flags to its graceful end.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
+use axum::Router;
 use prometheus_client::registry::Registry;
 use replicateddb_ordering::{
     OrderedLog,
@@ -31,6 +39,9 @@ use crate::{
 
 /// Pause before the ordered log is tried again at start.
 const OPEN_RETRY: Duration = Duration::from_secs(1);
+/// Longest time that writes are held while a checkpoint reads the tables. One that takes longer is given up, and tried again
+/// after a longer pause each time.
+const CHECKPOINT_HOLD: Duration = Duration::from_secs(10);
 /// Namespace of the replicas' host ids.
 const HOST_IDS: Uuid = Uuid::from_u128(0x0f4c_3d0e_9a34_4c7e_8f1d_5b7c_21e6_9a40);
 
@@ -106,8 +117,12 @@ impl Running {
 
         let members = Arc::new(Members::watching(&log));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
-        let handle = start_core(args, id, log, token, keyspace.as_deref(), core_metrics)?;
-        admin_port.serve(replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch())));
+        let (handle, checkpoints) = match keyspace.as_deref() {
+            Some(keyspace) => start_confined(args, id, log, keyspace, identity.address, core_metrics)?,
+            None => (start_core(args, id, log, token, core_metrics)?, Router::new()),
+        };
+        let routes = replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch()));
+        admin_port.serve(routes.merge(checkpoints));
 
         let member = Member {
             id,
@@ -148,28 +163,48 @@ impl Running {
     }
 }
 
-/// On a Cassandra of its own, with the store agent beside it, or in a keyspace of a shared one.
+/// On a Cassandra of its own, with the store agent beside it.
 fn start_core(
     args: &ReplicaArgs,
     id: u32,
     log: ZnodeLog,
     token: &str,
-    keyspace: Option<&str>,
     metrics: metrics::Metrics,
 ) -> anyhow::Result<ReplicaHandle> {
-    let address = with_id(&args.cassandra, id);
-    let (log_id, incarnation) = (log.log_id().0, log.incarnation().0);
-    let mut config = core_config(args, id);
-    if let Some(keyspace) = keyspace {
-        // None can be made.
-        (config.restore_point_interval, config.restore_point_records) = (Duration::MAX, u64::MAX);
-        let store = KeyspaceStore::new(&address, keyspace, id, log_id, incarnation);
-        let connector = KeyspaceConnector::new(store.clone());
-        return Ok(ReplicaHandle::start(config, log, store, connector, metrics));
-    }
     let agent = args.agent.as_deref().context("--agent is missing")?;
-    let store = Store::new(&with_id(agent, id), token, log_id, incarnation).context("the agent's URL")?;
-    Ok(ReplicaHandle::start(config, log, store, CassandraConnector { address }, metrics))
+    let store =
+        Store::new(&with_id(agent, id), token, log.log_id().0, log.incarnation().0).context("the agent's URL")?;
+    let connector = CassandraConnector { address: with_id(&args.cassandra, id) };
+    Ok(ReplicaHandle::start(core_config(args, id), log, store, connector, metrics))
+}
+
+/// In a keyspace of a shared Cassandra; with what serves its checkpoints to other replicas.
+fn start_confined(
+    args: &ReplicaArgs,
+    id: u32,
+    log: ZnodeLog,
+    keyspace: &str,
+    address: IpAddr,
+    metrics: metrics::Metrics,
+) -> anyhow::Result<(ReplicaHandle, Router)> {
+    let cassandra = with_id(&args.cassandra, id);
+    let mut store = KeyspaceStore::new(&cassandra, keyspace, id, log.log_id().0, log.incarnation().0);
+    let mut config = core_config(args, id);
+    match &args.checkpoint_dir {
+        Some(dir) => {
+            let dir = PathBuf::from(with_id(dir, id));
+            fs::create_dir_all(&dir)
+                .with_context(|| format!("making the folder {} of --checkpoint-dir", dir.display()))?;
+            let admin = SocketAddr::new(address, args.admin_listen.port());
+            store = store.with_checkpoints(&dir, &format!("http://{admin}"));
+            config.restore_point_timeout = CHECKPOINT_HOLD;
+        }
+        // None can be made.
+        None => (config.restore_point_interval, config.restore_point_records) = (Duration::MAX, u64::MAX),
+    }
+    let router = store.router();
+    let connector = KeyspaceConnector::new(store.clone());
+    Ok((ReplicaHandle::start(config, log, store, connector, metrics), router))
 }
 
 /// Tells the other replicas and the drivers of this one while, and only while, it serves.

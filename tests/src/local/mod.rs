@@ -1,6 +1,7 @@
 //! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
 
 mod conditions;
+mod emptied;
 mod faults;
 mod freeze;
 mod lists;

@@ -18,6 +18,7 @@ use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
 use tokio::sync::watch;
 
+use super::connection::Connection;
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
 use super::prepared::{Known, PreparedCache, Preparing};
@@ -48,7 +49,7 @@ impl Connector for CassandraConnector {
     }
 
     async fn connect(&self, generation: u64) -> Result<Cassandra, BackendError> {
-        Ok(Cassandra { pool: Pool::connect(&self.address, generation).await?, prepared: Arc::default() })
+        Cassandra::connect(&self.address, generation, None).await
     }
 }
 
@@ -129,6 +130,14 @@ impl Backend for Cassandra {
 }
 
 impl Cassandra {
+    /// Connects to this generation; the connections tell Cassandra the name of their application, if there is one.
+    ///
+    /// # Errors
+    /// It can't be reached, or is another one.
+    pub(crate) async fn connect(address: &str, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
+        Ok(Self { pool: Pool::connect(address, generation, name).await?, prepared: Arc::default() })
+    }
+
     /// Digests of one keyspace's tables, or of all users'.
     pub(crate) async fn digest_of(
         &self,
@@ -136,6 +145,11 @@ impl Cassandra {
         now_s: i32,
     ) -> Result<BTreeMap<String, TableDigest>, Failure> {
         scan::digest(&self.pool.any().await?, keyspace, now_s).await
+    }
+
+    /// A connection that uses no keyspace.
+    pub(crate) async fn connection(&self) -> Result<Connection, Failure> {
+        self.pool.any().await
     }
 
     /// Prepares a statement that has values.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
 mod direct;
+pub mod statements;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -89,13 +90,17 @@ pub fn cassandra_lib() -> PathBuf {
 impl Site {
     pub fn new() -> Self {
         let site = Self::without_agent();
-        let words = site.words.clone();
+        site.run();
+        site
+    }
+
+    fn run(&self) {
+        let words = self.words.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             // It ends with the test's process, and the JVM with it.
             runtime.block_on(run(Cli::parse_from(words).args)).unwrap();
         });
-        site
     }
 
     pub fn agent_process(&self) -> AgentProcess {
@@ -103,6 +108,14 @@ impl Site {
         command.args(["agent_as_a_process", "--exact", "--ignored", "--nocapture"]);
         command.env(AGENT_WORDS, self.words.join("\n")).stdout(std::process::Stdio::null());
         AgentProcess(command.spawn().unwrap())
+    }
+
+    /// With a Cassandra that several replicas share.
+    pub fn shared() -> Self {
+        let mut site = Self::without_agent();
+        site.words.push("--shared".to_owned());
+        site.run();
+        site
     }
 
     pub fn without_agent() -> Self {
