@@ -1,9 +1,7 @@
 //! `replica`: the replica's process, from its flags to its graceful end.
 
 use std::{
-    fs,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -20,6 +18,7 @@ use replicateddb_ordering::{
 use replicateddb_replica::{
     ReplicaHandle, admin as replica_admin,
     backend::executor::CassandraConnector,
+    checkpoint::{Exporting, exchange},
     config, frontend,
     frontend::{Frontend, Identity, Peers},
     keyspace::{KeyspaceConnector, KeyspaceStore},
@@ -119,7 +118,7 @@ impl Running {
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
         let (handle, checkpoints) = match keyspace.as_deref() {
             Some(keyspace) => start_confined(args, id, log, keyspace, identity.address, core_metrics)?,
-            None => (start_core(args, id, log, token, core_metrics)?, Router::new()),
+            None => start_core(args, id, log, token, core_metrics)?,
         };
         let routes = replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch()));
         admin_port.serve(routes.merge(checkpoints));
@@ -163,22 +162,30 @@ impl Running {
     }
 }
 
-/// On a Cassandra of its own, with the store agent beside it.
+/// On a Cassandra of its own, with the store agent beside it; with what serves its checkpoints.
 fn start_core(
     args: &ReplicaArgs,
     id: u32,
     log: ZnodeLog,
     token: &str,
     metrics: metrics::Metrics,
-) -> anyhow::Result<ReplicaHandle> {
+) -> anyhow::Result<(ReplicaHandle, Router)> {
     let agent = args.agent.as_deref().context("--agent is missing")?;
     let store =
         Store::new(&with_id(agent, id), token, log.log_id().0, log.incarnation().0).context("the agent's URL")?;
     let connector = CassandraConnector { address: with_id(&args.cassandra, id) };
-    Ok(ReplicaHandle::start(core_config(args, id), log, store, connector, metrics))
+    let config = core_config(args, id);
+    let Some(points) = args.checkpoints(id)? else {
+        return Ok((ReplicaHandle::start(config, log, store, connector, metrics), Router::new()));
+    };
+    let store = Exporting::new(store, &connector.address, points.clone());
+    let asked = store.asked();
+    let handle = ReplicaHandle::start(config, log, store, connector, metrics);
+    let router = exchange::router(points, handle.clone(), Some(asked));
+    Ok((handle, router))
 }
 
-/// In a keyspace of a shared Cassandra; with what serves its checkpoints to other replicas.
+/// In a keyspace of a shared Cassandra; with what serves its checkpoints.
 fn start_confined(
     args: &ReplicaArgs,
     id: u32,
@@ -188,23 +195,22 @@ fn start_confined(
     metrics: metrics::Metrics,
 ) -> anyhow::Result<(ReplicaHandle, Router)> {
     let cassandra = with_id(&args.cassandra, id);
-    let mut store = KeyspaceStore::new(&cassandra, keyspace, id, log.log_id().0, log.incarnation().0);
+    let store = KeyspaceStore::new(&cassandra, keyspace, id, log.log_id().0, log.incarnation().0);
     let mut config = core_config(args, id);
-    match &args.checkpoint_dir {
-        Some(dir) => {
-            let dir = PathBuf::from(with_id(dir, id));
-            fs::create_dir_all(&dir)
-                .with_context(|| format!("making the folder {} of --checkpoint-dir", dir.display()))?;
-            let admin = SocketAddr::new(address, args.admin_listen.port());
-            store = store.with_checkpoints(&dir, &format!("http://{admin}"));
-            config.restore_point_timeout = CHECKPOINT_HOLD;
-        }
+    let start = |config, store: KeyspaceStore| {
+        let connector = KeyspaceConnector::new(store.clone());
+        ReplicaHandle::start(config, log, store, connector, metrics)
+    };
+    let Some(points) = args.checkpoints(id)? else {
         // None can be made.
-        None => (config.restore_point_interval, config.restore_point_records) = (Duration::MAX, u64::MAX),
-    }
-    let router = store.router();
-    let connector = KeyspaceConnector::new(store.clone());
-    Ok((ReplicaHandle::start(config, log, store, connector, metrics), router))
+        (config.restore_point_interval, config.restore_point_records) = (Duration::MAX, u64::MAX);
+        return Ok((start(config, store), Router::new()));
+    };
+    config.restore_point_timeout = CHECKPOINT_HOLD;
+    let admin = SocketAddr::new(address, args.admin_listen.port());
+    let handle = start(config, store.with_checkpoints(points.clone(), &format!("http://{admin}")));
+    let router = exchange::router(points, handle.clone(), None);
+    Ok((handle, router))
 }
 
 /// Tells the other replicas and the drivers of this one while, and only while, it serves.

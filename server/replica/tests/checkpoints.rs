@@ -11,12 +11,17 @@ use replicateddb_cql::response::{ResultBody, cell, parse_result};
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_ordering::{OrderedLog, Position};
 use replicateddb_replica::ReplicaHandle;
+use replicateddb_replica::backend::executor::CassandraConnector;
+use replicateddb_replica::checkpoint::exchange::{self, Peer};
+use replicateddb_replica::checkpoint::folder::DocumentReader;
+use replicateddb_replica::checkpoint::{Exporting, Points};
 use replicateddb_replica::config::Config;
 use replicateddb_replica::keyspace::{KeyspaceConnector, KeyspaceStore};
 use replicateddb_replica::metrics::Metrics;
 use replicateddb_replica::replica::{Phase, Request, RequestKind};
 use site::statements::{AFTER, BEFORE, WRITES};
-use site::{Direct, PATIENCE, Site, agree, done, int, list, request, served};
+use site::{Direct, PATIENCE, Site, agree, ddl, done, int, list, request, served};
+use tokio::net::TcpListener;
 
 /// Longest recovery of what a test has written.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -39,7 +44,7 @@ const MORE: &[&str] = &[
     "UPDATE types SET p.a = 5 WHERE k = 4",
     "UPDATE types USING TTL 5000 SET p.\"B\" = ['later'] WHERE k = 4",
     "CREATE TABLE keys (a text, b int, PRIMARY KEY (a, b))",
-    "INSERT INTO keys (a, b) VALUES ('', 1)",
+    "INSERT INTO keys (a, b) VALUES ('-', 1)",
     "INSERT INTO keys (a, b) VALUES ('x', 2)",
     "CREATE TABLE statics (p int, c int, s list<text> static, m map<int, int> static, v int, PRIMARY KEY (p, c))",
     "UPDATE statics SET s = ['only'], m[1] = 1 WHERE p = 1",
@@ -51,7 +56,8 @@ const MORE: &[&str] = &[
     "CREATE TABLE elements (k int PRIMARY KEY, l list<int>, st set<int>, m map<text, int>)",
     "UPDATE elements SET l = l + [2, 2], st = st + {1, 2}, m = m + {'a': 1, 'b': 2} WHERE k = 1",
     "UPDATE elements USING TTL 7000 SET l = [1] + l, st = st + {0, 3}, m = m + {'c': 3} WHERE k = 1",
-    "UPDATE elements SET l = l + [3], l[1] = 7, m['b'] = 20 WHERE k = 1",
+    "UPDATE elements SET l = l + [3], m['b'] = 20 WHERE k = 1",
+    "UPDATE elements SET l[1] = 7 WHERE k = 1",
     "UPDATE elements USING TIMESTAMP 123 SET st = st + {9} WHERE k = 1",
     "CREATE TABLE counters (p int, c int, n counter, \"M\" counter, PRIMARY KEY (p, c))",
     "UPDATE counters SET n = n + 5, \"M\" = \"M\" - 7 WHERE p = 1 AND c = 1",
@@ -68,7 +74,8 @@ const MORE: &[&str] = &[
 const LATER: &[&str] = &[
     "UPDATE elements SET l = l + [4] WHERE k = 1",
     "UPDATE elements SET l = [0] + l WHERE k = 1",
-    "UPDATE elements SET l[2] = 99, l = l - [2] WHERE k = 1",
+    "UPDATE elements SET l[2] = 99 WHERE k = 1",
+    "UPDATE elements SET l = l - [2] WHERE k = 1",
     "UPDATE counters SET n = n + 1 WHERE p = 1 AND c = 1",
     "UPDATE types SET ti = 2 WHERE k = 1 IF bi = -9000000000 AND de = 10.5",
     "UPDATE types SET p.a = 6 WHERE k = 4 IF p.a = 5",
@@ -99,16 +106,7 @@ impl Confined {
     fn start(&self, log: &MemoryStorage, replica: u32, checkpoints: bool) -> ReplicaHandle {
         let (log, incarnation) = log.open(replica);
         let keyspace = format!("replica_{replica}");
-        let mut store = KeyspaceStore::new(&self.site.cql, &keyspace, replica, log.log_id().0, incarnation.0);
-        if checkpoints {
-            std::fs::create_dir_all(self.dir(replica)).unwrap();
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.set_nonblocking(true).unwrap();
-            let source = format!("http://{}", listener.local_addr().unwrap());
-            store = store.with_checkpoints(&self.dir(replica), &source);
-            let (listener, router) = (tokio::net::TcpListener::from_std(listener).unwrap(), store.router());
-            tokio::spawn(async move { axum::serve(listener, router).await });
-        }
+        let store = KeyspaceStore::new(&self.site.cql, &keyspace, replica, log.log_id().0, incarnation.0);
         let config = Config {
             replica,
             restore_point_interval: Duration::from_secs(3600),
@@ -116,7 +114,21 @@ impl Confined {
             log_step_entries: 1,
             ..Config::default()
         };
-        ReplicaHandle::start(config, log, store.clone(), KeyspaceConnector::new(store), Metrics::default())
+        let start = |store: KeyspaceStore| {
+            let connector = KeyspaceConnector::new(store.clone());
+            ReplicaHandle::start(config, log, store, connector, Metrics::default())
+        };
+        if !checkpoints {
+            return start(store);
+        }
+        std::fs::create_dir_all(self.dir(replica)).unwrap();
+        let points = Points::new(&self.dir(replica));
+        let (listener, source) = listener();
+        let handle = start(store.with_checkpoints(points.clone(), &source));
+        // Its own handle would keep the replica alive: this one's end is a crash.
+        let router = exchange::reading(points);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        handle
     }
 
     async fn serve(&self, log: &MemoryStorage, replica: u32, checkpoints: bool) -> ReplicaHandle {
@@ -145,6 +157,14 @@ impl Confined {
         folders.sort();
         folders
     }
+}
+
+/// A port, and its URL.
+fn listener() -> (TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (TcpListener::from_std(listener).unwrap(), url)
 }
 
 fn unqualified(kind: RequestKind, text: &str) -> Request {
@@ -358,4 +378,49 @@ async fn the_log_is_bounded_and_a_newcomer_takes_over_a_checkpoint() {
         assert!(Instant::now() < deadline, "{:?}", without.status());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A replica with a Cassandra of its own writes one when it is asked to, and then only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_for_whoever_asks() {
+    let (storage, site, dir) = (MemoryStorage::default(), Site::new(), tempfile::tempdir().unwrap());
+    let (log, incarnation) = storage.open(0);
+    let made = dir.path().join("made");
+    std::fs::create_dir(&made).unwrap();
+    let points = Points::new(&made);
+    let store = Exporting::new(site.store(log.log_id().0, incarnation.0), &site.cql, points.clone());
+    let (asked, connector) = (store.asked(), CassandraConnector { address: site.cql.clone() });
+    let config = Config { restore_point_interval: Duration::from_secs(3600), ..Config::default() };
+    let handle = ReplicaHandle::start(config, log, store, connector, Metrics::default());
+    served(&handle).await;
+    for text in BEFORE {
+        ddl(&handle, text).await;
+    }
+    for text in WRITES {
+        done(&handle, request(RequestKind::Dml, vec![(text, Vec::new())])).await;
+    }
+    let (listener, source) = listener();
+    let router = exchange::router(points.clone(), handle.clone(), Some(asked));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+
+    handle.restore_point().await.unwrap();
+    assert_eq!(points.list().unwrap(), []);
+    let peer = Peer::default();
+    let point = peer.make(&source).await.unwrap();
+    let copy = dir.path().join("copy");
+    let manifest = peer.install(&source, &point.id, copy.clone(), 1).await.unwrap();
+    assert!(peer.install(&source, &point.id, copy.clone(), 1).await.is_err(), "there is one already");
+    assert!(manifest.schema.iter().any(|text| text.starts_with("CREATE KEYSPACE ks ")), "{:?}", manifest.schema);
+    let digest = handle.digest().await.unwrap();
+    for document in &manifest.documents {
+        let (mut reader, mut rows) = (DocumentReader::open(&copy, document).unwrap(), 0);
+        while let Some(line) = reader.next_line().unwrap() {
+            rows += u64::from(line.cells.is_some());
+        }
+        // A partition of static cells alone is a row to CQL.
+        let digest = digest.tables[&document.table].rows;
+        assert!(rows <= digest && digest <= document.lines, "{}: {rows} {digest} {}", document.table, document.lines);
+    }
+    let tables: Vec<_> = manifest.documents.iter().map(|document| document.table.as_str()).collect();
+    assert_eq!(tables, ["ks.n", "ks.t", "other.Mixed", "other.gone"]);
 }

@@ -64,7 +64,7 @@ pub struct Manifest {
     pub point: api::Manifest,
     /// The time that the rows are as of, µs since 1970: the write time of the record at the index.
     pub timestamp_us: i64,
-    /// What makes the schema, in order; names are those of the replica's keyspace, and not qualified.
+    /// What makes the schema, in order; names are not qualified if it is of one keyspace.
     pub schema: Vec<String>,
     /// One for each table.
     pub documents: Vec<Document>,
@@ -73,7 +73,7 @@ pub struct Manifest {
 /// The rows of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
-    /// The table's name.
+    /// The table's name, with its keyspace before it if the checkpoint is of all.
     pub table: String,
     /// The file's name.
     pub file: String,

@@ -7,18 +7,24 @@
 //! [`Record`](crate::record::Record) and [`RecordKind`](crate::record::RecordKind), whose text is the log's
 //! ([`Entry`](crate::record::Entry)).
 //!
-//! [`folder`] is the format, [`line`] and [`value`] what stands in a document. A replica that is confined to a keyspace
-//! recovers by them (`keyspace::store`).
+//! [`folder`] is the format, [`line`] and [`value`] what stands in a document, [`points`] the folder of all and [`exchange`] how
+//! others get them. A replica that is confined to a keyspace recovers by them (`keyspace::store`); any other writes
+//! one when it is asked to.
 
 mod binary;
+pub mod exchange;
+mod export;
 pub mod folder;
 pub mod line;
 mod load;
+pub mod points;
 mod save;
 mod schema;
 mod tables;
 pub mod value;
 
+pub use export::Exporting;
 pub use folder::{CheckpointError, Document, Manifest};
 pub use load::{Target, restore};
-pub use save::{Saved, checkpoint};
+pub use points::Points;
+pub use save::{Saved, Scope, checkpoint};

@@ -20,31 +20,61 @@ pub struct Saved {
     pub documents: Vec<Document>,
 }
 
-/// Writes what a keyspace holds to a new folder, without the table `without`. Nothing may write to the keyspace
-/// meanwhile. Memory: a page of rows.
+/// What a checkpoint is of.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope<'a> {
+    /// One keyspace, whose name is nowhere in it.
+    Keyspace {
+        /// Its name.
+        name: &'a str,
+        /// A table that is not part of it.
+        without: &'a str,
+    },
+    /// Every user's keyspace; names are qualified.
+    Everything,
+}
+
+/// Writes what is in scope to a new folder. Nothing may write to it meanwhile. Memory: a page of rows.
 ///
 /// # Errors
 /// Cassandra can't be read now, or the disk.
 pub async fn checkpoint(
     connection: &Connection,
-    keyspace: &str,
-    without: &str,
+    scope: Scope<'_>,
     folder: &Path,
     as_of: AsOf,
 ) -> Result<Saved, CheckpointError> {
     let reading = Reading { connection, second: as_of.second };
     let made = folder.to_owned();
     blocking(move || begin(&made)).await?;
-    let schema = reading.schema(keyspace, without).await?;
-    let mut documents = Vec::new();
-    for table in reading.tables(keyspace, without).await? {
-        documents.push(document(&reading, &table, folder).await?);
+    let (mut schema, mut documents) = (Vec::new(), Vec::new());
+    match scope {
+        Scope::Keyspace { name, without } => {
+            schema = reading.schema(name, without).await?;
+            for table in reading.tables(name, without).await? {
+                documents.push(document(&reading, &table, table.name.clone(), folder).await?);
+            }
+        }
+        Scope::Everything => {
+            for keyspace in reading.keyspaces().await? {
+                schema.extend(reading.description(&keyspace).await?);
+                for table in reading.tables(&keyspace, "").await? {
+                    let name = format!("{keyspace}.{}", table.name);
+                    documents.push(document(&reading, &table, name, folder).await?);
+                }
+            }
+        }
     }
     Ok(Saved { folder: folder.to_owned(), as_of, schema, documents })
 }
 
-async fn document(reading: &Reading<'_>, table: &Table, folder: &Path) -> Result<Document, CheckpointError> {
-    let (folder, name, second) = (folder.to_owned(), table.name.clone(), reading.second);
+async fn document(
+    reading: &Reading<'_>,
+    table: &Table,
+    name: String,
+    folder: &Path,
+) -> Result<Document, CheckpointError> {
+    let (folder, second) = (folder.to_owned(), reading.second);
     let mut writer = blocking(move || DocumentWriter::create(&folder, &name)).await?;
     let mut shape = None::<Shape>;
     let mut last = Partition::None;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use replicateddb_cql::response::{Row, Rows, cell};
-use replicateddb_cql::statement::Ident;
+use replicateddb_cql::statement::{Ident, is_system_keyspace};
 
 use super::folder::CheckpointError;
 use super::line::{Role, Shape, Table};
@@ -53,6 +53,24 @@ impl<'a> Reading<'a> {
             all.extend(page.rows);
         }
         Ok(all)
+    }
+
+    /// The users' keyspaces.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now.
+    pub async fn keyspaces(&self) -> Result<Vec<String>, CheckpointError> {
+        let rows = self.rows("SELECT keyspace_name FROM system_schema.keyspaces".to_owned()).await?;
+        Ok(rows.iter().map(|row| text_of(row, 0)).filter(|name| !is_system_keyspace(name)).collect())
+    }
+
+    /// What Cassandra says makes a keyspace, the keyspace itself first.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now.
+    pub async fn description(&self, keyspace: &str) -> Result<Vec<String>, CheckpointError> {
+        let rows = self.rows(format!("DESCRIBE KEYSPACE {} WITH INTERNALS", Ident::new(keyspace).to_cql())).await?;
+        Ok(rows.iter().map(|row| text_of(row, 3)).collect())
     }
 
     /// The tables of a keyspace, no views, by name.

@@ -7,10 +7,8 @@
 
 pub mod backend;
 pub mod confine;
-mod exchange;
 mod landing;
 mod open;
-mod points;
 pub mod store;
 
 /// The table in each replica's keyspace in which it keeps what the store agent would.

@@ -7,7 +7,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Router;
 use replicateddb_cql::response::cell;
 use replicateddb_cql::statement::Ident;
 use replicateddb_cql::wire::Value;
@@ -17,16 +16,16 @@ use replicateddb_store::api::{
 use replicateddb_store::client::StoreError;
 use uuid::Uuid;
 
-use super::exchange::{self, Peer};
 use super::landing::{self, landed};
 use super::open::{Open, bigint, failed, signed};
-use super::points::Points;
 use super::{FENCE_WATCH, STATE_TABLE};
 use crate::backend::connection::Connection;
 use crate::backend::executor::Cassandra;
 use crate::backend::{BackendError, connect_named, connect_v5};
+use crate::checkpoint::exchange::{self, Peer};
 use crate::checkpoint::line::AsOf;
-use crate::checkpoint::{CheckpointError, Manifest as Checkpoint, Target, checkpoint, restore};
+use crate::checkpoint::points::{Points, on_disk};
+use crate::checkpoint::{CheckpointError, Manifest as Checkpoint, Scope, Target, checkpoint, restore};
 use crate::site::{Agent, second_of};
 
 /// See the module's head. Cheap to clone.
@@ -61,15 +60,9 @@ impl KeyspaceStore {
         }
     }
 
-    /// With checkpoints in this folder, which is there, durable, and no other replica's. Others get them from `source`, where
-    /// [`KeyspaceStore::router`] is served; an `http` URL.
-    pub fn with_checkpoints(self, dir: &Path, source: &str) -> Self {
-        Self { points: Some(Points::new(dir)), source: source.into(), ..self }
-    }
-
-    /// Serves the checkpoints to other replicas, if there are any.
-    pub fn router(&self) -> Router {
-        self.points.clone().map(exchange::router).unwrap_or_default()
+    /// With checkpoints, which others get from `source`, an `http` URL, where [`exchange::router`] is served.
+    pub fn with_checkpoints(self, points: Points, source: &str) -> Self {
+        Self { points: Some(points), source: source.into(), ..self }
     }
 
     /// `host:port` of the shared Cassandra.
@@ -165,17 +158,6 @@ impl KeyspaceStore {
     }
 }
 
-/// Waits for the disk beside the other tasks.
-///
-/// # Errors
-/// Those of `work`.
-pub async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(StoreError::Keyspace(format!("the program is ending: {error}"))))
-}
-
 impl Agent for KeyspaceStore {
     async fn status(&self) -> Result<Status, StoreError> {
         let open = self.open().await?;
@@ -220,7 +202,8 @@ impl Agent for KeyspaceStore {
         let framed = connect_v5(&self.address, Some(generation)).await.map_err(failed)?;
         let as_of = AsOf { timestamp_us, second: second_of(timestamp_us) };
         let folder = points.folder(id);
-        let saved = checkpoint(&Connection::new(framed), &self.keyspace, STATE_TABLE, &folder, as_of).await?;
+        let scope = Scope::Keyspace { name: &self.keyspace, without: STATE_TABLE };
+        let saved = checkpoint(&Connection::new(framed), scope, &folder, as_of).await?;
         // Nobody has claimed the keyspace before this: nobody else has written to it while it was read.
         self.open().await?.ours().await?;
         points.taken(id, saved);

@@ -135,9 +135,14 @@ impl Site {
         Self { _dir: dir, words, agent: format!("http://127.0.0.1:{agent}"), cql: format!("127.0.0.1:{cql}") }
     }
 
+    /// The agent's client, for an incarnation in a log.
+    pub fn store(&self, log: i64, incarnation: i64) -> Store {
+        Store::new(&self.agent, TOKEN, log, incarnation).unwrap()
+    }
+
     pub fn start(&self, log: &MemoryStorage, replica: u32) -> ReplicaHandle {
         let (log, incarnation) = log.open(replica);
-        let store = Store::new(&self.agent, TOKEN, log.log_id().0, incarnation.0).unwrap();
+        let store = self.store(log.log_id().0, incarnation.0);
         let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
         let connector = CassandraConnector { address: self.cql.clone() };
         ReplicaHandle::start(config, log, store, connector, Metrics::default())

@@ -1,31 +1,73 @@
-//! Checkpoints for other replicas, over HTTP: `GET /checkpoints` lists them, `GET /checkpoints/{id}/{file}` is one file
-//! of one. What is copied is checked like any other before it is used.
+//! Checkpoints for others, over HTTP. What is copied is checked like any other before it is used.
+//!
+//! | | |
+//! |---|---|
+//! | `POST /checkpoint` | makes one now and says which |
+//! | `GET /checkpoints` | those that there are, oldest first |
+//! | `GET /checkpoints/{id}/{file}` | a file of one: `manifest.json` first, which names the others |
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path as Segments, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use replicateddb_store::api::RestorePoint;
 use replicateddb_store::client::StoreError;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
-use super::points::Points;
-use super::store::on_disk;
-use crate::checkpoint::Manifest;
-use crate::checkpoint::folder::{MANIFEST, MAX_MANIFEST, begin, complete, parse_manifest, verify};
+use super::folder::{MANIFEST, MAX_MANIFEST, Manifest, begin, complete, parse_manifest, verify};
+use super::points::{Points, on_disk};
+use crate::ReplicaHandle;
 
 /// Longest wait for a connection, and for the next bytes of an answer.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// The routes.
-pub fn router(points: Points) -> Router {
+/// Attempts at making one: one that was being made when it was asked for has no documents.
+const ATTEMPTS: usize = 3;
+
+/// The routes of a replica. `asked`: where to say that a restore point is to have documents, if not each has.
+pub fn router(points: Points, replica: ReplicaHandle, asked: Option<Arc<AtomicBool>>) -> Router {
+    let made = points.clone();
+    let make = post(async move || make(made, replica, asked).await);
+    Router::new().route("/checkpoint", make).merge(reading(points))
+}
+
+/// Those of the routes that make none.
+pub fn reading(points: Points) -> Router {
     Router::new().route("/checkpoints", get(list)).route("/checkpoints/{id}/{file}", get(file)).with_state(points)
+}
+
+async fn make(points: Points, replica: ReplicaHandle, asked: Option<Arc<AtomicBool>>) -> Response {
+    let mut reason = "its documents could not be written: see the replica's log".to_owned();
+    for _ in 0..ATTEMPTS {
+        if let Some(asked) = &asked {
+            asked.store(true, Ordering::SeqCst);
+        }
+        let index = match replica.restore_point().await {
+            Ok(index) => index,
+            Err(error) => {
+                reason = error;
+                break;
+            }
+        };
+        let points = points.clone();
+        match on_disk(move || points.list()).await {
+            Ok(known) => {
+                if let Some(found) = known.into_iter().find(|known| known.point.mark.index == index) {
+                    return Json(restore_point(found.point)).into_response();
+                }
+            }
+            Err(error) => reason = error.to_string(),
+        }
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, format!("no checkpoint: {reason}\n")).into_response()
 }
 
 async fn list(State(points): State<Points>) -> Response {
@@ -80,6 +122,19 @@ impl Peer {
         self.get(format!("{source}/checkpoints")).await?.json().await.map_err(unreachable)
     }
 
+    /// Has the replica at `source` make one.
+    ///
+    /// # Errors
+    /// It can't be reached, or why it can't.
+    pub async fn make(&self, source: &str) -> Result<RestorePoint, StoreError> {
+        let response = self.client.post(format!("{source}/checkpoint")).send().await.map_err(unreachable)?;
+        if response.status().is_success() {
+            return response.json().await.map_err(unreachable);
+        }
+        let (status, text) = (response.status(), response.text().await.unwrap_or_default());
+        Err(StoreError::Unreachable(format!("{source}: {status}: {}", text.trim())))
+    }
+
     /// The manifest of one.
     ///
     /// # Errors
@@ -118,7 +173,13 @@ impl Peer {
     ///
     /// # Errors
     /// It can't be reached, is damaged, or the disk.
-    pub async fn install(&self, source: &str, id: &str, folder: PathBuf, sequence: u64) -> Result<(), StoreError> {
+    pub async fn install(
+        &self,
+        source: &str,
+        id: &str,
+        folder: PathBuf,
+        sequence: u64,
+    ) -> Result<Manifest, StoreError> {
         let mut manifest = self.manifest(source, id).await?;
         let made = folder.clone();
         on_disk(move || Ok(begin(&made)?)).await?;
@@ -128,7 +189,8 @@ impl Peer {
         on_disk(move || {
             verify(&folder, &manifest)?;
             manifest.point.sequence = sequence;
-            Ok(complete(&folder, &manifest)?)
+            complete(&folder, &manifest)?;
+            Ok(manifest)
         })
         .await
     }

@@ -1,4 +1,4 @@
-//! The checkpoints of a replica that is confined to a keyspace: a folder of its own, with the last few of them.
+//! The folder of a replica's checkpoints: the last few of them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ use replicateddb_store::api::{self, Code, Damaged, Files, Mark, RESTORE_POINTS_K
 use replicateddb_store::client::StoreError;
 use sha2::{Digest as _, Sha256};
 
-use crate::checkpoint::folder::{FORMAT, MANIFEST, complete, read_manifest, verify};
-use crate::checkpoint::{CheckpointError, Manifest, Saved};
+use super::folder::{CheckpointError, FORMAT, MANIFEST, Manifest, complete, read_manifest, verify};
+use super::save::Saved;
 
 /// See the module's head. Cheap to clone; every function but the first waits for the disk.
 #[derive(Clone)]
@@ -82,10 +82,29 @@ impl Points {
     /// Nothing was, or the disk.
     pub fn commit(&self, id: &str, mark: Mark) -> Result<(), StoreError> {
         let taken = self.lock().taken.take_if(|(taken, _)| taken == id);
-        let Some((_, Saved { folder, as_of, schema, documents })) = taken else {
-            let message = format!("no checkpoint {id} was taken, or it was aborted");
-            return Err(StoreError::Refused(Refusal { code: Code::UnknownRestorePoint, message }));
-        };
+        match taken {
+            Some((_, saved)) => self.complete(id, mark, saved),
+            None => {
+                let message = format!("no checkpoint {id} was taken, or it was aborted");
+                Err(StoreError::Refused(Refusal { code: Code::UnknownRestorePoint, message }))
+            }
+        }
+    }
+
+    /// As [`Points::commit`], if there is something.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn commit_if_taken(&self, id: &str, mark: Mark) -> Result<(), StoreError> {
+        let taken = self.lock().taken.take_if(|(taken, _)| taken == id);
+        match taken {
+            Some((_, saved)) => self.complete(id, mark, saved),
+            None => Ok(()),
+        }
+    }
+
+    fn complete(&self, id: &str, mark: Mark, saved: Saved) -> Result<(), StoreError> {
+        let Saved { folder, as_of, schema, documents } = saved;
         let mut digest = Sha256::new();
         documents.iter().for_each(|document| digest.update(&document.sha256));
         let files = Files {
@@ -236,4 +255,15 @@ fn remove(folder: &Path) -> Result<(), StoreError> {
     };
     gone(fs::remove_file(folder.join(MANIFEST)))?;
     Ok(gone(fs::remove_dir_all(folder))?)
+}
+
+/// Waits for the disk beside the other tasks.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(StoreError::Keyspace(format!("the program is ending: {error}"))))
 }
