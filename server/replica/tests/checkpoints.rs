@@ -216,6 +216,12 @@ async fn a_replica_comes_back_from_its_checkpoint_and_the_log() {
     all(&handle, BEFORE).await;
     all(&handle, WRITES).await;
     all(&handle, MORE).await;
+    // By this a later life of the replica sees what an earlier one left under way.
+    let clients = Direct::to(&confined.site.cql).await.rows("SELECT client_options FROM system_views.clients").await;
+    let named = |row: &Vec<Option<bytes::Bytes>>| {
+        row[0].as_deref().is_some_and(|options| options.windows(23).any(|part| part == b"replicateddb/replica_0/"))
+    };
+    assert!(clients.iter().any(named), "{clients:?}");
     let first = handle.restore_point().await.unwrap();
     let before = agree(&whole, &handle).await;
     assert!(before.tables.len() > 10, "{before:?}");

@@ -95,6 +95,21 @@ async fn kill_and_empty(local: &Local) -> Result<()> {
     Ok(())
 }
 
+/// The tool has a replica make a checkpoint and copies it.
+fn exported(local: &Local) -> Result<()> {
+    let server = std::env::current_exe()?.with_file_name("replicateddb-server");
+    let (admin, output) = (local.stack.admin(1).to_string(), local.stack.dir().join("exported"));
+    let mut command = std::process::Command::new(&server);
+    command.args(["checkpoint", "--replica", &admin, "--output"]).arg(&output);
+    let done = command.output().with_context(|| server.display().to_string())?;
+    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success() && said.contains("1 lines") && said.contains("emptied.jsonl.gz"), "{said}");
+    for file in ["manifest.json", "emptied.jsonl.gz"] {
+        ensure!(output.join(file).is_file(), "{file} is missing: {said}");
+    }
+    Ok(())
+}
+
 pub(super) fn emptied(local: &mut Local) -> Result<()> {
     local.runtime.block_on(async {
         let mut sessions = Vec::new();
@@ -130,5 +145,6 @@ pub(super) fn emptied(local: &mut Local) -> Result<()> {
         kill_and_empty(local).await?;
         lists(local, &numbers).await
     })?;
+    exported(local)?;
     local.verify()
 }
