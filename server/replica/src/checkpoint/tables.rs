@@ -55,13 +55,15 @@ impl<'a> Reading<'a> {
         Ok(all)
     }
 
-    /// The users' keyspaces.
+    /// The users' keyspaces, by name.
     ///
     /// # Errors
     /// Cassandra can't be asked now.
     pub async fn keyspaces(&self) -> Result<Vec<String>, CheckpointError> {
         let rows = self.rows("SELECT keyspace_name FROM system_schema.keyspaces".to_owned()).await?;
-        Ok(rows.iter().map(|row| text_of(row, 0)).filter(|name| !is_system_keyspace(name)).collect())
+        let names: BTreeSet<String> =
+            rows.iter().map(|row| text_of(row, 0)).filter(|name| !is_system_keyspace(name)).collect();
+        Ok(names.into_iter().collect())
     }
 
     /// What Cassandra says makes a keyspace, the keyspace itself first.
