@@ -172,6 +172,7 @@ fn replica_args(settings: &Settings, layout: &Layout, i: u8) -> Vec<String> {
     flag(&mut args, "--cassandra", settings.cassandra_cql(settings.cassandra_of(i)));
     if settings.shared_cassandra {
         flag(&mut args, "--keyspace", SHARED_KEYSPACE);
+        flag(&mut args, "--checkpoint-dir", text(&layout.data(Member::Replica(i)).join("checkpoints")));
     } else {
         flag(&mut args, "--agent", format!("http://{}", settings.agent(i)));
         flag(&mut args, "--agent-token-file", text(&layout.token()));
@@ -318,6 +319,7 @@ mod tests {
         let cassandra = format!("{}:{}", value(&agent, "--cql-listen-address"), value(&agent, "--cql-port"));
         assert_eq!(value(&replica, "--cassandra"), cassandra);
         assert_eq!(value(&replica, "--keyspace"), "replica_{id}");
+        assert_eq!(value(&replica, "--checkpoint-dir"), "/stack/replica-2/data/checkpoints");
         assert!(!replica.args.iter().any(|arg| arg.starts_with("--agent")));
     }
 

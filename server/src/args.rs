@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use replicateddb_replica::checkpoint::Points;
 use replicateddb_store::agent::AgentArgs;
 
 /// A CQL database whose every write is in one global order: the replica, its store agent, and tools.
@@ -36,6 +37,8 @@ pub enum Command {
     Log(LogArgs),
     /// Compares the data of replicas at one index of the order; exit code 1 if they differ, 2 if there is no table.
     Verify(VerifyArgs),
+    /// Has a replica make a checkpoint, and copies it: what it holds at one index of the order, as JSON documents.
+    Checkpoint(CheckpointArgs),
 }
 
 /// Format of the log.
@@ -101,9 +104,16 @@ pub struct ReplicaArgs {
     pub agent_token_file: Option<PathBuf>,
     /// Share the Cassandra with other replicas, confined to this keyspace; {id} becomes the replica's number. For
     /// development: after every end but a graceful one, and whenever the Cassandra was restarted, the keyspace is
-    /// built anew from the whole log. Its Cassandra runs under `agent --shared`.
+    /// built anew, from a checkpoint and the log behind it, or from the whole log without --checkpoint-dir. Its Cassandra
+    /// runs under `agent --shared`.
     #[arg(long, env = "RDB_KEYSPACE", conflicts_with_all = ["agent", "agent_token_file"])]
     pub keyspace: Option<String>,
+    /// Folder for the replica's checkpoints (JSON documents), made if it is missing; {id} becomes the replica's number. With
+    /// --keyspace the replica recovers by them: it must be durable and no other replica's, and one is taken as often as
+    /// a restore point, with the writes of this replica held for as long as its tables are read, at most 10 s. Without
+    /// --keyspace one is taken when it is asked for (`checkpoint`).
+    #[arg(long, env = "RDB_CHECKPOINT_DIR")]
+    pub checkpoint_dir: Option<String>,
     /// Where CQL clients are served.
     #[arg(long, env = "RDB_LISTEN", default_value = "0.0.0.0:9042")]
     pub listen: SocketAddr,
@@ -185,6 +195,17 @@ pub struct VerifyArgs {
     pub report_only: bool,
 }
 
+/// Flags of `checkpoint`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckpointArgs {
+    /// HOST:PORT of the replica's admin interface. The replica runs with --checkpoint-dir.
+    #[arg(long)]
+    pub replica: String,
+    /// Folder that the checkpoint becomes; it must not be there yet.
+    #[arg(long)]
+    pub output: PathBuf,
+}
+
 impl ReplicaArgs {
     /// The replica's number.
     ///
@@ -211,6 +232,17 @@ impl ReplicaArgs {
             bail!("--listen {} names no address that drivers could use: give --advertise", self.listen);
         }
         Ok(address)
+    }
+
+    /// The checkpoints of replica `id`, in a folder that is there; `None` if there is to be none.
+    ///
+    /// # Errors
+    /// The folder can't be made.
+    pub fn checkpoints(&self, id: u32) -> anyhow::Result<Option<Points>> {
+        let Some(template) = &self.checkpoint_dir else { return Ok(None) };
+        let dir = PathBuf::from(with_id(template, id));
+        fs::create_dir_all(&dir).with_context(|| format!("making the folder {} of --checkpoint-dir", dir.display()))?;
+        Ok(Some(Points::new(&dir)))
     }
 
     /// The token that the agent asks for.

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod checkpoint;
 pub mod log;
 pub mod logging;
 mod push;

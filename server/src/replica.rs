@@ -1,8 +1,14 @@
 //! `replica`: the replica's process, from its flags to its graceful end.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
+use axum::Router;
 use prometheus_client::registry::Registry;
 use replicateddb_ordering::{
     OrderedLog,
@@ -12,6 +18,7 @@ use replicateddb_ordering::{
 use replicateddb_replica::{
     ReplicaHandle, admin as replica_admin,
     backend::executor::CassandraConnector,
+    checkpoint::{Exporting, exchange},
     config, frontend,
     frontend::{Frontend, Identity, Peers},
     keyspace::{KeyspaceConnector, KeyspaceStore},
@@ -31,6 +38,9 @@ use crate::{
 
 /// Pause before the ordered log is tried again at start.
 const OPEN_RETRY: Duration = Duration::from_secs(1);
+/// Longest time that writes are held while a checkpoint reads the tables. One that takes longer is given up, and tried again
+/// after a longer pause each time.
+const CHECKPOINT_HOLD: Duration = Duration::from_secs(10);
 /// Namespace of the replicas' host ids.
 const HOST_IDS: Uuid = Uuid::from_u128(0x0f4c_3d0e_9a34_4c7e_8f1d_5b7c_21e6_9a40);
 
@@ -108,9 +118,12 @@ impl Running {
         let members = Arc::new(Members::watching(&log));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
         let pushing = tokio::spawn(push::keep_pushing(log.clone(), id, members.watch()));
-        let handle = start_core(args, id, log.clone(), token, keyspace.as_deref(), core_metrics)?;
-        let admin = replica_admin::router(handle.clone(), registry);
-        admin_port.serve(admin.merge(verify::router(members.watch())).merge(push::router(log)));
+        let (handle, checkpoints) = match keyspace.as_deref() {
+            Some(keyspace) => start_confined(args, id, log.clone(), keyspace, identity.address, core_metrics)?,
+            None => start_core(args, id, log.clone(), token, core_metrics)?,
+        };
+        let admin = replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch()));
+        admin_port.serve(admin.merge(checkpoints).merge(push::router(log)));
 
         let member = Member {
             id,
@@ -152,28 +165,55 @@ impl Running {
     }
 }
 
-/// On a Cassandra of its own, with the store agent beside it, or in a keyspace of a shared one.
+/// On a Cassandra of its own, with the store agent beside it; with what serves its checkpoints.
 fn start_core(
     args: &ReplicaArgs,
     id: u32,
     log: ZnodeLog,
     token: &str,
-    keyspace: Option<&str>,
     metrics: metrics::Metrics,
-) -> anyhow::Result<ReplicaHandle> {
-    let address = with_id(&args.cassandra, id);
-    let (log_id, incarnation) = (log.log_id().0, log.incarnation().0);
+) -> anyhow::Result<(ReplicaHandle, Router)> {
+    let agent = args.agent.as_deref().context("--agent is missing")?;
+    let store =
+        Store::new(&with_id(agent, id), token, log.log_id().0, log.incarnation().0).context("the agent's URL")?;
+    let connector = CassandraConnector { address: with_id(&args.cassandra, id) };
+    let config = core_config(args, id);
+    let Some(points) = args.checkpoints(id)? else {
+        return Ok((ReplicaHandle::start(config, log, store, connector, metrics), Router::new()));
+    };
+    let store = Exporting::new(store, &connector.address, points.clone());
+    let asked = store.asked();
+    let handle = ReplicaHandle::start(config, log, store, connector, metrics);
+    let router = exchange::router(points, handle.clone(), Some(asked));
+    Ok((handle, router))
+}
+
+/// In a keyspace of a shared Cassandra; with what serves its checkpoints.
+fn start_confined(
+    args: &ReplicaArgs,
+    id: u32,
+    log: ZnodeLog,
+    keyspace: &str,
+    address: IpAddr,
+    metrics: metrics::Metrics,
+) -> anyhow::Result<(ReplicaHandle, Router)> {
+    let cassandra = with_id(&args.cassandra, id);
+    let store = KeyspaceStore::new(&cassandra, keyspace, id, log.log_id().0, log.incarnation().0);
     let mut config = core_config(args, id);
-    if let Some(keyspace) = keyspace {
+    let start = |config, store: KeyspaceStore| {
+        let connector = KeyspaceConnector::new(store.clone());
+        ReplicaHandle::start(config, log, store, connector, metrics)
+    };
+    let Some(points) = args.checkpoints(id)? else {
         // None can be made.
         (config.restore_point_interval, config.restore_point_records) = (Duration::MAX, u64::MAX);
-        let store = KeyspaceStore::new(&address, keyspace, id, log_id, incarnation);
-        let connector = KeyspaceConnector::new(store.clone());
-        return Ok(ReplicaHandle::start(config, log, store, connector, metrics));
-    }
-    let agent = args.agent.as_deref().context("--agent is missing")?;
-    let store = Store::new(&with_id(agent, id), token, log_id, incarnation).context("the agent's URL")?;
-    Ok(ReplicaHandle::start(config, log, store, CassandraConnector { address }, metrics))
+        return Ok((start(config, store), Router::new()));
+    };
+    config.restore_point_timeout = CHECKPOINT_HOLD;
+    let admin = SocketAddr::new(address, args.admin_listen.port());
+    let handle = start(config, store.with_checkpoints(points.clone(), &format!("http://{admin}")));
+    let router = exchange::router(points, handle.clone(), None);
+    Ok((handle, router))
 }
 
 /// Tells the other replicas and the drivers of this one while, and only while, it serves.

@@ -9,6 +9,7 @@
 //! | `POST /digest` | orders a digest record and gives this replica's [`Digest`]; 429 while one is under way |
 //! | `GET /digest/{index}` | this replica's digest of that record; 404 until it has it |
 //! | `POST /restore-point` | takes a restore point now and gives its index |
+//! | `POST /checkpoint`, `GET /checkpoints...` | with a folder for them: see [`crate::checkpoint::exchange`] |
 //! | `POST /rebuild` | gives up what the store holds and builds it anew; the body says why |
 
 use std::{future::Future, sync::Arc};

@@ -29,6 +29,8 @@ const COMMIT_WAIT: Duration = Duration::from_secs(1800);
 const ABORT_WAIT: Duration = Duration::from_secs(60);
 /// Fewest records between two restore points, however often the store had to be rewound.
 const FEWEST_RECORDS: u64 = 16;
+/// How often the pause after a failed attempt doubles.
+const MOST_DOUBLINGS: u32 = 5;
 /// People who may wait for a restore point they asked for.
 const ASKERS: usize = 16;
 
@@ -75,6 +77,8 @@ pub struct RestorePoints<A> {
     /// When the lanes were drained for the one under way, and the records with an effect before that.
     drained: (Instant, u64),
     not_before: Instant,
+    /// Attempts in a row that failed.
+    failures: u32,
     /// Records with an effect since the last one.
     writes: u64,
     made: u64,
@@ -98,6 +102,7 @@ impl<A: Agent> RestorePoints<A> {
             last: (index, now),
             drained: (now, 0),
             not_before: now,
+            failures: 0,
             writes: 0,
             made: 0,
             askers: Vec::new(),
@@ -199,7 +204,7 @@ impl<A: Agent> RestorePoints<A> {
         pass(Fault::RestorePointDrained);
         self.made += 1;
         self.drained = (Instant::now(), self.writes);
-        let index = state.index();
+        let (index, timestamp_us) = (state.index(), state.timestamp_us());
         let (incarnation, generation, made) = (self.shared.incarnation, self.generation, self.made);
         // Never the same again, so that an aborted one stays aborted.
         let id = format!("{index:016x}-{incarnation:x}-{generation}-{made}");
@@ -209,7 +214,7 @@ impl<A: Agent> RestorePoints<A> {
             let started = Instant::now();
             let mark = mark.map_err(|e| Trouble { reason: e.to_string(), over: false })?;
             let limit = shared.config.restore_point_timeout;
-            let taken = bounded(limit, &agent, &id, take(&agent, &id, generation)).await;
+            let taken = bounded(limit, &agent, &id, take(&agent, &id, generation, timestamp_us)).await;
             shared.metrics.restore_point_seconds.observe(started.elapsed().as_secs_f64());
             taken.map(|()| Snapshot { id, mark })
         }));
@@ -232,7 +237,7 @@ impl<A: Agent> RestorePoints<A> {
     fn saved(&mut self, index: u64) {
         pass(Fault::RestorePointCommitted);
         self.doing = Doing::Nothing;
-        self.cautious = false;
+        (self.cautious, self.failures) = (false, 0);
         let (at, writes) = self.drained;
         self.last = (index, at);
         // Others were applied while it was committed.
@@ -251,7 +256,10 @@ impl<A: Agent> RestorePoints<A> {
         self.doing = Doing::Nothing;
         // Without one, too, the replay has to go on.
         self.cautious = false;
-        self.not_before = Instant::now() + self.shared.config.restore_point_retry;
+        // Each attempt may hold the lanes for long: the more fail, the fewer.
+        let pause = self.shared.config.restore_point_retry * 2u32.pow(self.failures.min(MOST_DOUBLINGS));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Instant::now() + pause;
         self.shared.metrics.error("restore_point");
         self.shared.condition(Condition::RestorePoint, Some(format!("no restore point could be made: {reason}")));
         for asker in self.askers.drain(..) {
@@ -293,13 +301,13 @@ async fn flush<A: Agent>(agent: A) -> Result<(), Trouble> {
 }
 
 /// What is left is flushed and linked.
-async fn take<A: Agent>(agent: &A, id: &str, generation: u64) -> Result<(), Trouble> {
+async fn take<A: Agent>(agent: &A, id: &str, generation: u64, timestamp_us: i64) -> Result<(), Trouble> {
     // What is built now was begun by a DDL after the flush: it may not be in the snapshot half.
     if !mutated(Mutation::SnapshotWithoutFlush) && !agent.flush().await?.is_empty() {
         return Err("indexes or views are being built".into());
     }
     pass(Fault::RestorePointFlushed);
-    agent.snapshot(id, generation).await?;
+    agent.snapshot(id, generation, timestamp_us).await?;
     pass(Fault::RestorePointTaken);
     Ok(())
 }

@@ -98,7 +98,13 @@ pub trait Agent: Clone + Send + Sync + 'static {
     fn claim(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Returns the builds of indexes and views under way.
     fn flush(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
-    fn snapshot(&self, id: &str, generation: u64) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// `timestamp_us`: the write time of the last record, which rows are as of where they are read.
+    fn snapshot(
+        &self,
+        id: &str,
+        generation: u64,
+        timestamp_us: i64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn commit(&self, id: &str, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn abort(&self, id: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn rewind(&self, to: Rewind) -> impl Future<Output = Result<Rewound, StoreError>> + Send;
@@ -138,7 +144,7 @@ impl Agent for Store {
         Store::flush(self).await.map(|flushed| flushed.builds)
     }
 
-    async fn snapshot(&self, id: &str, generation: u64) -> Result<(), StoreError> {
+    async fn snapshot(&self, id: &str, generation: u64, _: i64) -> Result<(), StoreError> {
         Store::snapshot(self, id, generation).await.map(drop)
     }
 

@@ -3,6 +3,7 @@
 mod clock;
 mod conditions;
 mod disk;
+mod emptied;
 mod faults;
 mod freeze;
 mod history;

@@ -53,8 +53,13 @@ fn position(status: &serde_json::Value, field: &str) -> Option<(u32, u32)> {
     Some((segment.parse().ok()?, sequence.parse().ok()?))
 }
 
+/// Where the log starts.
+pub(super) async fn first(local: &Local) -> Result<(u32, u32)> {
+    Ok(position(&local.status(0).await?, "log_first").unwrap_or_default())
+}
+
 /// Waits until the log starts after `past`.
-async fn truncated(local: &Local, past: (u32, u32)) -> Result<()> {
+pub(super) async fn truncated(local: &Local, past: (u32, u32)) -> Result<()> {
     let start = Instant::now();
     loop {
         let first = position(&local.status(0).await?, "log_first");

@@ -18,6 +18,7 @@ use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
 use tokio::sync::watch;
 
+use super::connection::Connection;
 use super::group::{Groups, Member, Told};
 use super::nulls::{NULL_IN_WHERE, null_in_where};
 use super::outcome::{Failure, Meaning, Reply, judge};
@@ -51,9 +52,7 @@ impl Connector for CassandraConnector {
     }
 
     async fn connect(&self, generation: u64) -> Result<Cassandra, BackendError> {
-        let pool = Pool::connect(&self.address, generation).await?;
-        let groups = Arc::new(Groups::new(pool.clone()));
-        Ok(Cassandra { pool, prepared: Arc::default(), groups })
+        Cassandra::connect(&self.address, generation, None).await
     }
 }
 
@@ -150,6 +149,16 @@ impl Backend for Cassandra {
 }
 
 impl Cassandra {
+    /// Connects to this generation; the connections tell Cassandra the name of their application, if there is one.
+    ///
+    /// # Errors
+    /// It can't be reached, or is another one.
+    pub(crate) async fn connect(address: &str, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
+        let pool = Pool::connect(address, generation, name).await?;
+        let groups = Arc::new(Groups::new(pool.clone()));
+        Ok(Self { pool, prepared: Arc::default(), groups })
+    }
+
     /// Digests of one keyspace's tables, or of all users'.
     pub(crate) async fn digest_of(
         &self,
@@ -157,6 +166,11 @@ impl Cassandra {
         now_s: i32,
     ) -> Result<BTreeMap<String, TableDigest>, Failure> {
         scan::digest(&self.pool.any().await?, keyspace, now_s).await
+    }
+
+    /// A connection that uses no keyspace.
+    pub(crate) async fn connection(&self) -> Result<Connection, Failure> {
+        self.pool.any().await
     }
 
     /// Prepares a statement that has values.

@@ -68,7 +68,19 @@ pub enum BackendError {
 /// # Errors
 /// See [`BackendError`]; nothing but the handshake and one read was sent.
 pub async fn connect(address: &str, expected: Option<u64>) -> Result<Framed<TcpStream, Codec>, BackendError> {
-    connect_by(address, expected, Codec::client(MAX_ANSWER_BYTES)).await
+    connect_by(address, expected, Codec::client(MAX_ANSWER_BYTES), None).await
+}
+
+/// As [`connect`]; Cassandra is told the name of the application.
+///
+/// # Errors
+/// See [`connect`].
+pub(crate) async fn connect_named(
+    address: &str,
+    expected: Option<u64>,
+    name: &str,
+) -> Result<Framed<TcpStream, Codec>, BackendError> {
+    connect_by(address, expected, Codec::client(MAX_ANSWER_BYTES), Some(name)).await
 }
 
 /// As [`connect`], in protocol version 5: its requests say which second it is.
@@ -76,20 +88,35 @@ pub async fn connect(address: &str, expected: Option<u64>) -> Result<Framed<TcpS
 /// # Errors
 /// See [`connect`].
 pub async fn connect_v5(address: &str, expected: Option<u64>) -> Result<Framed<TcpStream, Codec>, BackendError> {
-    connect_by(address, expected, Codec::client_v5(MAX_ANSWER_BYTES)).await
+    connect_v5_named(address, expected, None).await
+}
+
+/// As [`connect_v5`]; Cassandra is told the name of the application, if there is one.
+///
+/// # Errors
+/// See [`connect`].
+pub(crate) async fn connect_v5_named(
+    address: &str,
+    expected: Option<u64>,
+    name: Option<&str>,
+) -> Result<Framed<TcpStream, Codec>, BackendError> {
+    connect_by(address, expected, Codec::client_v5(MAX_ANSWER_BYTES), name).await
 }
 
 async fn connect_by(
     address: &str,
     expected: Option<u64>,
     codec: Codec,
+    name: Option<&str>,
 ) -> Result<Framed<TcpStream, Codec>, BackendError> {
     let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
     let handshake = async {
         let stream = TcpStream::connect(address).await.map_err(|e| unreachable(e.to_string()))?;
         stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
         let mut framed = Framed::new(stream, codec);
-        let startup = request::startup(&[("CQL_VERSION", "3.0.0"), ("DRIVER_NAME", "replicateddb")]);
+        let mut options = vec![("CQL_VERSION", "3.0.0"), ("DRIVER_NAME", "replicateddb")];
+        options.extend(name.map(|name| ("APPLICATION_NAME", name)));
+        let startup = request::startup(&options);
         let startup = startup.map_err(|e| protocol(address, e))?;
         let answer = ask(address, &mut framed, Opcode::Startup, startup).await?;
         if answer.opcode != Opcode::Ready {

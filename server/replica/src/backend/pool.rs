@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connection;
 use super::outcome::{Failure, Meaning, judge};
-use super::{BackendError, connect_v5};
+use super::{BackendError, connect_v5_named};
 use crate::site::Health;
 
 /// Shared connections, and connections for each keyspace.
@@ -87,6 +87,7 @@ impl Keyspaces {
 struct Shared {
     address: String,
     generation: u64,
+    name: Option<String>,
     slots: [Mutex<Slot>; SHARED],
     next: AtomicUsize,
     keyspaces: std::sync::Mutex<Keyspaces>,
@@ -101,17 +102,18 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Connects to this generation.
+    /// Connects to this generation; the connections tell Cassandra the name of their application, if there is one.
     ///
     /// # Errors
     /// It can't be reached, or is another one.
-    pub async fn connect(address: &str, generation: u64) -> Result<Self, BackendError> {
-        let first = Connection::new(connect_v5(address, Some(generation)).await?);
+    pub async fn connect(address: &str, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
+        let first = Connection::new(connect_v5_named(address, Some(generation), name).await?);
         let slots: [Mutex<Slot>; SHARED] = Default::default();
         slots[0].lock().await.connection = Some(first);
         let shared = Arc::new(Shared {
             address: address.to_owned(),
             generation,
+            name: name.map(str::to_owned),
             slots,
             next: AtomicUsize::new(0),
             keyspaces: Default::default(),
@@ -188,7 +190,7 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
-        match connect_v5(&self.address, Some(self.generation)).await {
+        match connect_v5_named(&self.address, Some(self.generation), self.name.as_deref()).await {
             Ok(framed) => Ok(Connection::new(framed)),
             Err(error @ BackendError::WrongGeneration { .. }) => {
                 let reason = error.to_string();

@@ -18,7 +18,7 @@ use super::outcome::{Failure, Meaning, judge};
 use crate::replica::TableDigest;
 
 /// Rows per page; fewer where rows are large, so that a page's cells stay within [`PAGE_BYTES`].
-const PAGE: i32 = 500;
+pub(crate) const PAGE: i32 = 500;
 /// Bytes of a page from which on the next one has fewer rows.
 const PAGE_BYTES: usize = 4 << 20;
 const COLUMNS: &str = "SELECT keyspace_name, table_name, column_name, kind, position, type FROM system_schema.columns";
@@ -120,13 +120,14 @@ async fn pages(connection: &Connection, text: &str, now_s: i32, mut each: impl F
 
 /// The rows to ask for after a page of `rows`: as many as fit [`PAGE_BYTES`] if the next ones are like them, growing
 /// slowly.
-fn next_size(size: i32, rows: &[Row]) -> i32 {
+pub(crate) fn next_size(size: i32, rows: &[Row]) -> i32 {
     let bytes: usize = rows.iter().flatten().flatten().map(Bytes::len).sum();
     let fit = rows.len().saturating_mul(PAGE_BYTES) / bytes.max(1);
     i32::try_from(fit).unwrap_or(PAGE).min(size.saturating_mul(2)).clamp(1, PAGE)
 }
 
-async fn page(
+/// One page of a SELECT, as of the second `now_s` since 1970.
+pub(crate) async fn page(
     connection: &Connection,
     text: &str,
     now_s: i32,

@@ -7,28 +7,24 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::STATE_TABLE;
 use super::store::KeyspaceStore;
+use super::{FENCE_WATCH, STATE_TABLE};
 use crate::backend::BackendError;
-use crate::backend::executor::{Cassandra, CassandraConnector};
+use crate::backend::executor::Cassandra;
 use crate::record::Record;
 use crate::replica::TableDigest;
 use crate::site::{Agent, Backend, Connector, Failure, Health, Place, Plan, Reply};
 
-/// Pause between two looks at whether a newer incarnation of the replica has taken the keyspace.
-const FENCE_WATCH: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// Connects [`KeyspaceBackend`]s.
 #[derive(Clone)]
 pub struct KeyspaceConnector {
-    inner: CassandraConnector,
     store: KeyspaceStore,
 }
 
 impl KeyspaceConnector {
     /// To the Cassandra and keyspace of `store`.
     pub fn new(store: KeyspaceStore) -> Self {
-        Self { inner: CassandraConnector { address: store.address().to_owned() }, store }
+        Self { store }
     }
 }
 
@@ -36,11 +32,12 @@ impl Connector for KeyspaceConnector {
     type Backend = KeyspaceBackend;
 
     fn address(&self) -> String {
-        self.inner.address()
+        self.store.address().to_owned()
     }
 
     async fn connect(&self, generation: u64) -> Result<KeyspaceBackend, BackendError> {
-        let inner = self.inner.connect(generation).await?;
+        let name = self.store.connection_name();
+        let inner = Cassandra::connect(self.store.address(), generation, Some(&name)).await?;
         let (health, _) = watch::channel(Health::Healthy);
         let watching = tokio::spawn(watch_fence(self.store.clone(), inner.health(), health.clone()));
         Ok(KeyspaceBackend {

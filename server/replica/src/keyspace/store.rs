@@ -4,65 +4,65 @@
 //! this is, and whether it was left clean. A clean mark holds for the JVM that it was made in and no other. Everything
 //! else is an unclean start: what the log made is dropped, and the log is executed from its beginning.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use replicateddb_cql::Consistency;
-use replicateddb_cql::frame::Opcode;
-use replicateddb_cql::request::{self, Params, Values};
-use replicateddb_cql::response::{self, ResultBody, Row, cell};
+use replicateddb_cql::response::cell;
 use replicateddb_cql::statement::Ident;
 use replicateddb_cql::wire::Value;
 use replicateddb_store::api::{
-    Clean, Code, Files, Footprint, Held, Jvm, Manifest, Mark, Refusal, RestorePoint, Rewind, Rewound, Status, Table,
+    Code, Files, Jvm, Manifest, Mark, Refusal, RestorePoint, Rewind, Rewound, Status, Table,
 };
 use replicateddb_store::client::StoreError;
-use replicateddb_store::generation;
 use uuid::Uuid;
 
-use super::STATE_TABLE;
-use crate::backend::connect;
+use super::landing::{self, landed};
+use super::open::{DISTRUSTED, Open, bigint, failed, signed};
+use super::{FENCE_WATCH, STATE_TABLE};
 use crate::backend::connection::Connection;
-use crate::site::Agent;
-
-/// Longest time that a request of an earlier life of the replica may go on in the same JVM: above what a shared Cassandra
-/// lets one wait in its queue (20 s), and the time-out of its writes (20 s, counted from their arrival). What names a
-/// table by its id meets none any more; a schema statement names it by its name.
-const LANDING_WAIT: Duration = Duration::from_secs(25);
-/// Rounds of dropping types, which may use one another.
-const DROP_ROUNDS: usize = 32;
-/// Version of ids that a name gives: the log's tables have such, Cassandra's own choice is another.
-const NAME_BASED: usize = 5;
+use crate::backend::executor::Cassandra;
+use crate::backend::{BackendError, connect_named, connect_v5};
+use crate::checkpoint::exchange::{self, Peer};
+use crate::checkpoint::line::AsOf;
+use crate::checkpoint::points::{Points, on_disk};
+use crate::checkpoint::{CheckpointError, Manifest as Checkpoint, Scope, Target, checkpoint, restore};
+use crate::site::{Agent, second_of};
 
 /// See the module's head. Cheap to clone.
 #[derive(Clone)]
 pub struct KeyspaceStore {
-    address: Arc<str>,
-    keyspace: Arc<str>,
-    replica: u32,
-    log: i64,
-    incarnation: i64,
+    pub(super) address: Arc<str>,
+    pub(super) keyspace: Arc<str>,
+    pub(super) replica: u32,
+    pub(super) log: i64,
+    pub(super) incarnation: i64,
     build: Arc<Mutex<Uuid>>,
-}
-
-/// The row.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    log: i64,
-    replica: i64,
-    incarnation: i64,
-    /// `None`: nothing was ever applied.
-    build: Option<Uuid>,
-    /// The JVM that the build was begun in.
-    generation: Option<u64>,
-    clean: Option<String>,
+    points: Option<Points>,
+    /// Where others get the checkpoints from.
+    source: Arc<str>,
+    peer: Peer,
 }
 
 impl KeyspaceStore {
     /// The keyspace of the Cassandra at `address`, for one incarnation of a replica in a log.
     pub fn new(address: &str, keyspace: &str, replica: u32, log: i64, incarnation: i64) -> Self {
         let (address, keyspace) = (address.into(), keyspace.into());
-        Self { address, keyspace, replica, log, incarnation, build: Arc::default() }
+        Self {
+            address,
+            keyspace,
+            replica,
+            log,
+            incarnation,
+            build: Arc::default(),
+            points: None,
+            source: "".into(),
+            peer: Peer::default(),
+        }
+    }
+
+    /// With checkpoints, which others get from `source`, an `http` URL, where [`exchange::router`] is served.
+    pub fn with_checkpoints(self, points: Points, source: &str) -> Self {
+        Self { points: Some(points), source: source.into(), ..self }
     }
 
     /// `host:port` of the shared Cassandra.
@@ -85,235 +85,77 @@ impl KeyspaceStore {
     }
 
     async fn open(&self) -> Result<Open<'_>, StoreError> {
-        let framed = connect(&self.address, None).await.map_err(|error| StoreError::Keyspace(error.to_string()))?;
-        Ok(Open { store: self, connection: Connection::new(framed) })
+        let name = self.connection_name();
+        let framed = connect_named(&self.address, None, &name).await;
+        let framed = framed.map_err(|error| StoreError::Keyspace(error.to_string()))?;
+        Ok(Open::new(self, Connection::new(framed), name))
     }
 
-    fn row(&self) -> String {
+    /// A name for connections on which this life of the replica writes, another each time.
+    pub fn connection_name(&self) -> String {
+        landing::name(&self.keyspace, format_args!("{:x}/{}", self.incarnation, Uuid::new_v4()))
+    }
+
+    fn points(&self) -> Result<&Points, StoreError> {
+        self.points.as_ref().ok_or_else(Self::none)
+    }
+
+    /// The checkpoint that a rewind restores; to be empty, all are removed.
+    async fn checkpoint_for(&self, to: Rewind) -> Result<Option<(PathBuf, Checkpoint)>, StoreError> {
+        let Some(points) = self.points.clone() else { return Ok(None) };
+        on_disk(move || match to {
+            Rewind::Empty => points.clear(None).map(|()| None),
+            Rewind::Latest | Rewind::RestorePoint { .. } => points.newest_whole(),
+        })
+        .await
+    }
+
+    async fn restore(
+        &self,
+        folder: &Path,
+        manifest: &Checkpoint,
+        generation: u64,
+        build: Uuid,
+    ) -> Result<(), StoreError> {
+        let backend = Cassandra::connect(&self.address, generation, Some(&self.connection_name())).await;
+        let backend = backend.map_err(|error| StoreError::Keyspace(error.to_string()))?;
+        let target = Target { backend: &backend, keyspace: &self.keyspace, without: STATE_TABLE, build };
+        match restore(&target, folder, manifest).await {
+            Err(error @ CheckpointError::Damaged { .. }) => {
+                // The next attempt uses another one.
+                if let Some(points) = &self.points {
+                    points.found_damaged(&manifest.point.id, error.to_string());
+                }
+                Err(error.into())
+            }
+            restored => Ok(restored?),
+        }
+    }
+
+    /// Completes when a newer incarnation has claimed the keyspace, or it can't be seen whether one has.
+    async fn watch_claims(&self, open: &Open<'_>) -> StoreError {
+        loop {
+            tokio::time::sleep(FENCE_WATCH).await;
+            if let Err(error) = open.ours().await {
+                return error;
+            }
+        }
+    }
+
+    pub(super) fn row(&self) -> String {
         format!("{}.{STATE_TABLE}", Ident::new(&*self.keyspace).to_cql())
     }
 
-    fn fenced(&self, found: i64) -> StoreError {
+    pub(super) fn fenced(&self, found: i64) -> StoreError {
         let message = format!("the keyspace {} was claimed by the newer incarnation {found:#x}", self.keyspace);
         StoreError::Refused(Refusal { code: Code::StaleIncarnation, message })
     }
 
     fn none() -> StoreError {
-        let message = "a replica that is confined to a keyspace makes no restore points: it rebuilds from the log";
+        let message =
+            "this replica has no --checkpoint-dir, so that it can be built from the whole log only: give it one";
         StoreError::Refused(Refusal { code: Code::WrongState, message: message.to_owned() })
     }
-}
-
-/// The store with a connection.
-struct Open<'a> {
-    store: &'a KeyspaceStore,
-    connection: Connection,
-}
-
-fn failed(text: &str, reason: impl ToString) -> StoreError {
-    StoreError::Keyspace(format!("the shared Cassandra, at `{text}`: {}", reason.to_string()))
-}
-
-fn bigint(value: i64) -> Value {
-    Value::Bytes(cell::bigint(value))
-}
-
-/// Stored bit by bit: CQL has no unsigned numbers.
-fn signed(generation: u64) -> i64 {
-    i64::from_ne_bytes(generation.to_ne_bytes())
-}
-
-fn text_of(row: &Row, column: usize) -> Option<String> {
-    row.get(column)?.as_deref().and_then(cell::as_text).map(str::to_owned)
-}
-
-impl Open<'_> {
-    async fn rows(&self, text: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
-        let values = Values::positional(values).map_err(|error| failed(text, error))?;
-        let body = request::query(text, &Params::new(Consistency::One, values)).map_err(|error| failed(text, error))?;
-        let answer = self.connection.ask(Opcode::Query, body).await.map_err(|lost| failed(text, lost.reason))?;
-        let message = answer.message().map_err(|error| failed(text, error))?;
-        if answer.opcode != Opcode::Result {
-            let error = response::parse_error(&message).map_err(|error| failed(text, error))?;
-            return Err(failed(text, error.message));
-        }
-        match response::parse_result(&message).map_err(|error| failed(text, error))? {
-            ResultBody::Rows(rows) => Ok(rows.rows),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// A compare-and-set; whether it was applied.
-    async fn applied(&self, text: &str, values: &[Value]) -> Result<bool, StoreError> {
-        let rows = self.rows(text, values).await?;
-        Ok(rows.first().and_then(|row| row.first()?.as_deref().and_then(cell::as_boolean)).unwrap_or(false))
-    }
-
-    async fn generation(&self) -> Result<u64, StoreError> {
-        let rows = self.rows(generation::QUERY, &[]).await?;
-        let found = rows.first().and_then(|row| row.first()?.as_deref().and_then(generation::parse));
-        found.ok_or_else(|| failed(generation::QUERY, "no Cassandra of a store agent with --shared"))
-    }
-
-    async fn known(&self) -> Result<Option<Known>, StoreError> {
-        let text = format!(
-            "SELECT log, incarnation, build, generation, clean, replica FROM {} WHERE id = 0",
-            self.store.row()
-        );
-        let rows = self.rows(&text, &[]).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let number = |column: usize| row.get(column).and_then(|cell| cell.as_deref().and_then(cell::as_bigint));
-        Ok(Some(Known {
-            log: number(0).unwrap_or_default(),
-            incarnation: number(1).unwrap_or_default(),
-            build: row.get(2).and_then(|cell| cell.as_deref().and_then(cell::as_uuid)),
-            generation: number(3).map(|number| u64::from_ne_bytes(number.to_ne_bytes())),
-            clean: text_of(row, 4),
-            replica: number(5).unwrap_or_default(),
-        }))
-    }
-
-    /// The row, if it is still ours.
-    async fn ours(&self) -> Result<Known, StoreError> {
-        let known = self.known().await?.ok_or_else(|| failed(&self.store.row(), "the replica's row is gone"))?;
-        match known.incarnation > self.store.incarnation {
-            true => Err(self.store.fenced(known.incarnation)),
-            false => Ok(known),
-        }
-    }
-
-    async fn claim(&self) -> Result<(), StoreError> {
-        let keyspace = Ident::new(&*self.store.keyspace).to_cql();
-        let row = self.store.row();
-        let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
-        self.rows(&format!("CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"), &[]).await?;
-        refuse_foreign(&self.store.keyspace, &self.footprint().await?)?;
-        let columns = "id int PRIMARY KEY, log bigint, replica bigint, incarnation bigint, build uuid, generation bigint, clean text";
-        self.rows(&format!("CREATE TABLE IF NOT EXISTS {row} ({columns})"), &[]).await?;
-        let ours = [bigint(self.store.log), bigint(self.store.replica.into()), bigint(self.store.incarnation)];
-        let first = format!("INSERT INTO {row} (id, log, replica, incarnation) VALUES (0, ?, ?, ?) IF NOT EXISTS");
-        if self.applied(&first, &ours).await? {
-            return Ok(());
-        }
-        let known = self.known().await?.unwrap_or_default();
-        let other = |message: String| Err(StoreError::Refused(Refusal { code: Code::OtherLog, message }));
-        if known.log == self.store.log && known.replica != i64::from(self.store.replica) {
-            return other(format!(
-                "the keyspace {} belongs to replica {}, this one is {}: each replica needs its own; write {{id}} in the name",
-                self.store.keyspace, known.replica, self.store.replica
-            ));
-        }
-        if known.log != self.store.log {
-            let message = format!(
-                "the keyspace {} belongs to the log {:#x}, this one is {:#x}: the ordering tier lost its data, or another \
-                 root is configured; to begin anew, drop the keyspace in the shared Cassandra",
-                self.store.keyspace, known.log, self.store.log
-            );
-            return other(message);
-        }
-        if known.incarnation > self.store.incarnation {
-            return Err(self.store.fenced(known.incarnation));
-        }
-        let claim = format!("UPDATE {row} SET incarnation = ? WHERE id = 0 IF incarnation = ?");
-        match self.applied(&claim, &[bigint(self.store.incarnation), bigint(known.incarnation)]).await? {
-            true => Ok(()),
-            false => Err(failed(&claim, "another incarnation claims the keyspace in the same moment")),
-        }
-    }
-
-    /// Ids of the own tables, and when they were truncated: what somebody does to them past the log shows here.
-    async fn footprint(&self) -> Result<Footprint, StoreError> {
-        let text = "SELECT table_name, id FROM system_schema.tables WHERE keyspace_name = ?";
-        let keyspace = [Value::Bytes(cell::text(&self.store.keyspace))];
-        let mut footprint = Footprint::default();
-        for row in self.rows(text, &keyspace).await? {
-            let id = row.get(1).and_then(|cell| cell.as_deref().and_then(cell::as_uuid));
-            if let (Some(table), Some(id)) = (text_of(&row, 0), id) {
-                footprint.tables.insert(table, id.to_string());
-            }
-        }
-        let text = "SELECT truncated_at FROM system.local WHERE key = 'local'";
-        let truncated = self.rows(text, &[]).await?.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
-        for (table, id) in &footprint.tables {
-            if let Some(record) = truncated.as_ref().and_then(|map| entry_of(map, id)) {
-                footprint.truncated.insert(table.clone(), record);
-            }
-        }
-        Ok(footprint)
-    }
-
-    async fn clean(&self, known: &Known, generation: u64) -> Result<Option<Clean>, StoreError> {
-        let manifest = known.clean.as_deref().and_then(|text| serde_json::from_str::<Manifest>(text).ok());
-        let (Some(manifest), true) = (manifest, known.generation == Some(generation)) else { return Ok(None) };
-        if manifest.footprint.as_ref() != Some(&self.footprint().await?) {
-            tracing::warn!("tables of this keyspace were changed past the log: rebuilding");
-            return Ok(None);
-        }
-        Ok(Some(Clean { manifest: Some(manifest), held: Held::Generation { generation } }))
-    }
-
-    /// Drops what the log made.
-    async fn drop_everything(&self) -> Result<(), StoreError> {
-        let keyspace = Ident::new(&*self.store.keyspace).to_cql();
-        let own = [Value::Bytes(cell::text(&self.store.keyspace))];
-        let named = |rows: Vec<Row>| rows.iter().filter_map(|row| text_of(row, 0)).collect::<Vec<_>>();
-        refuse_foreign(&self.store.keyspace, &self.footprint().await?)?;
-        for (kind, column, table) in [("MATERIALIZED VIEW", "view_name", "views"), ("TABLE", "table_name", "tables")] {
-            let text = format!("SELECT {column} FROM system_schema.{table} WHERE keyspace_name = ?");
-            for name in named(self.rows(&text, &own).await?) {
-                if name != STATE_TABLE {
-                    let name = Ident::new(name).to_cql();
-                    self.rows(&format!("DROP {kind} IF EXISTS {keyspace}.{name}"), &[]).await?;
-                }
-            }
-        }
-        for (kind, column, table) in
-            [("AGGREGATE", "aggregate_name", "aggregates"), ("FUNCTION", "function_name", "functions")]
-        {
-            let text = format!("SELECT {column}, argument_types FROM system_schema.{table} WHERE keyspace_name = ?");
-            for row in self.rows(&text, &own).await? {
-                let name = Ident::new(text_of(&row, 0).unwrap_or_default()).to_cql();
-                let types: Vec<_> = row.get(1).and_then(Option::as_deref).map(cell::as_elements).unwrap_or_default();
-                let types: Vec<_> = types.into_iter().filter_map(cell::as_text).collect();
-                let text = format!("DROP {kind} IF EXISTS {keyspace}.{name}({})", types.join(", "));
-                self.rows(&text, &[]).await?;
-            }
-        }
-        let text = "SELECT type_name FROM system_schema.types WHERE keyspace_name = ?";
-        for _ in 0..DROP_ROUNDS {
-            let types = named(self.rows(text, &own).await?);
-            if types.is_empty() {
-                return Ok(());
-            }
-            for name in types {
-                // One that another uses is refused until the other is gone.
-                let name = Ident::new(name).to_cql();
-                let _ = self.rows(&format!("DROP TYPE IF EXISTS {keyspace}.{name}"), &[]).await;
-            }
-        }
-        Err(failed(&keyspace, "its types can't be dropped"))
-    }
-}
-
-/// A table that was not made through the log is somebody's: nothing in its keyspace may be dropped.
-fn refuse_foreign(keyspace: &str, footprint: &Footprint) -> Result<(), StoreError> {
-    let by_name = |id: &str| Uuid::parse_str(id).is_ok_and(|id| id.get_version_num() == NAME_BASED);
-    match footprint.tables.iter().find(|(table, id)| *table != STATE_TABLE && !by_name(id)) {
-        None => Ok(()),
-        Some((table, _)) => Err(StoreError::Keyspace(format!(
-            "the table {keyspace}.{table} of the shared Cassandra was not made through the ordered log, and is not dropped: \
-             move it elsewhere or drop it, or give this replica another keyspace"
-        ))),
-    }
-}
-
-/// The value, in hex, of a `map<uuid, blob>` under a key.
-fn entry_of(map: &[u8], id: &str) -> Option<String> {
-    let id = Uuid::parse_str(id).ok()?;
-    let parts = cell::as_elements(map);
-    let (_, value) =
-        parts.as_chunks().0.iter().map(|[key, value]| (key, value)).find(|(key, _)| **key == id.as_bytes())?;
-    Some(value.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 impl Agent for KeyspaceStore {
@@ -330,8 +172,8 @@ impl Agent for KeyspaceStore {
             dirty: clean.is_none(),
             clean,
             restore_points: Vec::new(),
-            damaged: Vec::new(),
-            distrusted: None,
+            damaged: self.points.as_ref().map(Points::damaged).unwrap_or_default(),
+            distrusted: known.distrusted(),
             shared: true,
             log_id: Some(known.log),
             highest_incarnation: Some(known.incarnation),
@@ -345,46 +187,85 @@ impl Agent for KeyspaceStore {
     }
 
     async fn flush(&self) -> Result<Vec<String>, StoreError> {
-        Err(Self::none())
-    }
-
-    async fn snapshot(&self, _: &str, _: u64) -> Result<(), StoreError> {
-        Err(Self::none())
-    }
-
-    async fn commit(&self, _: &str, _: Mark) -> Result<(), StoreError> {
-        Err(Self::none())
-    }
-
-    async fn abort(&self, _: &str) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn source(&self) -> String {
-        String::new()
-    }
-
-    async fn restore_points_of(&self, _: &str) -> Result<Vec<RestorePoint>, StoreError> {
+        // There are no files to be complete.
         Ok(Vec::new())
     }
 
-    async fn manifest_of(&self, _: &str, _: &str) -> Result<Manifest, StoreError> {
-        Err(Self::none())
+    /// Writes the documents of a checkpoint.
+    async fn snapshot(&self, id: &str, generation: u64, timestamp_us: i64) -> Result<(), StoreError> {
+        let points = self.points()?;
+        let failed = |error: BackendError| match error {
+            BackendError::WrongGeneration { .. } => {
+                StoreError::Refused(Refusal { code: Code::WrongGeneration, message: error.to_string() })
+            }
+            error => StoreError::Keyspace(error.to_string()),
+        };
+        let framed = connect_v5(&self.address, Some(generation)).await.map_err(failed)?;
+        let as_of = AsOf { timestamp_us, second: second_of(timestamp_us) };
+        let folder = points.folder(id);
+        let scope = Scope::Keyspace { name: &self.keyspace, without: STATE_TABLE };
+        let saved = checkpoint(&Connection::new(framed), scope, &folder, as_of).await?;
+        // Nobody has claimed the keyspace before this: nobody else has written to it while it was read.
+        self.open().await?.ours().await?;
+        points.taken(id, saved);
+        Ok(())
     }
 
-    async fn install(&self, _: &str, _: &str, _: bool) -> Result<(), StoreError> {
-        Err(Self::none())
+    async fn commit(&self, id: &str, mark: Mark) -> Result<(), StoreError> {
+        let (points, id) = (self.points()?.clone(), id.to_owned());
+        on_disk(move || points.commit(&id, mark)).await
     }
 
-    /// Empties the keyspace, whatever it is asked to go back to.
-    async fn rewind(&self, _: Rewind) -> Result<Rewound, StoreError> {
+    async fn abort(&self, id: &str) -> Result<(), StoreError> {
+        let (points, id) = (self.points()?.clone(), id.to_owned());
+        on_disk(move || {
+            points.abort(&id);
+            Ok(())
+        })
+        .await
+    }
+
+    fn source(&self) -> String {
+        self.source.to_string()
+    }
+
+    async fn restore_points_of(&self, source: &str) -> Result<Vec<RestorePoint>, StoreError> {
+        if source != &*self.source {
+            return self.peer.list(source).await;
+        }
+        let Some(points) = self.points.clone() else { return Ok(Vec::new()) };
+        let known = on_disk(move || points.list()).await?;
+        Ok(known.into_iter().rev().map(|known| exchange::restore_point(known.point)).collect())
+    }
+
+    async fn manifest_of(&self, source: &str, id: &str) -> Result<Manifest, StoreError> {
+        if source != &*self.source {
+            return Ok(self.peer.manifest(source, id).await?.point);
+        }
+        let (points, wanted) = (self.points()?.clone(), id.to_owned());
+        let known = on_disk(move || points.list()).await?;
+        let found = known.into_iter().find(|known| known.point.id == wanted).map(|known| known.point);
+        let message = format!("there is no checkpoint {id}");
+        found.ok_or(StoreError::Refused(Refusal { code: Code::UnknownRestorePoint, message }))
+    }
+
+    async fn install(&self, source: &str, id: &str, replace: bool) -> Result<(), StoreError> {
+        let (points, wanted) = (self.points()?.clone(), id.to_owned());
+        let (folder, sequence) = on_disk(move || points.make_room(&wanted)).await?;
+        self.peer.install(source, id, folder, sequence).await?;
+        let (points, id) = (self.points()?.clone(), id.to_owned());
+        on_disk(move || if replace { points.clear(Some(&id)) } else { points.prune(&id) }).await
+    }
+
+    /// Empties the keyspace, and restores the newest checkpoint that is whole unless it is to stay empty.
+    async fn rewind(&self, to: Rewind) -> Result<Rewound, StoreError> {
         let open = self.open().await?;
         let generation = open.generation().await?;
         let known = open.ours().await?;
         if known.build.is_some() && known.generation == Some(generation) {
-            tracing::info!(wait = ?LANDING_WAIT, "waiting until nothing of an earlier life of this replica can land");
-            tokio::time::sleep(LANDING_WAIT).await;
+            landed(&open, &self.keyspace).await;
         }
+        let whole = self.checkpoint_for(to).await?;
         let build = Uuid::new_v4();
         let begin = format!(
             "UPDATE {} SET build = ?, generation = ?, clean = null WHERE id = 0 IF incarnation = ?",
@@ -395,15 +276,27 @@ impl Agent for KeyspaceStore {
             let found = open.ours().await?.incarnation;
             return Err(failed(&begin, format!("the keyspace is claimed by the incarnation {found:#x}")));
         }
-        tracing::info!(keyspace = &*self.keyspace, "rebuilding the keyspace from the log");
+        tracing::info!(keyspace = &*self.keyspace, "rebuilding the keyspace");
         open.drop_everything().await?;
         self.set_build(build);
-        Ok(Rewound { generation, manifest: None })
+        let Some((folder, whole)) = whole else { return Ok(Rewound { generation, manifest: None }) };
+        tracing::info!(id = whole.point.id, index = whole.point.mark.index, "restoring a checkpoint");
+        tokio::select! {
+            restored = self.restore(&folder, &whole, generation, build) => restored?,
+            fenced = self.watch_claims(&open) => return Err(fenced),
+        }
+        Ok(Rewound { generation, manifest: Some(whole.point) })
     }
 
-    /// Without its mark a keyspace is built anew from the log, whatever happens.
-    async fn distrust(&self, _: &str) -> Result<(), StoreError> {
-        Agent::clear_clean(self).await
+    /// Says so in place of the clean mark, which a rewind takes away.
+    async fn distrust(&self, reason: &str) -> Result<(), StoreError> {
+        let open = self.open().await?;
+        let set = format!("UPDATE {} SET clean = ? WHERE id = 0 IF incarnation = ?", self.row());
+        let values = [Value::Bytes(cell::text(&format!("{DISTRUSTED}{reason}"))), bigint(self.incarnation)];
+        match open.applied(&set, &values).await? {
+            true => Ok(()),
+            false => Err(self.fenced(open.ours().await?.incarnation)),
+        }
     }
 
     async fn start(&self) -> Result<u64, StoreError> {
@@ -452,26 +345,5 @@ impl Agent for KeyspaceStore {
     async fn cassandra_now_ms(&self) -> Result<i64, StoreError> {
         let rows = self.open().await?.rows("SELECT toUnixTimestamp(now()) FROM system.local", &[]).await?;
         Ok(rows.first().and_then(|row| row.first()?.as_deref().and_then(cell::as_bigint)).unwrap_or_default())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_entry_of_a_map_is_found() {
-        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let mut map = 2i32.to_be_bytes().to_vec();
-        for (id, value) in [(one, &b"\x01\xff"[..]), (two, b"")] {
-            map.extend(16i32.to_be_bytes());
-            map.extend(id.as_bytes());
-            map.extend((value.len() as i32).to_be_bytes());
-            map.extend(value);
-        }
-        assert_eq!(entry_of(&map, &one.to_string()).as_deref(), Some("01ff"));
-        assert_eq!(entry_of(&map, &two.to_string()).as_deref(), Some(""));
-        assert_eq!(entry_of(&map, &Uuid::nil().to_string()), None);
-        assert_eq!(entry_of(&map[..20], &two.to_string()), None);
     }
 }

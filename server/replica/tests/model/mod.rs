@@ -363,7 +363,7 @@ impl Agent for ModelAgent {
         .await
     }
 
-    async fn snapshot(&self, id: &str, generation: u64) -> Result<(), StoreError> {
+    async fn snapshot(&self, id: &str, generation: u64, _: i64) -> Result<(), StoreError> {
         self.call(50, |world| {
             if !world.running || world.generation != generation {
                 return Err(refused(Code::WrongGeneration));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
 mod direct;
+pub mod statements;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -89,13 +90,17 @@ pub fn cassandra_lib() -> PathBuf {
 impl Site {
     pub fn new() -> Self {
         let site = Self::without_agent();
-        let words = site.words.clone();
+        site.run();
+        site
+    }
+
+    fn run(&self) {
+        let words = self.words.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             // It ends with the test's process, and the JVM with it.
             runtime.block_on(run(Cli::parse_from(words).args)).unwrap();
         });
-        site
     }
 
     pub fn agent_process(&self) -> AgentProcess {
@@ -103,6 +108,14 @@ impl Site {
         command.args(["agent_as_a_process", "--exact", "--ignored", "--nocapture"]);
         command.env(AGENT_WORDS, self.words.join("\n")).stdout(std::process::Stdio::null());
         AgentProcess(command.spawn().unwrap())
+    }
+
+    /// With a Cassandra that several replicas share.
+    pub fn shared() -> Self {
+        let mut site = Self::without_agent();
+        site.words.push("--shared".to_owned());
+        site.run();
+        site
     }
 
     pub fn without_agent() -> Self {
@@ -122,9 +135,14 @@ impl Site {
         Self { _dir: dir, words, agent: format!("http://127.0.0.1:{agent}"), cql: format!("127.0.0.1:{cql}") }
     }
 
+    /// The agent's client, for an incarnation in a log.
+    pub fn store(&self, log: i64, incarnation: i64) -> Store {
+        Store::new(&self.agent, TOKEN, log, incarnation).unwrap()
+    }
+
     pub fn start(&self, log: &MemoryStorage, replica: u32) -> ReplicaHandle {
         let (log, incarnation) = log.open(replica);
-        let store = Store::new(&self.agent, TOKEN, log.log_id().0, incarnation.0).unwrap();
+        let store = self.store(log.log_id().0, incarnation.0);
         let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
         let connector = CassandraConnector { address: self.cql.clone() };
         ReplicaHandle::start(config, log, store, connector, Metrics::default())

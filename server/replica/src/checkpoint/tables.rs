@@ -1,0 +1,150 @@
+//! What tables a keyspace has, and reading them page by page.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use replicateddb_cql::response::{Row, Rows, cell};
+use replicateddb_cql::statement::{Ident, is_system_keyspace};
+
+use super::folder::CheckpointError;
+use super::line::{Role, Shape, Table};
+use super::schema::statements;
+use crate::backend::connection::Connection;
+use crate::backend::outcome::Failure;
+use crate::backend::scan::{PAGE, next_size, page};
+
+/// A connection, reading as of a second.
+pub struct Reading<'a> {
+    /// The connection.
+    pub connection: &'a Connection,
+    /// Seconds since 1970.
+    pub second: i32,
+}
+
+/// Pages of a SELECT.
+pub struct Pages<'a> {
+    reading: &'a Reading<'a>,
+    select: String,
+    state: Option<Bytes>,
+    size: i32,
+    over: bool,
+}
+
+pub fn failed(failure: Failure) -> CheckpointError {
+    match failure {
+        Failure::Retry { reason, .. } | Failure::Gone { reason } => CheckpointError::Cassandra(reason),
+    }
+}
+
+fn text_of(row: &Row, column: usize) -> String {
+    row.get(column).and_then(Option::as_deref).and_then(cell::as_text).unwrap_or_default().to_owned()
+}
+
+impl<'a> Reading<'a> {
+    /// The pages of a SELECT.
+    pub fn pages(&'a self, select: String) -> Pages<'a> {
+        Pages { reading: self, select, state: None, size: PAGE, over: false }
+    }
+
+    async fn rows(&self, select: String) -> Result<Vec<Row>, CheckpointError> {
+        let mut pages = self.pages(select);
+        let mut all = Vec::new();
+        while let Some(page) = pages.next().await? {
+            all.extend(page.rows);
+        }
+        Ok(all)
+    }
+
+    /// The users' keyspaces, by name.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now.
+    pub async fn keyspaces(&self) -> Result<Vec<String>, CheckpointError> {
+        let rows = self.rows("SELECT keyspace_name FROM system_schema.keyspaces".to_owned()).await?;
+        let names: BTreeSet<String> =
+            rows.iter().map(|row| text_of(row, 0)).filter(|name| !is_system_keyspace(name)).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    /// What Cassandra says makes a keyspace, the keyspace itself first.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now.
+    pub async fn description(&self, keyspace: &str) -> Result<Vec<String>, CheckpointError> {
+        let rows = self.rows(format!("DESCRIBE KEYSPACE {} WITH INTERNALS", Ident::new(keyspace).to_cql())).await?;
+        Ok(rows.iter().map(|row| text_of(row, 3)).collect())
+    }
+
+    /// The tables of a keyspace, no views, by name.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now.
+    pub async fn tables(&self, keyspace: &str, without: &str) -> Result<Vec<Table>, CheckpointError> {
+        let of = format!("WHERE keyspace_name = '{}'", keyspace.replace('\'', "''"));
+        let names = self.rows(format!("SELECT table_name FROM system_schema.tables {of}")).await?;
+        let names: BTreeSet<String> = names.iter().map(|row| text_of(row, 0)).filter(|name| name != without).collect();
+        let columns = "SELECT table_name, column_name, kind, position, type FROM system_schema.columns";
+        let mut columns_of: BTreeMap<String, Vec<(Role, i32, String, bool)>> = BTreeMap::new();
+        for row in self.rows(format!("{columns} {of}")).await? {
+            let role = match text_of(&row, 2).as_str() {
+                "partition_key" => Role::Partition,
+                "clustering" => Role::Clustering,
+                "static" => Role::Static,
+                _ => Role::Regular,
+            };
+            let position = row.get(3).and_then(|cell| cell.as_deref().and_then(cell::as_int)).unwrap_or_default();
+            let column = (role, position, text_of(&row, 1), text_of(&row, 4) == "counter");
+            columns_of.entry(text_of(&row, 0)).or_default().push(column);
+        }
+        let table = |name: String| {
+            let mut columns = columns_of.remove(&name).unwrap_or_default();
+            columns.sort();
+            let columns = columns.into_iter().map(|(role, _, name, counter)| (name, role, counter)).collect();
+            Table { keyspace: keyspace.to_owned(), name, columns }
+        };
+        Ok(names.into_iter().map(table).collect())
+    }
+
+    /// The types of a table's columns.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now.
+    pub async fn shape(&self, table: &Table) -> Result<Shape, CheckpointError> {
+        let page = page(self.connection, &format!("{} LIMIT 1", table.select()), self.second, None, 1).await;
+        table.typed(&page.map_err(failed)?.columns).map_err(CheckpointError::Cassandra)
+    }
+
+    /// What makes the keyspace's schema, in order.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now.
+    pub async fn schema(&self, keyspace: &str, without: &str) -> Result<Vec<String>, CheckpointError> {
+        let describe = format!("DESCRIBE KEYSPACE {} WITH INTERNALS", Ident::new(keyspace).to_cql());
+        let mut schema = Vec::new();
+        for row in self.rows(describe).await? {
+            if text_of(&row, 1) != "keyspace" && text_of(&row, 2) != without {
+                let described = statements(keyspace, &text_of(&row, 3)).map_err(CheckpointError::Cassandra)?;
+                schema.extend(described);
+            }
+        }
+        Ok(schema)
+    }
+}
+
+impl Pages<'_> {
+    /// The next one; `None` after the last.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now.
+    pub async fn next(&mut self) -> Result<Option<Rows>, CheckpointError> {
+        if self.over {
+            return Ok(None);
+        }
+        let Reading { connection, second } = *self.reading;
+        let mut rows = page(connection, &self.select, second, self.state.take(), self.size).await.map_err(failed)?;
+        self.size = next_size(self.size, &rows.rows);
+        self.state = rows.paging_state.take();
+        self.over = self.state.is_none();
+        Ok(Some(rows))
+    }
+}

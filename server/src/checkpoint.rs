@@ -1,0 +1,23 @@
+//! `checkpoint`: a replica makes one, and it is copied here.
+
+use anyhow::Context;
+use replicateddb_replica::checkpoint::exchange::Peer;
+
+use crate::args::CheckpointArgs;
+
+/// Has a replica make a checkpoint, copies it to the folder that is to become it, and says what is in it.
+///
+/// # Errors
+/// The replica can't be reached or makes none, the folder is there already, or the disk.
+pub async fn run(args: CheckpointArgs) -> anyhow::Result<()> {
+    let (source, peer) = (format!("http://{}", args.replica), Peer::default());
+    let point = peer.make(&source).await?;
+    let copied = peer.install(&source, &point.id, args.output.clone(), point.sequence).await;
+    let manifest =
+        copied.with_context(|| format!("copying the checkpoint {} to {}", point.id, args.output.display()))?;
+    for document in &manifest.documents {
+        println!("{:>10} lines {:>12} bytes  {}", document.lines, document.bytes, document.file);
+    }
+    println!("{}: {} tables at index {}", args.output.display(), manifest.documents.len(), manifest.point.mark.index);
+    Ok(())
+}
