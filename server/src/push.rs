@@ -71,6 +71,10 @@ async fn take(State(Taking { log, room }): State<Taking>, request: Request) -> R
 
 /// Pushes what the replica `own` appends to every other member, and has its tail wait for what they push.
 pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<Vec<Member>>) {
+    let client = match reqwest::Client::builder().http1_only().tcp_nodelay(true).build() {
+        Ok(client) => client,
+        Err(error) => return tracing::error!(%error, "entries can't be pushed: the others read them in the log"),
+    };
     let mut pushing: BTreeMap<u32, (SocketAddr, AbortOnDropHandle<()>)> = BTreeMap::new();
     loop {
         let others: BTreeMap<u32, SocketAddr> = members
@@ -81,9 +85,9 @@ pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<
             .collect();
         pushing.retain(|id, (address, _)| others.get(id) == Some(address));
         for (&id, &address) in &others {
-            pushing
-                .entry(id)
-                .or_insert_with(|| (address, AbortOnDropHandle::new(tokio::spawn(push_to(log.clone(), address)))));
+            pushing.entry(id).or_insert_with(|| {
+                (address, AbortOnDropHandle::new(tokio::spawn(push_to(client.clone(), log.clone(), address))))
+            });
         }
         log.expect_pushes(others.into_keys().collect::<BTreeSet<u32>>());
         if members.changed().await.is_err() {
@@ -93,9 +97,9 @@ pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<
 }
 
 /// Connects again and again.
-async fn push_to(log: ZnodeLog, address: SocketAddr) {
+async fn push_to(client: reqwest::Client, log: ZnodeLog, address: SocketAddr) {
     loop {
-        let ended = match timeout(CONNECT_LIMIT, connect(address)).await {
+        let ended = match timeout(CONNECT_LIMIT, connect(&client, address)).await {
             Ok(Ok(stream)) => log.push_to(stream).await.map_err(anyhow::Error::from),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(anyhow::anyhow!("no answer within {CONNECT_LIMIT:?}")),
@@ -107,8 +111,7 @@ async fn push_to(log: ZnodeLog, address: SocketAddr) {
     }
 }
 
-async fn connect(address: SocketAddr) -> anyhow::Result<reqwest::Upgraded> {
-    let client = reqwest::Client::builder().http1_only().tcp_nodelay(true).build()?;
+async fn connect(client: &reqwest::Client, address: SocketAddr) -> anyhow::Result<reqwest::Upgraded> {
     let request = client.get(format!("http://{address}/push"));
     let response = request.header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL).send().await?;
     ensure!(response.status() == StatusCode::SWITCHING_PROTOCOLS, "answered with {}", response.status());

@@ -123,8 +123,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The name a token stands for.
-pub(super) fn ident(text: &str, token: Token) -> Option<Ident> {
+/// The name a token stands for, if it can stand for one.
+pub fn ident(text: &str, token: Token) -> Option<Ident> {
     let source = token.text(text);
     match token.kind {
         TokenKind::Word => Some(Ident::new(source.to_ascii_lowercase())),

@@ -8,6 +8,7 @@ mod dml;
 mod functions;
 mod markers;
 
+pub use cursor::ident;
 pub use functions::is_native as is_native_function;
 
 use crate::lex::{self, Span};

@@ -1,8 +1,8 @@
 //! A null among the conditions of a WHERE. Where the condition is a bound of a range, Cassandra takes the statement and
 //! then fails to execute it, each time, with an error that does not say so (WriteFailure): it is refused here instead.
 
-use replicateddb_cql::lex::{self, Token, TokenKind};
-use replicateddb_cql::statement::Statement;
+use replicateddb_cql::lex::{self, Token};
+use replicateddb_cql::statement::{Statement, ident};
 use replicateddb_cql::wire::Value;
 
 use crate::record::StatementText;
@@ -40,10 +40,8 @@ pub fn null_in_where(statement: &StatementText, said: &Statement) -> bool {
             inside = false;
         } else if inside && (token.is_word(text, NULL) || is_null_marker(&token, &column)) {
             return true;
-        } else if token.kind == TokenKind::Word {
-            column = token.text(text).to_ascii_lowercase();
-        } else if token.kind == TokenKind::QuotedName {
-            column = token.text(text).trim_matches('"').to_owned();
+        } else if let Some(name) = ident(text, token) {
+            column = name.as_str().to_owned();
         }
     }
     false

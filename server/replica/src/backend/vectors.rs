@@ -3,9 +3,9 @@
 //! refused here. (`OnHeapGraph.validateIndexable` in Cassandra 5.0: no component may be infinite or no number, and with the
 //! similarity function COSINE, the default, not all may be zero.)
 
-use replicateddb_cql::lex::{self, Token, TokenKind};
+use replicateddb_cql::lex;
 use replicateddb_cql::response::{Column, ColumnType, Row, cell};
-use replicateddb_cql::statement::{Ident, Statement};
+use replicateddb_cql::statement::{Ident, Statement, ident};
 use replicateddb_cql::wire::Value;
 
 use crate::record::StatementText;
@@ -131,20 +131,12 @@ pub fn vector_indexes(indexes: &[Row], columns: &[Row]) -> Vec<VectorIndex> {
         };
         let target = option("target")?;
         let mut tokens = lex::tokens(target);
-        let column = name(target, tokens.next()?)?;
+        let column = ident(target, tokens.next()?)?.as_str().to_owned();
         let takes_zeros =
             option("similarity_function").is_some_and(|function| !function.trim().eq_ignore_ascii_case("cosine"));
         Some(VectorIndex { dimension: dimension_of(&column)?, column, takes_zeros })
     });
     on_vectors.collect()
-}
-
-fn name(text: &str, token: Token) -> Option<String> {
-    match token.kind {
-        TokenKind::Word => Some(token.text(text).to_owned()),
-        TokenKind::QuotedName => Some(token.text(text).trim_matches('"').replace("\"\"", "\"")),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What a replica's clients may say when it has one keyspace only, and how that is recorded: without naming it. Pure.
 
 use replicateddb_cql::lex::{self, Token, TokenKind};
-use replicateddb_cql::statement::{Action, Ident, Kind, Object, Statement};
+use replicateddb_cql::statement::{Action, Ident, Kind, Object, Statement, ident};
 
 use super::STATE_TABLE;
 
@@ -22,8 +22,9 @@ pub fn judge(own: &str, text: &str, statement: &Statement) -> Verdict {
         Kind::Ddl(action, Object::Keyspace) => return of_keyspaces(own, text, action, statement),
         Kind::Role => return Verdict::Refused("roles belong to the shared Cassandra: make them there".to_owned()),
         Kind::Use => {
-            let used = lex::tokens(text).nth(1).and_then(|token| name(text, token));
-            return if used.as_deref() == Some(own) { Verdict::Fine } else { elsewhere(own, used.as_deref()) };
+            let used = lex::tokens(text).nth(1).and_then(|token| ident(text, token));
+            let used = used.as_ref().map(Ident::as_str);
+            return if used == Some(own) { Verdict::Fine } else { elsewhere(own, used) };
         }
         _ => {}
     }
@@ -82,11 +83,12 @@ pub fn stripped(own: &str, text: &str, kind: Kind) -> Result<String, String> {
         if !(everywhere || at_table) {
             continue;
         }
-        let named = name(text, qualifier).unwrap_or_default();
+        let named = ident(text, qualifier);
+        let named = named.as_ref().map_or("", Ident::as_str);
         if named != own {
-            return Err(match elsewhere(own, Some(&named)) {
+            return Err(match elsewhere(own, Some(named)) {
                 Verdict::Refused(reason) => reason,
-                Verdict::Fine | Verdict::Nothing => named,
+                Verdict::Fine | Verdict::Nothing => named.to_owned(),
             });
         }
         result.push_str(text.get(kept..qualifier.span().start).unwrap_or_default());
@@ -94,16 +96,6 @@ pub fn stripped(own: &str, text: &str, kind: Kind) -> Result<String, String> {
     }
     result.push_str(text.get(kept..).unwrap_or_default());
     Ok(result)
-}
-
-/// A name as it is stored.
-fn name(text: &str, token: Token) -> Option<String> {
-    let written = token.text(text);
-    match token.kind {
-        TokenKind::Word => Some(written.to_ascii_lowercase()),
-        TokenKind::QuotedName => Some(written.strip_prefix('"')?.strip_suffix('"')?.replace("\"\"", "\"")),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -101,6 +101,16 @@ impl KeyspaceStore {
     }
 
     /// The checkpoint that a rewind restores; to be empty, all are removed.
+    /// What stands in place of the clean mark, whatever stood there.
+    async fn set_clean(&self, clean: Value) -> Result<(), StoreError> {
+        let open = self.open().await?;
+        let set = format!("UPDATE {} SET clean = ? WHERE id = 0 IF incarnation = ?", self.row());
+        match open.applied(&set, &[clean, bigint(self.incarnation)]).await? {
+            true => Ok(()),
+            false => Err(self.fenced(open.ours().await?.incarnation)),
+        }
+    }
+
     async fn checkpoint_for(&self, to: Rewind) -> Result<Option<(PathBuf, Checkpoint)>, StoreError> {
         let Some(points) = self.points.clone() else { return Ok(None) };
         on_disk(move || match to {
@@ -290,13 +300,7 @@ impl Agent for KeyspaceStore {
 
     /// Says so in place of the clean mark, which a rewind takes away.
     async fn distrust(&self, reason: &str) -> Result<(), StoreError> {
-        let open = self.open().await?;
-        let set = format!("UPDATE {} SET clean = ? WHERE id = 0 IF incarnation = ?", self.row());
-        let values = [Value::Bytes(cell::text(&format!("{DISTRUSTED}{reason}"))), bigint(self.incarnation)];
-        match open.applied(&set, &values).await? {
-            true => Ok(()),
-            false => Err(self.fenced(open.ours().await?.incarnation)),
-        }
+        self.set_clean(Value::Bytes(cell::text(&format!("{DISTRUSTED}{reason}")))).await
     }
 
     async fn start(&self) -> Result<u64, StoreError> {
@@ -329,12 +333,7 @@ impl Agent for KeyspaceStore {
     }
 
     async fn clear_clean(&self) -> Result<(), StoreError> {
-        let open = self.open().await?;
-        let clear = format!("UPDATE {} SET clean = null WHERE id = 0 IF incarnation = ?", self.row());
-        match open.applied(&clear, &[bigint(self.incarnation)]).await? {
-            true => Ok(()),
-            false => Err(self.fenced(open.ours().await?.incarnation)),
-        }
+        self.set_clean(Value::Null).await
     }
 
     async fn autocompaction(&self, _: bool, _: Option<Vec<Table>>) -> Result<(), StoreError> {
