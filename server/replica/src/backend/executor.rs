@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
-use replicateddb_cql::response::{self, Column, ErrorCode, Prepared, ResultBody, Row};
+use replicateddb_cql::response::{self, ErrorCode, Prepared, ResultBody, Row};
 use replicateddb_cql::statement::{Action, Ident, Kind, Statement, classify};
 use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
@@ -20,11 +20,11 @@ use tokio::sync::watch;
 
 use super::connection::Connection;
 use super::group::{Groups, Member, Told};
-use super::nulls::{NULL_IN_WHERE, null_in_where};
+use super::nulls::{NULL_IN_WHERE, names_null, null_in_where};
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
 use super::prepared::{Known, PreparedCache, Preparing, is_repeatable};
-use super::vectors::{NOT_INDEXABLE, columns_query, indexes_query, suspects, vector_indexes};
+use super::vectors::{NOT_INDEXABLE, Suspect, columns_query, in_text, in_values, indexes_query, vector_indexes};
 use super::{BackendError, scan};
 use crate::lanes::Lanes;
 use crate::record::{Record, RecordKind, StatementText, flags};
@@ -84,20 +84,22 @@ impl Backend for Cassandra {
                 Ready::Refused(reply) => return Ok(Plan::Answer(reply)),
                 Ready::Text => {
                     let said = classify(&statement.text);
-                    if null_in_where(statement, &said) {
+                    if null_in_where(statement, &said, names_null(&statement.text)) {
                         return Ok(Plan::Answer(Reply::invalid(NULL_IN_WHERE)));
                     }
-                    if self.is_unindexable(keyspace, statement, &said, &[]).await? {
+                    if self.is_unindexable(keyspace, &said, &in_text(&statement.text)).await? {
                         return Ok(Plan::Answer(Reply::invalid(NOT_INDEXABLE)));
                     }
                     repeatable &= is_repeatable(&statement.text, &said, &[]);
                     add_tables(&mut lanes, &said, keyspace);
                 }
-                Ready::Prepared(known) if null_in_where(statement, &known.said) => {
+                Ready::Prepared(known) if null_in_where(statement, &known.said, known.names_null) => {
                     return Ok(Plan::Answer(Reply::invalid(NULL_IN_WHERE)));
                 }
                 Ready::Prepared(known) => {
-                    if self.is_unindexable(keyspace, statement, &known.said, &known.prepared.bind).await? {
+                    let mut suspects = in_values(&statement.values, &known.prepared.bind);
+                    suspects.extend_from_slice(&known.suspects);
+                    if self.is_unindexable(keyspace, &known.said, &suspects).await? {
                         return Ok(Plan::Answer(Reply::invalid(NOT_INDEXABLE)));
                     }
                     repeatable &= known.repeatable;
@@ -320,15 +322,13 @@ impl Cassandra {
         Err(forgetful())
     }
 
-    /// Whether a write has a vector that an index of its table can't hold, by the schema at its place in the order.
+    /// Whether one of a write's vectors is one that an index of its table can't hold, by the schema at its place in the order.
     async fn is_unindexable(
         &self,
         keyspace: Option<&str>,
-        statement: &StatementText,
         said: &Statement,
-        bind: &[Column],
+        suspects: &[Suspect],
     ) -> Result<bool, Failure> {
-        let suspects = suspects(statement, bind);
         if suspects.is_empty() {
             return Ok(false);
         }

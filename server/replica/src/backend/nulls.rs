@@ -13,11 +13,16 @@ pub const NULL_IN_WHERE: &str = "Invalid null value in a condition of WHERE: no 
 const ENDS: [&str; 6] = ["IF", "APPLY", "UPDATE", "INSERT", "DELETE", "BEGIN"];
 const NULL: &str = "NULL";
 
-/// Whether a WHERE of this statement, or of a member of this batch's text, compares with null. `said` is its text, read.
-pub fn null_in_where(statement: &StatementText, said: &Statement) -> bool {
+/// Whether a text may have a null of its own.
+pub fn names_null(text: &str) -> bool {
+    text.as_bytes().windows(NULL.len()).any(|part| part.eq_ignore_ascii_case(NULL.as_bytes()))
+}
+
+/// Whether a WHERE of this statement, or of a member of this batch's text, compares with null. `said` is its text, read;
+/// `literal`: [`names_null`].
+pub fn null_in_where(statement: &StatementText, said: &Statement, literal: bool) -> bool {
     let text = statement.text.as_str();
     let nulls: Vec<_> = statement.values.iter().enumerate().filter(|(_, bound)| bound.value == Value::Null).collect();
-    let literal = text.as_bytes().windows(NULL.len()).any(|part| part.eq_ignore_ascii_case(NULL.as_bytes()));
     if nulls.is_empty() && !literal {
         return false;
     }
@@ -55,7 +60,7 @@ mod tests {
     use super::*;
 
     fn found(text: &str, values: Values) -> bool {
-        null_in_where(&StatementText { text: text.into(), values }, &classify(text))
+        null_in_where(&StatementText { text: text.into(), values }, &classify(text), names_null(text))
     }
 
     #[test]

@@ -10,8 +10,10 @@ use replicateddb_cql::response::{self, Column, ColumnType, Prepared, ResultBody}
 use replicateddb_cql::statement::{Statement, classify};
 use replicateddb_cql::{lex, rewrite};
 
+use super::nulls::names_null;
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
+use super::vectors::{Suspect, in_text};
 
 /// Statements kept; a text beyond that empties the cache, which costs a PREPARE each.
 const ENTRIES: usize = 4096;
@@ -25,6 +27,10 @@ pub struct Known {
     pub prepared: Prepared,
     /// What its text says.
     pub said: Statement,
+    /// See [`names_null`].
+    pub names_null: bool,
+    /// See [`in_text`].
+    pub suspects: Vec<Suspect>,
     /// See [`is_repeatable`].
     pub repeatable: bool,
     /// The text with a marker for its write time, and that marker's place; see [`rewrite::with_timestamp_marker`].
@@ -37,7 +43,7 @@ impl Known {
         let said = classify(text);
         let repeatable = is_repeatable(text, &said, &prepared.bind);
         let timed = rewrite::with_timestamp_marker(text, &said);
-        Self { prepared, said, repeatable, timed }
+        Self { prepared, said, names_null: names_null(text), suspects: in_text(text), repeatable, timed }
     }
 }
 

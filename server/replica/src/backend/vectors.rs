@@ -4,11 +4,10 @@
 //! similarity function COSINE, the default, not all may be zero.)
 
 use replicateddb_cql::lex;
+use replicateddb_cql::request::Values;
 use replicateddb_cql::response::{Column, ColumnType, Row, cell};
 use replicateddb_cql::statement::{Ident, Statement, ident};
 use replicateddb_cql::wire::Value;
-
-use crate::record::StatementText;
 
 /// The answer to such a write.
 pub const NOT_INDEXABLE: &str = "a vector of zeros (by cosine similarity), or one that holds NaN or Infinity, can't be \
@@ -68,10 +67,10 @@ fn flaw_of(components: impl Iterator<Item = f32>) -> (Option<Flaw>, usize) {
     (flaw, dimension)
 }
 
-/// The vectors with a flaw among a write's values and literals; `bind` are its markers.
-pub fn suspects(statement: &StatementText, bind: &[Column]) -> Vec<Suspect> {
+/// The vectors with a flaw among a write's values; `bind` are its markers.
+pub fn in_values(values: &Values, bind: &[Column]) -> Vec<Suspect> {
     let mut found = Vec::new();
-    for (bound, column) in statement.values.iter().zip(bind) {
+    for (bound, column) in values.iter().zip(bind) {
         let Value::Bytes(bytes) = &bound.value else { continue };
         match &column.kind {
             ColumnType::Custom(class) if class.starts_with(PROTOCOL) => {
@@ -85,12 +84,11 @@ pub fn suspects(statement: &StatementText, bind: &[Column]) -> Vec<Suspect> {
             _ => {}
         }
     }
-    found.extend(in_text(&statement.text));
     found
 }
 
-/// The flat lists of numbers, in brackets, of a text, documents in it included.
-fn in_text(text: &str) -> Vec<Suspect> {
+/// Those among the literals of a text: flat lists of numbers in brackets, documents in it included.
+pub fn in_text(text: &str) -> Vec<Suspect> {
     let parts = text.split('[').skip(1).filter_map(|rest| rest.split(']').next());
     let lists = parts.filter_map(|inside| {
         let components: Option<Vec<f32>> = inside.split(',').map(|part| part.trim().parse().ok()).collect();
@@ -142,13 +140,8 @@ pub fn vector_indexes(indexes: &[Row], columns: &[Row]) -> Vec<VectorIndex> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use replicateddb_cql::request::Values;
 
     use super::*;
-
-    fn written(text: &str, values: &[Value]) -> StatementText {
-        StatementText { text: text.into(), values: Values::positional(values).expect("few") }
-    }
 
     fn floats(components: &[f32]) -> Value {
         Value::Bytes(components.iter().flat_map(|component| component.to_be_bytes()).collect())
@@ -182,7 +175,9 @@ mod tests {
                 somewhere(Flaw::Zero, 2),
             ),
         ] {
-            assert_eq!(suspects(&written(text, &values), std::slice::from_ref(bind)), expected, "{text}");
+            let mut found = in_values(&Values::positional(&values).expect("few"), std::slice::from_ref(bind));
+            found.extend(in_text(text));
+            assert_eq!(found, expected, "{text}");
         }
     }
 
