@@ -6,7 +6,7 @@ use replicateddb_cql::{
     Consistency, ProtocolError,
     frame::{Codec, Envelope, FrameError, Opcode},
     request::{self, Params, Values},
-    response::{self, ResultBody, Rows},
+    response::{self, ErrorCode, ResultBody, Rows},
 };
 use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 use tokio_util::codec::Framed;
@@ -35,6 +35,23 @@ pub enum ControlError {
     /// The answer is an error, or is not rows.
     #[error("the local Cassandra answered: {0}")]
     Answer(String),
+}
+
+impl ControlError {
+    /// The code for a client whose request could not go on without the answer. Nothing of it was done, so what another
+    /// replica can do is told in the terms on which drivers ask another one.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Backend(_) | Self::Frame(_) | Self::Closed => ErrorCode::Bootstrapping,
+            Self::Timeout => ErrorCode::Overloaded,
+            Self::Protocol(_) | Self::Answer(_) => ErrorCode::Server,
+        }
+    }
+
+    /// The body of the ERROR for that client.
+    pub fn body(&self) -> Bytes {
+        response::error_text(self.code(), &self.to_string())
+    }
 }
 
 /// One connection to the served generation of the local Cassandra, opened when first needed. One question at a time.

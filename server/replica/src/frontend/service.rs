@@ -83,7 +83,7 @@ impl<C: Core> Service<C> {
         };
         let version = *self.core.schema().borrow();
         let columns = self.schema.columns(&self.control, version, keyspace, table.as_str()).await;
-        let columns = columns.map_err(|error| response::error_text(ErrorCode::Server, &error.to_string()))?;
+        let columns = columns.map_err(|error| error.body())?;
         let lanes = columns.and_then(|columns| columns.read_lanes(keyspace, table.as_str(), &select.equalities));
         match lanes {
             None => Ok(None),
@@ -96,7 +96,7 @@ impl<C: Core> Service<C> {
         let version = *self.core.schema().borrow();
         let all = match self.topology.rows(select.table, &self.control, version).await {
             Ok(all) => all,
-            Err(error) => return answer::error(stream, ErrorCode::Server, &error.to_string()),
+            Err(error) => return answer::error_body(stream, error.body()),
         };
         let evaluated = select.evaluate(all, values);
         match evaluated.and_then(|rows| response::rows(&rows, false).map_err(|error| error.to_string())) {
@@ -190,7 +190,7 @@ impl<C: Core> Service<C> {
                     format!("Undefined column name {column} in table {keyspace}.{table}")
                 }
                 Ok(None) => format!("table {keyspace}.{table} does not exist"),
-                Err(error) => return Err(response::error_text(ErrorCode::Server, &error.to_string())),
+                Err(error) => return Err(error.body()),
             };
             if caught_up {
                 return Err(body(&Refusal::invalid(missing)));

@@ -119,6 +119,18 @@ async fn failures_of_writes_in_terms_of_drivers() {
 }
 
 #[tokio::test]
+async fn a_cassandra_that_went_away_before_a_write_was_proposed_sends_the_client_to_another_replica() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    *bed.cassandra.generation.lock().unwrap() = 2;
+    let error = client.error("INSERT INTO a.t (k) VALUES (1)", Consistency::Quorum).await;
+    assert_eq!(error.kind(), Some(ErrorCode::Bootstrapping), "{}", error.message);
+    let error = client.error("SELECT * FROM a.t", Consistency::Quorum).await;
+    assert_eq!(error.kind(), Some(ErrorCode::Bootstrapping), "{}", error.message);
+}
+
+#[tokio::test]
 async fn reads_wait_for_a_barrier_by_level_and_reach_cassandra_at_one() {
     let bed = Bed::start(10).await;
     bed.serve(1);
