@@ -17,5 +17,5 @@ mod position;
 pub mod truncation;
 pub mod znode_log;
 
-pub use log::{AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, TailError};
+pub use log::{AppendError, Appended, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, TailError};
 pub use position::{ParsePositionError, Position};

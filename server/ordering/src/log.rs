@@ -1,7 +1,10 @@
 //! The contract of an ordered log.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -22,6 +25,9 @@ impl fmt::Display for Incarnation {
         write!(f, "{:#x}", self.0)
     }
 }
+
+/// One life of one replica: its number, and the incarnation.
+pub type Life = (u32, Incarnation);
 
 /// Which log this is: a log that was deleted and made again has another one, and positions in it mean nothing in the old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -198,6 +204,19 @@ pub trait OrderedLog: Clone + Send + Sync + 'static {
 
     /// What every replica has made known, in order of their numbers; also those that are long gone.
     fn published(&self) -> impl Future<Output = Result<Vec<Published>, LogError>> + Send;
+
+    /// The lives that may append, and so acknowledge requests: all that were taken before this call and not ended before it
+    /// returns. Fails for a handle whose own life is over.
+    fn living(&self) -> impl Future<Output = Result<BTreeSet<Life>, LogError>> + Send;
+
+    /// What [`OrderedLog::ask`] answers others about this life: the highest index that its replica may have shown to
+    /// anybody, by an answer or in a read. It only grows. Before the first call there is no answer; later ones are
+    /// without effect.
+    fn vouch(&self, shown: Arc<AtomicU64>);
+
+    /// Asks each of these, but this handle's own, what it has shown; the highest. `None` unless every one of them answers
+    /// within a short time. What comes is no older than the call.
+    fn ask(&self, lives: &BTreeSet<Life>) -> impl Future<Output = Option<u64>> + Send;
 
     /// Whether the log can be reached, and changes of it.
     fn health(&self) -> watch::Receiver<LogHealth>;

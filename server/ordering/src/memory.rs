@@ -1,19 +1,24 @@
 //! An ordered log in the memory of one process: for tests, and for the faults a real one is too good to show on demand.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
 use crate::truncation::Published;
 use crate::{
-    AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
+    AppendError, Appended, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
 };
+
+/// Of so many questions to other replicas one is lost.
+const LOST_QUESTION: u32 = 11;
 
 /// Limits of a log in memory.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +78,12 @@ struct State {
     incarnations: BTreeMap<u32, Incarnation>,
     last_incarnation: i64,
     published: BTreeMap<u32, Published>,
+    /// What each life vouches for, as long as it lives.
+    shown: BTreeMap<Life, Weak<AtomicU64>>,
+    /// Questions there have been.
+    questions: u32,
+    /// Lives that the log can't be reached from.
+    cut_off: BTreeSet<Life>,
     faults: VecDeque<Fault>,
     health: LogHealth,
     /// Each with one receiver, for the same reason.
@@ -93,6 +104,9 @@ impl MemoryStorage {
             incarnations: BTreeMap::new(),
             last_incarnation: 0,
             published: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            questions: 0,
+            cut_off: BTreeSet::new(),
             faults: VecDeque::new(),
             health: LogHealth::Connected,
             health_watchers: Vec::new(),
@@ -132,6 +146,12 @@ impl MemoryStorage {
         state.health_watchers.retain(|watcher| watcher.send(health.clone()).is_ok());
         state.health = health;
         drop(state);
+        self.shared.ring();
+    }
+
+    /// Takes the log away from these lives alone, until the next call: what they ask each other still arrives.
+    pub fn cut_off(&self, lives: BTreeSet<Life>) {
+        self.shared.state().cut_off = lives;
         self.shared.ring();
     }
 
@@ -250,7 +270,7 @@ impl MemoryLog {
             return Err(AppendError::TooLarge { bytes: entry.len(), limit });
         }
         let mut state = self.shared.state();
-        if !state.health.is_connected() {
+        if !self.is_reachable(&state) {
             return Err(AppendError::Unavailable { reason: "the log is taken away".into() });
         }
         if self.is_fenced(&state) {
@@ -272,6 +292,10 @@ impl MemoryLog {
         }
     }
 
+    fn is_reachable(&self, state: &State) -> bool {
+        state.health.is_connected() && !state.cut_off.contains(&(self.replica, self.incarnation))
+    }
+
     fn is_fenced(&self, state: &State) -> bool {
         state.incarnations.get(&self.replica) != Some(&self.incarnation)
     }
@@ -288,19 +312,20 @@ impl OrderedLog for MemoryLog {
     }
 
     fn tail(&self, from: Position) -> impl Stream<Item = Result<Committed, TailError>> + Send + Unpin + 'static {
-        let start = Some((self.shared.clone(), from));
+        let start = Some((self.clone(), from));
         stream::unfold(start, |tail| async move {
-            let (shared, from) = tail?;
+            let (log, from) = tail?;
+            let shared = &log.shared;
             loop {
                 // Before reading, so that no ring falls in between.
                 let mut rung = pin!(shared.bell.notified());
                 rung.as_mut().enable();
-                let available = shared.state().health.is_connected();
+                let available = log.is_reachable(&shared.state());
                 match available.then(|| shared.read(from)).transpose() {
                     Err(error) => return Some((Err(error), None)),
                     Ok(Some(Some(committed))) => {
                         let next = committed.position.next();
-                        return Some((Ok(committed), Some((shared.clone(), next))));
+                        return Some((Ok(committed), Some((log.clone(), next))));
                     }
                     Ok(_) => rung.await,
                 }
@@ -337,7 +362,7 @@ impl OrderedLog for MemoryLog {
 
     async fn publish(&self, published: Published) -> Result<(), LogError> {
         let mut state = self.shared.state();
-        if !state.health.is_connected() {
+        if !self.is_reachable(&state) {
             return Err(LogError::Unavailable { reason: "the log is taken away".into() });
         }
         if self.is_fenced(&state) {
@@ -349,6 +374,42 @@ impl OrderedLog for MemoryLog {
 
     async fn published(&self) -> Result<Vec<Published>, LogError> {
         Ok(self.shared.state().published.values().cloned().collect())
+    }
+
+    async fn living(&self) -> Result<BTreeSet<Life>, LogError> {
+        let state = self.shared.state();
+        if !self.is_reachable(&state) {
+            return Err(LogError::Unavailable { reason: "the log is taken away".into() });
+        }
+        if self.is_fenced(&state) {
+            return Err(LogError::Fenced);
+        }
+        Ok(state.incarnations.iter().map(|(replica, incarnation)| (*replica, *incarnation)).collect())
+    }
+
+    fn vouch(&self, shown: Arc<AtomicU64>) {
+        self.shared.state().shown.insert((self.replica, self.incarnation), Arc::downgrade(&shown));
+    }
+
+    async fn ask(&self, lives: &BTreeSet<Life>) -> Option<u64> {
+        let own = (self.replica, self.incarnation);
+        let mut highest = 0;
+        for life in lives.iter().filter(|life| **life != own) {
+            let question = {
+                let mut state = self.shared.state();
+                state.questions = state.questions.wrapping_add(1);
+                state.questions
+            };
+            if question % LOST_QUESTION == 0 {
+                return None;
+            }
+            // On its way there, and back.
+            sleep(Duration::from_millis(u64::from(question % 3))).await;
+            let shown = self.shared.state().shown.get(life)?.upgrade()?.load(Ordering::SeqCst);
+            sleep(Duration::from_millis(u64::from(question % 2))).await;
+            highest = highest.max(shown);
+        }
+        Some(highest)
     }
 
     fn health(&self) -> watch::Receiver<LogHealth> {

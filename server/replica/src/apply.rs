@@ -299,6 +299,7 @@ where
         }
         let admitted = self.state.admit(at, commit_time_ms, entry);
         let admitted = admitted.map_err(|error| Exit::Fatal(format!("entry at {at}: {error}")))?;
+        self.shared.admitted(self.state.index());
         self.feeding.extend(admitted.into_iter().map(Arc::new));
         Ok(())
     }

@@ -1,16 +1,22 @@
-//! Read barriers, shared: everybody who asked before a barrier record was proposed is answered by it.
+//! Read barriers, shared: everybody who asked before the other replicas are asked what they have shown
+//! ([`crate::frontier`]), or before a barrier record is proposed, is answered by that.
+
+use std::sync::Arc;
 
 use futures::stream::{FuturesUnordered, StreamExt};
+use replicateddb_ordering::OrderedLog;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::frontier::Frontier;
 use crate::propose::Proposer;
 use crate::record::{Record, RecordKind};
 use crate::replica::ProposeError;
+use crate::shared::Shared;
 
 /// Readers that may wait to join a barrier.
 const QUEUE: usize = 16_384;
-/// Barrier records on their way at once: a reader that comes too late for one need not wait for its end.
-const IN_FLIGHT: usize = 3;
+/// Rounds on their way at once. What comes meanwhile makes the next one larger: messages cost more than the wait.
+const IN_FLIGHT: usize = 1;
 
 /// What a reader is told: the barrier's index.
 pub type Passed = Result<u64, ProposeError>;
@@ -21,9 +27,14 @@ pub struct Barriers(mpsc::Sender<oneshot::Sender<Passed>>);
 
 impl Barriers {
     /// A barrier service and the task that has to run for it.
-    pub fn new(proposer: Proposer) -> (Self, impl Future<Output = ()> + Send) {
+    pub fn new<L: OrderedLog>(
+        shared: Arc<Shared>,
+        log: L,
+        proposer: Proposer,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        (Self(sender), run(proposer, queue))
+        let frontier = Frontier::new(shared.clone(), log);
+        (Self(sender), run(shared, frontier, proposer, queue))
     }
 
     /// Completes when everything acknowledged before the call is applied here (I4). Bounded in time.
@@ -36,7 +47,26 @@ impl Barriers {
     }
 }
 
-async fn run(proposer: Proposer, mut queue: mpsc::Receiver<oneshot::Sender<Passed>>) {
+async fn run<L: OrderedLog>(
+    shared: Arc<Shared>,
+    frontier: Frontier<L>,
+    proposer: Proposer,
+    queue: mpsc::Receiver<oneshot::Sender<Passed>>,
+) {
+    let keeping = frontier.keep(proposer.clone());
+    tokio::select! {
+        biased;
+        () = rounds(&shared, &frontier, &proposer, queue) => {}
+        never = keeping => match never {},
+    }
+}
+
+async fn rounds<L: OrderedLog>(
+    shared: &Shared,
+    frontier: &Frontier<L>,
+    proposer: &Proposer,
+    mut queue: mpsc::Receiver<oneshot::Sender<Passed>>,
+) {
     let mut in_flight = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -48,15 +78,23 @@ async fn run(proposer: Proposer, mut queue: mpsc::Receiver<oneshot::Sender<Passe
                 while let Ok(reader) = queue.try_recv() {
                     readers.push(reader);
                 }
-                let proposer = proposer.clone();
                 in_flight.push(async move {
-                    let answer = proposer.propose(Record::bare(RecordKind::Barrier)).await;
-                    let passed = answer.map(|outcome| outcome.index);
+                    let passed = round(shared, frontier, proposer).await;
                     for reader in readers {
                         let _ = reader.send(passed.clone());
                     }
                 });
             }
         }
+    }
+}
+
+async fn round<L: OrderedLog>(shared: &Shared, frontier: &Frontier<L>, proposer: &Proposer) -> Passed {
+    match frontier.ask().await {
+        Some(index) => {
+            shared.metrics.asked_barriers.inc();
+            shared.reached(index).await.map(|()| index)
+        }
+        None => proposer.propose(Record::bare(RecordKind::Barrier)).await.map(|outcome| outcome.index),
     }
 }

@@ -20,6 +20,7 @@ pub mod clock;
 pub mod config;
 mod execute;
 pub mod frontend;
+mod frontier;
 pub mod keyspace;
 pub mod lanes;
 mod log_keeper;

@@ -33,6 +33,8 @@ pub struct Metrics {
     pub replayed: Counter,
     /// Entries appended, every copy counted.
     pub appends: Counter,
+    /// Barriers for which the other replicas were asked, in place of the log.
+    pub asked_barriers: Counter,
     /// Records proposed.
     pub proposed: Counter,
     /// Restore points committed.
@@ -76,6 +78,7 @@ impl Default for Metrics {
             applied: Family::default(),
             replayed: Counter::default(),
             appends: Counter::default(),
+            asked_barriers: Counter::default(),
             proposed: Counter::default(),
             restore_points: Counter::default(),
             rewinds: Counter::default(),
@@ -110,6 +113,8 @@ impl Metrics {
         let mut counter = |name, help, metric: &Counter| registry.register(name, help, metric.clone());
         counter("replayed_records", "Records applied while not serving", &self.replayed);
         counter("appends", "Entries appended to the log", &self.appends);
+        let help = "Barriers for which the other replicas were asked, in place of the log";
+        counter("asked_barriers", help, &self.asked_barriers);
         counter("proposed_records", "Records proposed", &self.proposed);
         counter("restore_points", "Restore points committed", &self.restore_points);
         counter("rewinds", "Rewinds of the store", &self.rewinds);

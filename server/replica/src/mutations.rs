@@ -58,11 +58,17 @@ pub enum Mutation {
     TruncateByApplied,
     /// What was sent to an earlier JVM may land in this one.
     IgnoreGeneration,
+    /// A linearizable read asks no other replica.
+    AskNobody,
+    /// The list of those to ask is good for ever.
+    EndlessLease,
+    /// A new life serves before the others know of it.
+    ServeUnknown,
 }
 
 impl Mutation {
     /// Every one.
-    pub const EVERY: [Self; 26] = [
+    pub const EVERY: [Self; 29] = [
         Self::SkipDedup,
         Self::ForgetDuplicates,
         Self::ForgetClock,
@@ -89,6 +95,9 @@ impl Mutation {
         Self::ReplayWithoutRewind,
         Self::TruncateByApplied,
         Self::IgnoreGeneration,
+        Self::AskNobody,
+        Self::EndlessLease,
+        Self::ServeUnknown,
     ];
 }
 

@@ -249,7 +249,7 @@ impl ReplicaHandle {
         let (id, limits, clock) = (config.replica, config.limits.clone(), config.clock.clone());
         let shared = Arc::new(Shared::new(config, log.incarnation().0, metrics.clone()));
         let (proposer, proposing) = proposer(log.clone(), id, limits, shared.unresolved.clone(), metrics, clock);
-        let (barriers, barrier_task) = Barriers::new(proposer.clone());
+        let (barriers, barrier_task) = Barriers::new(shared.clone(), log.clone(), proposer.clone());
         let (sender, commands) = mpsc::channel(COMMANDS);
         let stop = CancellationToken::new();
         let supervisor = Supervisor {

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use replicateddb_ordering::Position;
-use tokio::sync::{broadcast, watch};
-use tokio::time::Instant;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::frontier::SETTLE;
 use crate::metrics::Metrics;
-use crate::replica::{Digest, Phase, Replay, SchemaEvent, Serving, Status};
+use crate::mutations::{Mutation, mutated};
+use crate::replica::{Digest, Phase, ProposeError, Replay, SchemaEvent, Serving, Status};
 use crate::unresolved::Unresolved;
 
 /// Digests kept for [`crate::ReplicaHandle::digest_at`].
@@ -85,6 +87,13 @@ pub struct Shared {
     pub schema: watch::Sender<Uuid>,
     /// What was in the log when the replica last looked is applied.
     current: AtomicBool,
+    /// When this life began, at the latest.
+    born: Instant,
+    /// The highest index that was admitted in this life: what is admitted may show. What an earlier life has shown is
+    /// behind the barrier that every other replica passes before it asks this one.
+    pub shown: Arc<AtomicU64>,
+    /// Rung when more is applied.
+    moved: Notify,
     /// Times that what this replica needs of the log was made known.
     beats: AtomicU64,
     /// Applied schema changes.
@@ -120,6 +129,9 @@ impl Shared {
             serving: watch::Sender::new(Serving::No { reason: "starting".to_owned() }),
             schema: watch::Sender::new(Uuid::nil()),
             current: AtomicBool::new(false),
+            born: Instant::now(),
+            shown: Arc::default(),
+            moved: Notify::new(),
             beats: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENTS),
             finished: watch::Sender::new(None),
@@ -204,6 +216,42 @@ impl Shared {
         let mut known = self.lock();
         known.applied = applied;
         known.log_end = Some(log_end);
+        drop(known);
+        self.moved.notify_waiters();
+    }
+
+    /// Records up to this index are admitted: from now on what they do may be seen.
+    pub fn admitted(&self, index: u64) {
+        self.shown.fetch_max(index, Ordering::SeqCst);
+    }
+
+    /// Completes when every other replica knows of this life, or can't act on its not being there.
+    pub async fn settled(&self) {
+        if !mutated(Mutation::ServeUnknown) {
+            sleep_until(self.born + SETTLE).await;
+        }
+    }
+
+    /// Completes when everything up to this index is applied here; bounded in time.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unavailable`] past the bound.
+    pub async fn reached(&self, index: u64) -> Result<(), ProposeError> {
+        let reached = async {
+            loop {
+                let mut moved = std::pin::pin!(self.moved.notified());
+                // Before looking, so that no ring falls in between.
+                moved.as_mut().enable();
+                if self.applied() >= index {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        timeout(self.config.limits.apply_wait, reached).await.map_err(|_| ProposeError::Unavailable {
+            reason: format!("what was written up to index {index} is not applied on this replica yet"),
+            maybe_written: false,
+        })
     }
 
     /// Recovery begins.

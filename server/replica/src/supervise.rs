@@ -348,6 +348,7 @@ impl<A: Agent, B: Backend> Life<A, B> {
         // came meanwhile.
         self.catch_up().await;
         self.now_current().await;
+        self.shared.settled().await;
         let index = self.shared.applied();
         if let Some(replay) = self.shared.replayed(index) {
             self.shared.metrics.replayed.inc_by(replay.records);

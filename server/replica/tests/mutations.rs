@@ -1,4 +1,5 @@
 //! Deliberate mistakes, one at a time: the simulation must catch each of them, or it proves nothing.
+//! `MUTATIONS=Name,Name` tries these alone.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
 mod model;
@@ -21,7 +22,10 @@ fn caught(mutation: Mutation) -> Option<u64> {
 fn every_mistake_is_caught() {
     // What goes wrong says so, hundreds of times.
     std::panic::set_hook(Box::new(|_| {}));
-    let found: Vec<_> = Mutation::EVERY.iter().map(|mutation| (mutation, caught(*mutation))).collect();
+    let named = std::env::var("MUTATIONS").ok();
+    let wanted =
+        |mutation: &&Mutation| named.as_ref().is_none_or(|n| n.split(',').any(|n| n == format!("{mutation:?}")));
+    let found: Vec<_> = Mutation::EVERY.iter().filter(wanted).map(|mutation| (mutation, caught(*mutation))).collect();
     drop(std::panic::take_hook());
     for (mutation, seed) in &found {
         eprintln!("{mutation:?}: {}", seed.map_or("NOT CAUGHT".to_owned(), |seed| format!("seed {seed}")));

@@ -64,6 +64,7 @@ fn sum_of(a: Report, b: Report) -> Report {
         restore_points: a.restore_points + b.restore_points,
         truncated: a.truncated + b.truncated,
         installs: a.installs + b.installs,
+        asked: a.asked + b.asked,
         trace: a.trace ^ b.trace,
     }
 }

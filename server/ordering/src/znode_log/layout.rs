@@ -73,6 +73,10 @@ impl Layout {
         format!("{body}/{chunk:05}")
     }
 
+    pub(crate) fn all_incarnations(&self) -> String {
+        format!("{}/incarnations", self.root)
+    }
+
     pub(crate) fn incarnations(&self, replica: u32) -> String {
         format!("{}/incarnations/{replica}", self.root)
     }

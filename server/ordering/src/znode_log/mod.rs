@@ -12,6 +12,7 @@
 mod append;
 mod bodies;
 mod layout;
+mod living;
 mod open;
 mod plan;
 mod published;
@@ -44,7 +45,7 @@ use self::recent::Recent;
 use crate::connection::{Access, Connection};
 use crate::truncation::Published;
 use crate::{
-    AppendError, Appended, Committed, Incarnation, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
+    AppendError, Appended, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
 };
 
 /// How a replica uses the log.
@@ -179,8 +180,8 @@ impl ZnodeLog {
         Ok((Self { inner: Arc::new(inner) }, incarnation))
     }
 
-    /// Sends every entry that this handle commits from now on, until the connection ends: the other side has
-    /// [`ZnodeLog::take_pushes`].
+    /// Sends every entry that this handle commits from now on, and answers what the other side asks, until the connection
+    /// ends: the other side has [`ZnodeLog::take_pushes`].
     ///
     /// # Errors
     /// Why it has ended.
@@ -264,6 +265,18 @@ impl OrderedLog for ZnodeLog {
             published::published(&self.inner, &client).await
         };
         self.inner.bounded(look).await
+    }
+
+    async fn living(&self) -> Result<BTreeSet<Life>, LogError> {
+        self.inner.bounded(living::living(&self.inner)).await
+    }
+
+    fn vouch(&self, shown: Arc<AtomicU64>) {
+        self.inner.pushes.vouch(shown);
+    }
+
+    fn ask(&self, lives: &BTreeSet<Life>) -> impl Future<Output = Option<u64>> + Send {
+        self.inner.pushes.ask(lives)
     }
 
     fn health(&self) -> watch::Receiver<LogHealth> {

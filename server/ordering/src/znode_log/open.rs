@@ -76,7 +76,7 @@ pub(super) async fn open(config: Config) -> Result<Inner, OpenError> {
         fenced: AtomicBool::new(false),
         body_counter: AtomicU64::new(0),
         recent: Recent::new(config.recent_entries, config.recent_bytes),
-        pushes: Pushes::new(opened.push_key, opened.log_id, config.replica),
+        pushes: Pushes::new(opened.push_key, opened.log_id, (config.replica, opened.incarnation)),
         log_id: opened.log_id,
         incarnation: opened.incarnation,
         incarnation_path: opened.incarnation_path,

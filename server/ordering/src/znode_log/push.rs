@@ -1,4 +1,5 @@
-//! Committed entries, pushed from replica to replica, so that nobody has to ask ZooKeeper for each of them.
+//! Committed entries, pushed from replica to replica, so that nobody has to ask ZooKeeper for each of them. In the other
+//! direction the receiver asks what the sender has shown to its clients ([`crate::OrderedLog::ask`]).
 //!
 //! A replica sends what it has appended, with its position, to all that are connected; who gets it keeps it like an entry of
 //! its own ([`super::recent`]). The log is the fallback: whatever does not come in [`GRACE`], the tail reads there, so a
@@ -9,26 +10,31 @@
 //!
 //! ```text
 //! receiver → sender   nonce (16 bytes)
-//! sender → receiver   "RDBp", version 1, log id (8), replica (4), nonce (16), and their MAC
-//! sender → receiver   frames: MAC (16), kind (1), and for an entry: segment (4), sequence (4), commit time in ms (8), entry
+//! sender → receiver   MAC of what follows (16), "RDBp", version 2, log id (8), replica (4), incarnation (8), nonce (16)
+//! sender → receiver   frames: MAC (16), kind (1), and for an entry: segment (4), sequence (4), commit time in ms (8), entry;
+//!                     for an answer: the index (8), or nothing where there is none yet
+//! receiver → sender   questions: MAC (16), kind (1); they are answered in their order
 //! ```
 //! Each with its length (4 bytes) before it; numbers big-endian.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
+use futures::future::try_join_all;
+use futures::{Sink, SinkExt, Stream, StreamExt};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use uuid::Uuid;
 
-use crate::{Committed, LogId, Position};
+use crate::{Committed, Incarnation, Life, LogId, Position};
 
 /// How long a tail waits for a pushed entry before it reads the log: well above the time that a push takes, and little
 /// where one is lost.
@@ -43,15 +49,23 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(2);
 /// Longest time of the first exchange, and of a write that nobody reads.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Questions under way on a connection.
+const QUESTIONS: usize = 16;
+/// How long an answer is waited for: whoever asked has another way, which takes about as long.
+const ANSWER_WAIT: Duration = Duration::from_millis(50);
 const MAGIC: &[u8; 4] = b"RDBp";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const NONCE_BYTES: usize = 16;
 const MAC_BYTES: usize = 16;
-/// Kind, position and commit time.
-const HEAD_BYTES: usize = 17;
-const HELLO_BYTES: usize = 4 + 1 + 8 + 4 + NONCE_BYTES;
+/// Position and commit time.
+const HEAD_BYTES: usize = 16;
+const HELLO_BYTES: usize = 4 + 1 + 8 + 4 + 8 + NONCE_BYTES;
 const ALIVE: u8 = 0;
 const ENTRY: u8 = 1;
+const ANSWER: u8 = 2;
+const QUESTION: u8 = 3;
+/// Frames are numbered in each direction; those of the receiver from here on, so that none passes for one of the other's.
+const FROM_RECEIVER: u64 = 1 << 63;
 
 type Keyed = Hmac<Sha256>;
 
@@ -74,9 +88,11 @@ pub enum PushError {
 pub(super) struct Pushes {
     key: Vec<u8>,
     log: LogId,
-    replica: u32,
+    own_life: Life,
     /// Own entries, once committed.
     own: broadcast::Sender<Committed>,
+    /// What others are answered.
+    shown: OnceLock<Arc<AtomicU64>>,
     peers: Mutex<Peers>,
 }
 
@@ -84,28 +100,36 @@ pub(super) struct Pushes {
 struct Peers {
     /// Whose entries are waited for.
     expected: BTreeSet<u32>,
-    /// Connections from each replica.
-    connected: BTreeMap<u32, usize>,
+    /// Connections from others.
+    connected: Vec<Peer>,
+    /// Connections there have been.
+    count: u64,
 }
 
-/// A connection from a replica, counted while it lives.
-struct Counted<'a>(&'a Pushes, u32);
+/// Told the index of an answer.
+type Asker = oneshot::Sender<u64>;
 
-impl Drop for Counted<'_> {
+/// A connection from another replica.
+#[derive(Debug)]
+struct Peer {
+    number: u64,
+    life: Life,
+    questions: mpsc::Sender<Asker>,
+}
+
+/// A connection from a replica, known while it lives.
+struct Known<'a>(&'a Pushes, u64);
+
+impl Drop for Known<'_> {
     fn drop(&mut self) {
-        let mut peers = self.0.peers();
-        if let Some(count) = peers.connected.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                peers.connected.remove(&self.1);
-            }
-        }
+        self.0.peers().connected.retain(|peer| peer.number != self.1);
     }
 }
 
 impl Pushes {
-    pub(super) fn new(key: Vec<u8>, log: LogId, replica: u32) -> Self {
-        Self { key, log, replica, own: broadcast::Sender::new(QUEUE), peers: Mutex::default() }
+    pub(super) fn new(key: Vec<u8>, log: LogId, own_life: Life) -> Self {
+        let own = broadcast::Sender::new(QUEUE);
+        Self { key, log, own_life, own, shown: OnceLock::new(), peers: Mutex::default() }
     }
 
     /// An own entry is committed.
@@ -124,10 +148,34 @@ impl Pushes {
     /// Whether every entry of the others is on its way.
     pub(super) fn complete(&self) -> bool {
         let peers = self.peers();
-        !peers.expected.is_empty() && peers.expected.iter().all(|replica| peers.connected.contains_key(replica))
+        let connected = |replica: &u32| peers.connected.iter().any(|peer| peer.life.0 == *replica);
+        !peers.expected.is_empty() && peers.expected.iter().all(connected)
     }
 
-    /// Sends every own entry from now on, until the connection ends.
+    /// See [`crate::OrderedLog::vouch`].
+    pub(super) fn vouch(&self, shown: Arc<AtomicU64>) {
+        // The first stays.
+        let _ = self.shown.set(shown);
+    }
+
+    /// See [`crate::OrderedLog::ask`].
+    pub(super) async fn ask(&self, lives: &BTreeSet<Life>) -> Option<u64> {
+        let answers: Vec<oneshot::Receiver<u64>> = {
+            let peers = self.peers();
+            let ask = |life: &Life| {
+                // The newest connection of that life.
+                let peer = peers.connected.iter().rev().find(|peer| peer.life == *life)?;
+                let (asker, answer) = oneshot::channel();
+                peer.questions.try_send(asker).ok()?;
+                Some(answer)
+            };
+            lives.iter().filter(|life| **life != self.own_life).map(ask).collect::<Option<_>>()?
+        };
+        let shown = timeout(ANSWER_WAIT, try_join_all(answers)).await.ok()?.ok()?;
+        Some(shown.into_iter().max().unwrap_or(0))
+    }
+
+    /// Sends every own entry from now on, and answers, until the connection ends.
     pub(super) async fn send<S>(&self, stream: S) -> Result<(), PushError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -141,27 +189,80 @@ impl Pushes {
         let hello = self.hello();
         let session = self.session(&theirs, &hello);
         put(&mut framed, sealed(&session, 0, &[&hello])).await?;
+        let mut questions = FROM_RECEIVER..;
         for number in 1u64.. {
-            let frame = match timeout(HEARTBEAT, own.recv()).await {
-                Ok(Ok(committed)) => sealed(&session, number, &[&head(&committed), &committed.entry]),
-                // Who lags reads the rest in the log.
-                Err(_) | Ok(Err(RecvError::Lagged(_))) => sealed(&session, number, &[&[ALIVE]]),
-                Ok(Err(RecvError::Closed)) => break,
+            let frame = tokio::select! {
+                asked = framed.next() => {
+                    let question = opened(&session, questions.next().unwrap_or(FROM_RECEIVER), whole(asked)?)?;
+                    if *question != [QUESTION] {
+                        return Err(PushError::Foreign("a question that asks nothing"));
+                    }
+                    let shown = self.shown.get().map(|shown| shown.load(Ordering::SeqCst).to_be_bytes());
+                    sealed(&session, number, &[&[ANSWER], shown.as_ref().map_or(&[], |shown| &shown[..])])
+                }
+                committed = timeout(HEARTBEAT, own.recv()) => match committed {
+                    Ok(Ok(committed)) => sealed(&session, number, &[&head(&committed), &committed.entry]),
+                    // Who lags reads the rest in the log.
+                    Err(_) | Ok(Err(RecvError::Lagged(_))) => sealed(&session, number, &[&[ALIVE]]),
+                    Ok(Err(RecvError::Closed)) => break,
+                },
             };
             put(&mut framed, frame).await?;
         }
         Ok(())
     }
 
-    /// Takes entries of another replica until the connection ends.
+    /// Takes entries of another replica, and asks it, until the connection ends.
     pub(super) async fn receive<S>(&self, stream: S, mut take: impl FnMut(Committed)) -> Result<(), PushError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let mut framed = framed(stream);
+        let (session, life) = self.greeted(&mut framed).await?;
+        let (questions, mut asked) = mpsc::channel(QUESTIONS);
+        let _known = self.known(life, questions);
+        let mut unanswered: VecDeque<Asker> = VecDeque::new();
+        let (mut numbers, mut own_numbers) = (1u64.., FROM_RECEIVER..);
+        let mut heard = Instant::now();
+        loop {
+            tokio::select! {
+                frame = framed.next() => {
+                    heard = Instant::now();
+                    let mut frame = opened(&session, numbers.next().unwrap_or_default(), whole(frame)?)?;
+                    match (frame.try_get_u8(), frame.len()) {
+                        (Ok(ENTRY), HEAD_BYTES..) => {
+                            let position = Position::new(frame.get_u32(), frame.get_u32());
+                            take(Committed { position, commit_time_ms: frame.get_i64(), entry: frame });
+                        }
+                        (Ok(ANSWER), 0 | 8) => {
+                            let asker = unanswered.pop_front().ok_or(PushError::Foreign("an answer to nothing"))?;
+                            if let Ok(shown) = frame.try_get_u64() {
+                                // Who asked may have gone.
+                                let _ = asker.send(shown);
+                            }
+                        }
+                        (Ok(ALIVE), _) => {}
+                        _ => return Err(PushError::Foreign("a frame that says nothing")),
+                    }
+                }
+                Some(asker) = asked.recv(), if unanswered.len() < QUESTIONS => {
+                    unanswered.push_back(asker);
+                    let number = own_numbers.next().unwrap_or(FROM_RECEIVER);
+                    put(&mut framed, sealed(&session, number, &[&[QUESTION]])).await?;
+                }
+                () = sleep_until(heard + SILENCE) => return Err(PushError::Silent),
+            }
+        }
+    }
+
+    /// The first exchange, from the receiver's side: the connection's key, and whose it is.
+    async fn greeted<S>(&self, framed: &mut Framed<S, LengthDelimitedCodec>) -> Result<(Keyed, Life), PushError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let nonce = Uuid::new_v4();
-        put(&mut framed, Bytes::copy_from_slice(nonce.as_bytes())).await?;
-        let first = next(&mut framed, PATIENCE).await?;
+        put(framed, Bytes::copy_from_slice(nonce.as_bytes())).await?;
+        let first = next(framed, PATIENCE).await?;
         let hello = first.get(MAC_BYTES..).unwrap_or_default();
         let session = self.session(nonce.as_bytes(), hello);
         let mut hello = opened(&session, 0, first.clone())?;
@@ -175,22 +276,15 @@ impl Pushes {
         if hello.get_i64() != self.log.0 {
             return Err(PushError::Foreign("it has another log"));
         }
-        let replica = hello.get_u32();
-        *self.peers().connected.entry(replica).or_default() += 1;
-        let _counted = Counted(self, replica);
-        for number in 1u64.. {
-            let mut frame = opened(&session, number, next(&mut framed, SILENCE).await?)?;
-            match frame.first() {
-                Some(&ENTRY) if frame.len() >= HEAD_BYTES => {
-                    frame.advance(1);
-                    let position = Position::new(frame.get_u32(), frame.get_u32());
-                    take(Committed { position, commit_time_ms: frame.get_i64(), entry: frame });
-                }
-                Some(&ALIVE) => {}
-                _ => return Err(PushError::Foreign("a frame that says nothing")),
-            }
-        }
-        Ok(())
+        Ok((session, (hello.get_u32(), Incarnation(hello.get_i64()))))
+    }
+
+    fn known(&self, life: Life, questions: mpsc::Sender<Asker>) -> Known<'_> {
+        let mut peers = self.peers();
+        peers.count += 1;
+        let number = peers.count;
+        peers.connected.push(Peer { number, life, questions });
+        Known(self, number)
     }
 
     fn hello(&self) -> BytesMut {
@@ -198,7 +292,8 @@ impl Pushes {
         hello.put_slice(MAGIC);
         hello.put_u8(VERSION);
         hello.put_i64(self.log.0);
-        hello.put_u32(self.replica);
+        hello.put_u32(self.own_life.0);
+        hello.put_i64(self.own_life.1.0);
         hello.put_slice(Uuid::new_v4().as_bytes());
         hello
     }
@@ -220,7 +315,7 @@ fn keyed(key: &[u8]) -> Keyed {
 }
 
 fn head(committed: &Committed) -> BytesMut {
-    let mut head = BytesMut::with_capacity(HEAD_BYTES);
+    let mut head = BytesMut::with_capacity(1 + HEAD_BYTES);
     head.put_u8(ENTRY);
     head.put_u32(committed.position.segment);
     head.put_u32(committed.position.sequence);
@@ -252,25 +347,29 @@ fn opened(session: &Keyed, number: u64, mut frame: Bytes) -> Result<Bytes, PushE
 }
 
 fn framed<S: AsyncRead + AsyncWrite>(stream: S) -> Framed<S, LengthDelimitedCodec> {
-    let codec = LengthDelimitedCodec::builder().max_frame_length(MAX_ENTRY_BYTES + HEAD_BYTES + MAC_BYTES).new_codec();
+    let codec =
+        LengthDelimitedCodec::builder().max_frame_length(MAX_ENTRY_BYTES + 1 + HEAD_BYTES + MAC_BYTES).new_codec();
     Framed::new(stream, codec)
 }
 
-async fn next<S>(framed: &mut Framed<S, LengthDelimitedCodec>, limit: Duration) -> Result<Bytes, PushError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    match timeout(limit, framed.next()).await {
-        Ok(Some(Ok(frame))) => Ok(frame.freeze()),
-        Ok(Some(Err(error))) => Err(error.into()),
-        Ok(None) => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
-        Err(_) => Err(PushError::Silent),
+/// A frame, unless the connection has ended.
+fn whole(frame: Option<std::io::Result<BytesMut>>) -> Result<Bytes, PushError> {
+    match frame {
+        Some(frame) => Ok(frame?.freeze()),
+        None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
     }
 }
 
-async fn put<S>(framed: &mut Framed<S, LengthDelimitedCodec>, frame: Bytes) -> Result<(), PushError>
+async fn next<S>(framed: &mut S, limit: Duration) -> Result<Bytes, PushError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Stream<Item = std::io::Result<BytesMut>> + Unpin,
+{
+    whole(timeout(limit, framed.next()).await.map_err(|_| PushError::Silent)?)
+}
+
+async fn put<S>(framed: &mut S, frame: Bytes) -> Result<(), PushError>
+where
+    S: Sink<Bytes, Error = std::io::Error> + Unpin,
 {
     timeout(PATIENCE, framed.send(frame)).await.map_err(|_| PushError::Silent)?.map_err(Into::into)
 }
@@ -281,14 +380,17 @@ mod tests {
 
     const KEY: &[u8] = b"a key of the log";
 
+    fn of(key: &[u8], log: i64, replica: u32) -> Pushes {
+        Pushes::new(key.into(), LogId(log), (replica, Incarnation(70 + i64::from(replica))))
+    }
+
     fn committed(sequence: u32, bytes: usize) -> Committed {
         Committed { position: Position::new(3, sequence), commit_time_ms: 77, entry: vec![9; bytes].into() }
     }
 
     #[tokio::test]
     async fn what_one_commits_the_other_gets() {
-        let (sender, receiver) =
-            (Pushes::new(KEY.into(), LogId(5), 0), std::sync::Arc::new(Pushes::new(KEY.into(), LogId(5), 1)));
+        let (sender, receiver) = (of(KEY, 5, 0), Arc::new(of(KEY, 5, 1)));
         receiver.expect([0].into());
         assert!(!receiver.complete(), "nobody is connected");
         let (near, far) = tokio::io::duplex(1 << 16);
@@ -316,9 +418,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_asked_says_what_it_has_shown_now() {
+        let (asked, asking) = (Arc::new(of(KEY, 5, 0)), Arc::new(of(KEY, 5, 1)));
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let both = [(0, Incarnation(70)), (1, Incarnation(71))].into();
+        assert_eq!(asking.ask(&both).await, None, "nobody is connected");
+        assert_eq!(asking.ask(&[(1, Incarnation(71))].into()).await, Some(0), "there is nobody to ask");
+        let (sender, receiver) = (asked.clone(), asking.clone());
+        let sending = tokio::spawn(async move { sender.send(near).await });
+        let _receiving = tokio::spawn(async move { receiver.receive(far, |_| {}).await });
+        asking.expect([0].into());
+        while !asking.complete() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(asking.ask(&both).await, None, "it has nothing to say yet");
+        let shown = Arc::new(AtomicU64::new(0));
+        asked.vouch(shown.clone());
+        for index in [0, 2, 700] {
+            shown.store(index, Ordering::SeqCst);
+            assert_eq!(asking.ask(&both).await, Some(index));
+        }
+        let another_life = [(0, Incarnation(69)), (1, Incarnation(71))].into();
+        assert_eq!(asking.ask(&another_life).await, None, "it answers for itself alone");
+        let many = futures::future::join_all((0..QUESTIONS).map(|_| asking.ask(&both))).await;
+        assert!(many.iter().all(|answer| *answer == Some(700)), "{many:?}");
+        sending.abort();
+        let _ = sending.await;
+        while asking.complete() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(asking.ask(&both).await, None, "it has gone");
+    }
+
+    #[tokio::test]
     async fn strangers_are_sent_away() {
         for (key, log) in [(&b"another key"[..], 5), (KEY, 6)] {
-            let (sender, receiver) = (Pushes::new(key.into(), LogId(log), 0), Pushes::new(KEY.into(), LogId(5), 1));
+            let (sender, receiver) = (of(key, log, 0), of(KEY, 5, 1));
             let (near, far) = tokio::io::duplex(1 << 16);
             let (_, received) = tokio::join!(
                 timeout(Duration::from_millis(100), sender.send(near)),
@@ -330,7 +465,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_good_once_and_whole() {
-        let pushes = Pushes::new(KEY.into(), LogId(5), 0);
+        let pushes = of(KEY, 5, 0);
         let session = pushes.session(b"nonce", b"hello");
         let frame = sealed(&session, 7, &[&[ALIVE]]);
         assert!(opened(&session, 7, frame.clone()).is_ok());

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::{Data, ModelConnector, ModelStore};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use replicateddb_ordering::Position;
 use replicateddb_ordering::memory::{Config as LogConfig, Fault, MemoryStorage};
+use replicateddb_ordering::{Life, Position};
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::clock::Clock;
 use replicateddb_replica::config::Config;
@@ -54,12 +54,16 @@ pub struct Cluster {
     pub log: MemoryStorage,
     pub stores: Vec<ModelStore>,
     pub handles: Vec<Mutex<Option<ReplicaHandle>>>,
+    /// The newest life of each replica.
+    lives: Vec<Mutex<Option<Life>>>,
     told: Mutex<Told>,
     began: Instant,
     /// What had been acknowledged when each replica was started.
     before_start: Vec<Mutex<Vec<(String, i64)>>>,
     /// µs that the clock of each replica's node is ahead.
     skew: Vec<i64>,
+    /// Of all lives.
+    metrics: Metrics,
 }
 
 /// What happened in a run.
@@ -76,6 +80,8 @@ pub struct Report {
     pub truncated: u64,
     /// Restore points that were taken over from other replicas.
     pub installs: u64,
+    /// Barriers that asked the other replicas, in place of the log.
+    pub asked: u64,
     /// Of everything that clients were told and stores hold.
     pub trace: u64,
 }
@@ -90,10 +96,12 @@ impl Cluster {
             log,
             stores: (0..REPLICAS).map(|n| ModelStore::new(seed.wrapping_add(u64::from(n)))).collect(),
             handles: (0..REPLICAS).map(|_| Mutex::default()).collect(),
+            lives: (0..REPLICAS).map(|_| Mutex::default()).collect(),
             told: Mutex::default(),
             before_start: (0..REPLICAS).map(|_| Mutex::default()).collect(),
             began: Instant::now(),
             skew: (0..REPLICAS).map(skew).collect(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -103,6 +111,7 @@ impl Cluster {
 
     pub fn start(&self, replica: u32) {
         let (log, incarnation) = self.log.open(replica);
+        *self.lives[replica as usize].lock().unwrap() = Some((replica, incarnation));
         let mut config = Config { replica, restore_point_interval: Duration::from_secs(3), ..Config::default() };
         let (began, skew) = (self.began, self.skew[replica as usize]);
         config.clock = Clock::new(move || now_us(began) + skew);
@@ -116,7 +125,7 @@ impl Cluster {
         config.limits.apply_wait = PATIENCE;
         let store = &self.stores[replica as usize];
         let agent = store.agent(incarnation.0, &self.stores);
-        let handle = ReplicaHandle::start(config, log, agent, ModelConnector(store.clone()), Metrics::default());
+        let handle = ReplicaHandle::start(config, log, agent, ModelConnector(store.clone()), self.metrics.clone());
         *self.before_start[replica as usize].lock().unwrap() = self.acknowledged();
         *self.handles[replica as usize].lock().unwrap() = Some(handle);
     }
@@ -258,6 +267,7 @@ impl Cluster {
             restore_points: of_stores(ModelStore::restore_points),
             truncated: u64::from(self.log.entries().first().is_some_and(|entry| entry.position != Position::START)),
             installs: of_stores(ModelStore::installs),
+            asked: self.metrics.asked_barriers.get(),
             trace: trace.finish(),
         }
     }
@@ -326,7 +336,7 @@ async fn trouble(cluster: Arc<Cluster>, seed: u64, worst: u32) {
         tokio::time::sleep(Duration::from_millis(random.random_range(20..1500))).await;
         let replica = random.random_range(0..REPLICAS);
         // Every rewind heals what went wrong before it: some runs go without, or without stops.
-        match random.random_range(worst..17u32) {
+        match random.random_range(worst..18u32) {
             // Always of the same replica: what no volume holds any more can't come back.
             0 if replica == seed as u32 % REPLICAS => {
                 cluster.handles[replica as usize].lock().unwrap().take();
@@ -358,6 +368,16 @@ async fn trouble(cluster: Arc<Cluster>, seed: u64, worst: u32) {
                     handle.stop().await;
                 }
                 cluster.start(replica);
+            }
+            // The log is there for a new life alone, and all that lived before, its zombie with them, for each other.
+            9 => {
+                let lives = cluster.lives.iter().filter_map(|life| *life.lock().unwrap());
+                cluster.log.cut_off(lives.collect());
+                let zombie = cluster.handle(replica);
+                cluster.start(replica);
+                tokio::time::sleep(Duration::from_millis(random.random_range(100..6000))).await;
+                cluster.log.cut_off(BTreeSet::new());
+                drop(zombie);
             }
             8 => {
                 cluster.log.set_available(false);
@@ -401,6 +421,7 @@ async fn history(seed: u64) -> Report {
     trouble.abort();
     let _ = trouble.await;
     cluster.log.set_available(true);
+    cluster.log.cut_off(BTreeSet::new());
     cluster.log.clear_faults();
     for n in 0..REPLICAS {
         cluster.stores[n as usize].set_trouble(0);

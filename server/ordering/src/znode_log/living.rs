@@ -1,0 +1,48 @@
+//! Which lives there are: the incarnations that may append.
+
+use std::collections::BTreeSet;
+
+use zookeeper_client::{Error, MultiReadResult, MultiWriteError};
+
+use super::{Inner, unavailable};
+use crate::{Incarnation, Life, LogError};
+
+/// See [`crate::OrderedLog::living`]. The write before the reads makes them see whatever was committed before the call:
+/// a session reads nothing that is older than its own writes, and a write, unlike a `sync`, needs a quorum.
+pub(super) async fn living(inner: &Inner) -> Result<BTreeSet<Life>, LogError> {
+    let client = inner.control.client().await;
+    let folder = inner.layout.incarnations(inner.config.replica);
+    let mut writer = client.new_multi_writer();
+    writer
+        .add_check_version(&inner.incarnation_path, 0)
+        .and_then(|()| writer.add_set_data(&folder, &[], None))
+        .map_err(unavailable)?;
+    match writer.commit().await {
+        Ok(_) => {}
+        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => return Err(LogError::Fenced),
+        Err(error) => return Err(unavailable(error.into())),
+    }
+    let all = inner.layout.all_incarnations();
+    let replicas = client.list_children(&all).await.map_err(unavailable)?;
+    let mut lives = BTreeSet::new();
+    for name in replicas {
+        let Ok(replica) = name.parse::<u32>() else { continue };
+        let folder = inner.layout.incarnations(replica);
+        let names = client.list_children(&folder).await.map_err(unavailable)?;
+        if names.is_empty() {
+            continue;
+        }
+        let mut reader = client.new_multi_reader();
+        for name in names {
+            reader.add_get_data(&format!("{folder}/{name}")).map_err(unavailable)?;
+        }
+        for result in reader.commit().await.map_err(unavailable)? {
+            match result {
+                MultiReadResult::Data { stat, .. } => lives.insert((replica, Incarnation(stat.czxid))),
+                // It ended while we looked: the one that replaced it is not among those that were listed.
+                _ => return Err(LogError::Unavailable { reason: format!("replica {replica} begins a new life") }),
+            };
+        }
+    }
+    Ok(lives)
+}

@@ -1,0 +1,166 @@
+//! Barriers that cost no round through the log: each other replica is asked what it has shown.
+//!
+//! A linearizable read has to see whatever any replica had acknowledged, or shown in a read, before it was asked (I4). The
+//! replicas themselves know that best: each keeps the highest index that it may have shown to anybody. A reader asks all
+//! of them, waits until the highest answer is applied here, and reads.
+//!
+//! *All of them* is what needs care: a replica that nobody asked may acknowledge writes. Therefore the lives to ask are
+//! looked up again and again ([`OrderedLog::living`]), and what was found is good for a [`LEASE`]; a new life serves
+//! nobody before every lease that does not know it is over ([`SETTLE`]); and after a life has left the list, questions
+//! begin only once a barrier has passed through the log, behind which is what that life acknowledged, and once its
+//! own lease is over, by which it could still read. Whatever is missing, an answer or a lease, the barrier goes through the log.
+//!
+//! This holds as long as the clocks of two replicas, which measure these times each for itself, do not differ in speed by a
+//! factor of `SETTLE / LEASE`.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use replicateddb_ordering::{Life, LogError, OrderedLog};
+use tokio::sync::Notify;
+use tokio::time::{Duration, Instant, sleep_until};
+
+use crate::mutations::{Mutation, mutated};
+use crate::propose::Proposer;
+use crate::record::{Record, RecordKind};
+use crate::shared::Shared;
+
+/// How long the list of lives is good for, from before it was asked for.
+const LEASE: Duration = Duration::from_secs(1);
+/// How often it is asked for.
+const RENEW: Duration = Duration::from_millis(600);
+/// How long after its beginning a life serves nobody, and how long after the list has changed no question is asked.
+pub const SETTLE: Duration = Duration::from_secs(2);
+/// Without reads for so long, the list is left to grow old.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Whom to ask, and until when.
+#[derive(Debug, Clone)]
+struct Lease {
+    lives: Arc<BTreeSet<Life>>,
+    /// Just before the list was asked for.
+    from: Instant,
+    /// When it was first seen like this; it was never out of date since.
+    since: Instant,
+}
+
+impl Lease {
+    /// Whether whoever may have shown anything by `now` is in the list.
+    fn holds(&self, now: Instant) -> bool {
+        let fresh = now < self.from + LEASE || mutated(Mutation::EndlessLease);
+        fresh && now >= self.since + SETTLE
+    }
+
+    /// The same list, asked for again at `from`; `None` if it is another one, or may have been in between.
+    fn renewed(&self, lives: &BTreeSet<Life>, from: Instant) -> Option<Self> {
+        (*self.lives == *lives && from < self.from + LEASE).then(|| Self { from, ..self.clone() })
+    }
+}
+
+/// See the module's head.
+pub struct Frontier<L> {
+    shared: Arc<Shared>,
+    log: L,
+    lease: Mutex<(Option<Lease>, Instant)>,
+    wanted: Notify,
+}
+
+impl<L: OrderedLog> Frontier<L> {
+    /// Of a replica that begins now.
+    pub fn new(shared: Arc<Shared>, log: L) -> Self {
+        log.vouch(shared.shown.clone());
+        Self { shared, log, lease: Mutex::new((None, Instant::now())), wanted: Notify::new() }
+    }
+
+    /// An index that covers everything shown anywhere before the call. `None`: the log has to be asked.
+    pub async fn ask(&self) -> Option<u64> {
+        let lease = self.wanted();
+        let lease = lease.filter(|lease| lease.holds(Instant::now()))?;
+        if mutated(Mutation::AskNobody) {
+            return Some(self.shared.applied());
+        }
+        let shown = self.log.ask(&lease.lives).await?;
+        lease.holds(Instant::now()).then_some(shown)
+    }
+
+    /// Keeps the list of lives good while there are reads.
+    pub async fn keep(&self, proposer: Proposer) -> std::convert::Infallible {
+        loop {
+            if self.lock().1.elapsed() >= IDLE || self.lock().0.is_none() {
+                self.wanted.notified().await;
+            }
+            let from = Instant::now();
+            match self.renew(from, &proposer).await {
+                Ok(()) => {}
+                Err(LogError::Fenced) => std::future::pending().await,
+                Err(error) => tracing::debug!(%error, "reads go through the log"),
+            }
+            sleep_until(from + RENEW).await;
+        }
+    }
+
+    async fn renew(&self, from: Instant, proposer: &Proposer) -> Result<(), LogError> {
+        let lives = self.log.living().await?;
+        let since = Instant::now();
+        let before = self.lock().0.clone();
+        let lease = match before.and_then(|lease| lease.renewed(&lives, from)) {
+            Some(lease) => lease,
+            None => {
+                // Behind everything that lives which are not in the list any more have acknowledged.
+                let unavailable = |reason| LogError::Unavailable { reason };
+                let barrier = proposer.propose(Record::bare(RecordKind::Barrier)).await;
+                barrier.map_err(|error| unavailable(error.to_string()))?;
+                Lease { lives: Arc::new(lives), from, since }
+            }
+        };
+        self.lock().0 = Some(lease);
+        Ok(())
+    }
+
+    /// The lease as it is; somebody wants to read.
+    fn wanted(&self) -> Option<Lease> {
+        let mut lease = self.lock();
+        lease.1 = Instant::now();
+        self.wanted.notify_one();
+        lease.0.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Option<Lease>, Instant)> {
+        // Nothing panics under the lock.
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use replicateddb_ordering::Incarnation;
+
+    use super::*;
+
+    fn lives(incarnations: &[i64]) -> BTreeSet<Life> {
+        (0u32..).zip(incarnations.iter().map(|incarnation| Incarnation(*incarnation))).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_is_good_between_settling_and_its_age() {
+        let from = Instant::now();
+        let mut lease = Lease { lives: Arc::new(lives(&[1, 2])), from, since: from };
+        let at = |ms| from + Duration::from_millis(ms);
+        assert!(!lease.holds(at(999)), "others may have older lists");
+        for renewed in (600..=2400).step_by(600) {
+            lease = lease.renewed(&lives(&[1, 2]), at(renewed)).expect("the same list, in time");
+        }
+        assert!(lease.holds(at(2400)) && lease.holds(at(3399)));
+        assert!(!lease.holds(at(3400)), "too old");
+        assert!(lease.renewed(&lives(&[1, 2]), at(3400)).is_none(), "it may have been another in between");
+        assert!(lease.renewed(&lives(&[1, 3]), at(2500)).is_none(), "another life");
+        assert!(lease.renewed(&lives(&[1]), at(2500)).is_none(), "one less");
+        assert!(lease.renewed(&lives(&[1, 2, 3]), at(2500)).is_none(), "one more");
+    }
+
+    #[test]
+    fn a_new_life_waits_for_longer_than_any_lease() {
+        assert!(SETTLE >= 2 * LEASE, "clocks may differ in speed");
+        assert!(RENEW < LEASE, "a list is renewed before it is too old");
+    }
+}
