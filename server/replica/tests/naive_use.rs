@@ -19,8 +19,9 @@ use replicateddb_replica::replica::{RequestKind, Serving};
 use serde_json::json;
 use site::clock::Clock;
 use site::direct::auth_response;
+use site::jmx::Jmx;
 use site::plain::Plain;
-use site::{Direct, Jmx, Site, ddl, done, request as ordered, served, until};
+use site::{Direct, Site, ddl, done, request as ordered, served, until};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +73,8 @@ async fn compaction_ends_cells_by_the_wall_clock(plain: &Plain) {
     assert!(applied(timed.at(then, &write(1)).await), "the row lived then");
     jmx.flush("ks").await;
     let look = "SELECT v FROM ks.ends WHERE k = 2";
-    until("a compaction", async || timed.at(then, look).await.is_empty().then_some(())).await;
+    // The row's marker is still there then, its cell is not.
+    until("a compaction", async || timed.at(then, look).await[0][0].is_none().then_some(())).await;
     assert!(!applied(timed.at(then, &write(2)).await), "a row that was compacted away has come back");
 }
 
@@ -81,13 +83,11 @@ async fn a_logged_batch_comes_back(plain: &Plain) {
     let mut direct = plain.session().await;
     let jmx = Jmx::of(&plain.site);
     let logged = jmx.batches("Logged").await;
-    for text in [
-        LISTS,
-        "CREATE TABLE ks.vectors (k int PRIMARY KEY, v vector<float, 2>)",
-        "CREATE INDEX zero ON ks.vectors (v) USING 'sai'",
-    ] {
-        direct.done(text).await;
-    }
+    // A partition's tables are written in the order of their ids' hashes: with these, the one whose index refuses first.
+    let id = |number| format!("WITH ID = 00000000-0000-1000-8000-00000000000{number}");
+    direct.done(&format!("CREATE TABLE ks.vectors (k int PRIMARY KEY, v vector<float, 2>) {}", id(1))).await;
+    direct.done(&format!("{LISTS} {}", id(2))).await;
+    direct.done("CREATE INDEX zero ON ks.vectors (v) USING 'sai'").await;
     let batch = "BEGIN BATCH INSERT INTO ks.vectors (k, v) VALUES (1, [0, 0]); \
                  UPDATE ks.lists SET l = l + [1] WHERE k = 1; INSERT INTO ks.lists (k) VALUES (2); APPLY BATCH";
     let (_, body) = direct.statement(batch, &[]).await;

@@ -4,7 +4,7 @@
 
 pub mod clock;
 pub mod direct;
-mod jmx;
+pub mod jmx;
 pub mod plain;
 pub mod statements;
 
@@ -28,7 +28,6 @@ use replicateddb_store::api::Jvm;
 use replicateddb_store::client::Store;
 
 pub use direct::Direct;
-pub use jmx::Jmx;
 
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// Longest wait for anything, on a busy machine.
