@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::{Notify, watch};
+use uuid::Uuid;
 
 use crate::truncation::Published;
 use crate::{
@@ -360,7 +361,7 @@ impl OrderedLog for MemoryLog {
     }
 
     fn log_id(&self) -> LogId {
-        LogId(1)
+        LogId(Uuid::from_u128(1))
     }
 
     fn incarnation(&self) -> Incarnation {

@@ -171,7 +171,7 @@ impl Site {
     }
 
     pub async fn agent_status(&self) -> Option<api::Status> {
-        Store::new(&format!("http://{}", self.local(0)), TOKEN, 0, 0).unwrap().status().await.ok()
+        Store::new(&format!("http://{}", self.local(0)), TOKEN, uuid::Uuid::nil(), 0).unwrap().status().await.ok()
     }
 
     /// Ends the JVM as a crash does.

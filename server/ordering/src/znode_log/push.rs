@@ -44,12 +44,12 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Longest time of the first exchange, and of a write that nobody reads.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MAGIC: &[u8; 4] = b"RDBp";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const NONCE_BYTES: usize = 16;
 const MAC_BYTES: usize = 16;
 /// Kind, position and commit time.
 const HEAD_BYTES: usize = 17;
-const HELLO_BYTES: usize = 4 + 1 + 8 + 4 + NONCE_BYTES;
+const HELLO_BYTES: usize = 4 + 1 + 16 + 4 + NONCE_BYTES;
 const ALIVE: u8 = 0;
 const ENTRY: u8 = 1;
 
@@ -172,7 +172,7 @@ impl Pushes {
         if hello.get_u8() != VERSION {
             return Err(PushError::Foreign("it speaks another version"));
         }
-        if hello.get_i64() != self.log.0 {
+        if hello.get_u128() != self.log.0.as_u128() {
             return Err(PushError::Foreign("it has another log"));
         }
         let replica = hello.get_u32();
@@ -197,7 +197,7 @@ impl Pushes {
         let mut hello = BytesMut::with_capacity(HELLO_BYTES);
         hello.put_slice(MAGIC);
         hello.put_u8(VERSION);
-        hello.put_i64(self.log.0);
+        hello.put_u128(self.log.0.as_u128());
         hello.put_u32(self.replica);
         hello.put_slice(Uuid::new_v4().as_bytes());
         hello
@@ -280,6 +280,7 @@ mod tests {
     use super::*;
 
     const KEY: &[u8] = b"a key of the log";
+    const OURS: LogId = LogId(Uuid::from_u128(5));
 
     fn committed(sequence: u32, bytes: usize) -> Committed {
         Committed { position: Position::new(3, sequence), commit_time_ms: 77, entry: vec![9; bytes].into() }
@@ -288,7 +289,7 @@ mod tests {
     #[tokio::test]
     async fn what_one_commits_the_other_gets() {
         let (sender, receiver) =
-            (Pushes::new(KEY.into(), LogId(5), 0), std::sync::Arc::new(Pushes::new(KEY.into(), LogId(5), 1)));
+            (Pushes::new(KEY.into(), OURS, 0), std::sync::Arc::new(Pushes::new(KEY.into(), OURS, 1)));
         receiver.expect([0].into());
         assert!(!receiver.complete(), "nobody is connected");
         let (near, far) = tokio::io::duplex(1 << 16);
@@ -317,8 +318,8 @@ mod tests {
 
     #[tokio::test]
     async fn strangers_are_sent_away() {
-        for (key, log) in [(&b"another key"[..], 5), (KEY, 6)] {
-            let (sender, receiver) = (Pushes::new(key.into(), LogId(log), 0), Pushes::new(KEY.into(), LogId(5), 1));
+        for (key, log) in [(&b"another key"[..], OURS), (KEY, LogId(Uuid::from_u128(6)))] {
+            let (sender, receiver) = (Pushes::new(key.into(), log, 0), Pushes::new(KEY.into(), OURS, 1));
             let (near, far) = tokio::io::duplex(1 << 16);
             let (_, received) = tokio::join!(
                 timeout(Duration::from_millis(100), sender.send(near)),
@@ -330,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_good_once_and_whole() {
-        let pushes = Pushes::new(KEY.into(), LogId(5), 0);
+        let pushes = Pushes::new(KEY.into(), OURS, 0);
         let session = pushes.session(b"nonce", b"hello");
         let frame = sealed(&session, 7, &[&[ALIVE]]);
         assert!(opened(&session, 7, frame.clone()).is_ok());

@@ -34,7 +34,7 @@ pub struct KeyspaceStore {
     pub(super) address: Arc<str>,
     pub(super) keyspace: Arc<str>,
     pub(super) replica: u32,
-    pub(super) log: i64,
+    pub(super) log: Uuid,
     pub(super) incarnation: i64,
     build: Arc<Mutex<Uuid>>,
     points: Option<Points>,
@@ -45,7 +45,7 @@ pub struct KeyspaceStore {
 
 impl KeyspaceStore {
     /// The keyspace of the Cassandra at `address`, for one incarnation of a replica in a log.
-    pub fn new(address: &str, keyspace: &str, replica: u32, log: i64, incarnation: i64) -> Self {
+    pub fn new(address: &str, keyspace: &str, replica: u32, log: Uuid, incarnation: i64) -> Self {
         let (address, keyspace) = (address.into(), keyspace.into());
         Self {
             address,

@@ -26,6 +26,7 @@ use replicateddb_replica::replica::{Digest, Outcome, Request, RequestKind, Servi
 use replicateddb_store::agent::{AgentArgs, run};
 use replicateddb_store::api::Jvm;
 use replicateddb_store::client::Store;
+use uuid::Uuid;
 
 pub use direct::Direct;
 
@@ -155,7 +156,7 @@ impl Site {
     }
 
     /// The agent's client, for an incarnation in a log.
-    pub fn store(&self, log: i64, incarnation: i64) -> Store {
+    pub fn store(&self, log: Uuid, incarnation: i64) -> Store {
         Store::new(&self.agent, TOKEN, log, incarnation).unwrap()
     }
 
@@ -199,7 +200,7 @@ impl Site {
 
     /// The process of the JVM, while it runs.
     pub async fn jvm(&self) -> Option<u32> {
-        let status = Store::new(&self.agent, TOKEN, 0, 0).unwrap().status().await.ok()?;
+        let status = Store::new(&self.agent, TOKEN, Uuid::nil(), 0).unwrap().status().await.ok()?;
         status.jvm_pid.filter(|_| status.jvm == Jvm::Running)
     }
 }
