@@ -273,7 +273,7 @@ fn core_config(args: &ReplicaArgs, id: u32) -> config::Config {
 
 /// The same for the life of the log, different for each replica.
 fn host_id(log: &ZnodeLog, id: u32) -> Uuid {
-    let mut name = log.log_id().0.to_be_bytes().to_vec();
+    let mut name = log.log_id().0.into_bytes().to_vec();
     name.extend(id.to_be_bytes());
     Uuid::new_v5(&HOST_IDS, &name)
 }

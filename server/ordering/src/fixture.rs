@@ -96,6 +96,16 @@ impl ZooKeeper {
         }
     }
 
+    /// Ends the server, and takes its data away, as when its volume is lost.
+    ///
+    /// # Errors
+    /// If the data can't be deleted.
+    pub fn wipe(&mut self) -> Result<(), FixtureError> {
+        self.kill();
+        fs::remove_dir_all(self.folder.path().join("data")).map_err(io_error("the server's data"))?;
+        self.write_config().map_err(io_error("zoo.cfg"))
+    }
+
     /// Starts the server again on its files and port, and waits until it answers.
     ///
     /// # Errors

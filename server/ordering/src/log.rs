@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::Stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::Position;
 use crate::truncation::Published;
@@ -29,14 +30,15 @@ impl fmt::Display for Incarnation {
 /// One life of one replica: its number, and the incarnation.
 pub type Life = (u32, Incarnation);
 
-/// Which log this is: a log that was deleted and made again has another one, and positions in it mean nothing in the old.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Which log this is, made at random with the log: one that was deleted and made again, or whose storage began anew, has
+/// another one, and positions and incarnations of it mean nothing in the old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct LogId(pub i64);
+pub struct LogId(pub Uuid);
 
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
+        self.0.fmt(f)
     }
 }
 

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 use zookeeper_client::{Client, CreateMode, Error, MultiReadResult, MultiWriteError};
 
+use crate::LogError;
 use crate::connection::{Connection, connected};
 use crate::znode_log::ZnodeLog;
 
@@ -89,7 +90,8 @@ impl Members {
 enum Attempt {
     Done,
     Again(String),
-    Fenced,
+    /// ZooKeeper does not know the incarnation.
+    Over,
 }
 
 async fn keep_registered(log: ZnodeLog, mut wanted: watch::Receiver<Option<Member>>, registered: watch::Sender<bool>) {
@@ -120,10 +122,17 @@ async fn keep_registered(log: ZnodeLog, mut wanted: watch::Receiver<Option<Membe
                 debug!(detail, "not registered yet, trying again");
                 sleep(RETRY_PAUSE).await;
             }
-            Attempt::Fenced => {
-                info!("a newer incarnation of this replica registers itself");
+            Attempt::Over => {
                 registered.send_replace(false);
-                return;
+                match log.over(&client).await {
+                    LogError::Fenced => {
+                        info!("a newer incarnation of this replica registers itself");
+                        return;
+                    }
+                    // The log may come back.
+                    error => debug!(%error, "not registered, trying again"),
+                }
+                sleep(RETRY_PAUSE).await;
             }
         }
     }
@@ -172,7 +181,7 @@ async fn exit(log: &ZnodeLog, client: &Client, id: u32) -> Attempt {
 fn committed<T>(outcome: Result<T, MultiWriteError>) -> Attempt {
     match outcome {
         Ok(_) => Attempt::Done,
-        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => Attempt::Fenced,
+        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => Attempt::Over,
         Err(error) => Attempt::Again(error.to_string()),
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::truncation::Published;
 use crate::{
@@ -421,7 +422,7 @@ impl OrderedLog for MemoryLog {
     }
 
     fn log_id(&self) -> LogId {
-        LogId(1)
+        LogId(Uuid::from_u128(1))
     }
 
     fn incarnation(&self) -> Incarnation {

@@ -11,6 +11,7 @@ use replicateddb_ordering::members::{Member, Members};
 use replicateddb_ordering::znode_log::{Config, ZnodeLog};
 use replicateddb_ordering::{LogHealth, OrderedLog};
 use tokio::time::timeout;
+use zookeeper_client::{Acls, Client, CreateMode};
 
 /// Longest wait for something that must come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,4 +86,35 @@ async fn come_back_after_expiry_and_never_as_an_old_incarnation() {
     timeout(PATIENCE, health.wait_for(LogHealth::is_connected)).await.expect("the old process connects again").unwrap();
     timeout(PATIENCE, registered.wait_for(|registered| !registered)).await.expect("it gives up its entry").unwrap();
     see(&watcher, &[member(0, 9044)]).await;
+}
+
+/// A log that is gone is no newer incarnation: when it is back, so is the replica.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn come_back_with_the_log() {
+    let server = server();
+    let root = new_root();
+    let client = Client::connect(&server.connect()).await.unwrap();
+    let (log, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
+    let members = Members::watching(&log);
+    members.register(member(0, 9042));
+    see(&members, &[member(0, 9042)]).await;
+
+    let incarnations = format!("{root}/incarnations/0");
+    let name = client.list_children(&incarnations).await.unwrap().remove(0);
+    let (requests, incarnation) = (format!("{root}/requests"), format!("{incarnations}/{name}"));
+    let segment = format!("{requests}/0000000000");
+    let (header, _) = client.get_data(&requests).await.unwrap();
+    for path in [&incarnation, &segment, &requests] {
+        client.delete(path, None).await.unwrap();
+    }
+    members.register(member(0, 9043));
+    let mut registered = members.registered();
+    timeout(PATIENCE, registered.wait_for(|registered| !registered)).await.expect("it is not registered").unwrap();
+
+    let persistent = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    for (path, data) in [(&requests, &header[..]), (&segment, b"open"), (&incarnation, b"")] {
+        client.create(path, data, &persistent).await.unwrap();
+    }
+    see(&members, &[member(0, 9043)]).await;
+    timeout(PATIENCE, registered.wait_for(|registered| *registered)).await.expect("it is registered again").unwrap();
 }

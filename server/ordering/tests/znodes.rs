@@ -4,9 +4,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{config, new_root, server};
+use common::{config, hasty, new_root, server};
 use futures::StreamExt;
 use replicateddb_ordering::conformance::{append, entry, parse, read, read_to_end};
+use replicateddb_ordering::fixture::{Proxy, ZooKeeper};
 use replicateddb_ordering::znode_log::{Config, OpenError, ZnodeLog};
 use replicateddb_ordering::{AppendError, LogError, OrderedLog, Position, TailError};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions};
@@ -96,8 +97,10 @@ async fn a_torn_truncation_is_finished() {
     }
     let all = read_to_end(&log, Position::START).await;
     let first = format!(
-        r#"{{"format":1,"first":{{"segment":{},"sequence":{}}}}}"#,
-        all[8].position.segment, all[8].position.sequence
+        r#"{{"format":2,"id":"{}","first":{{"segment":{},"sequence":{}}}}}"#,
+        log.log_id(),
+        all[8].position.segment,
+        all[8].position.sequence
     );
     client.set_data(&format!("{root}/requests"), first.as_bytes(), None).await.unwrap();
     client.delete(&format!("{root}/requests/0000000000/e-0000000000"), None).await.unwrap();
@@ -196,7 +199,7 @@ async fn another_log_is_noticed() {
     }
     client.delete(&incarnations, None).await.unwrap();
     let (new, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
-    assert!(new.log_id() > log.log_id());
+    assert_ne!(new.log_id(), log.log_id());
     append(&new, entry(1, 0)).await;
     append(&new, entry(1, 1)).await;
     let item = tokio::time::timeout(Duration::from_secs(20), tail.next()).await.unwrap().unwrap();
@@ -205,6 +208,48 @@ async fn another_log_is_noticed() {
     // Nor is it taken for a newer incarnation, which would end the replica for good.
     assert!(matches!(log.append(entry(0, 1)).await, Err(AppendError::Unavailable { .. })));
     assert_eq!(log.first().await, Err(LogError::Lost));
+}
+
+/// ZooKeeper's number of the change that made the log.
+async fn made_at(server: &ZooKeeper, root: &str) -> i64 {
+    let client = Client::connect(&server.connect()).await.expect("connected");
+    client.get_data(&format!("{root}/requests")).await.expect("there is a log").1.czxid
+}
+
+/// A ZooKeeper that has lost its data counts from the beginning: what is set up again in the same way has the same numbers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_log_of_the_same_numbers_is_noticed() {
+    let mut server = server();
+    let root = new_root();
+    let proxy = Proxy::start(server.address()).await.unwrap();
+    let (log, _) = ZnodeLog::open(hasty(&proxy.connect(), &root, 0)).await.unwrap();
+    let number = made_at(&server, &root).await;
+    append(&log, entry(0, 0)).await;
+    let mut tail = log.tail(Position::START);
+    assert!(tail.next().await.unwrap().is_ok());
+
+    proxy.set_cut(true);
+    server.wipe().unwrap();
+    server.resume().unwrap();
+    let (new, _) = ZnodeLog::open(hasty(&server.connect(), &root, 0)).await.unwrap();
+    assert_eq!(
+        (made_at(&server, &root).await, new.incarnation()),
+        (number, log.incarnation()),
+        "not the case in point"
+    );
+    assert_ne!(new.log_id(), log.log_id());
+    // As far as the other was, at least: a client refuses a server that is behind what it has seen.
+    for number in 0..20 {
+        append(&new, entry(1, number)).await;
+    }
+    proxy.set_cut(false);
+    let item = tokio::time::timeout(Duration::from_secs(20), tail.next()).await.unwrap().unwrap();
+    assert!(matches!(item, Err(TailError::Lost)), "{item:?}");
+    assert!(matches!(failure(&log, Position::START).await, TailError::Lost));
+    assert!(matches!(log.append(entry(0, 1)).await, Err(AppendError::Unavailable { .. })));
+    assert_eq!(log.first().await, Err(LogError::Lost));
+    assert_eq!(log.truncate(Position::new(0, 1)).await, Err(LogError::Lost));
+    assert_eq!(read_to_end(&new, Position::START).await.len(), 20, "the other log is left alone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ use crate::replica::Phase;
 use crate::shared::{Condition, Shared};
 use crate::site::{Agent, Connector};
 use crate::state::State;
-use crate::take_over::{first, hold, take_over};
+use crate::take_over::{first, hold, retract, take_over};
 
 /// Pause between two looks at Cassandra's clock.
 const CLOCK_POLL: Duration = Duration::from_millis(200);
@@ -140,6 +140,7 @@ pub async fn distrust<A: Agent>(agent: &A, why: &str) -> Result<(), RecoveryErro
 /// whole log, or from a restore point of another replica. What is here goes when that is there, and not before.
 async fn rebuild<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &A, why: &str) -> Result<(), RecoveryError> {
     shared.condition(Condition::Diverged, Some(format!("the store is built anew: {why}")));
+    retract(shared, log, agent).await?;
     if first(shared, log).await? == Position::START {
         shared.enter(Phase::Recovering, format!("emptying the store, to build it anew from the log: {why}"));
         agent.rewind(Rewind::Empty).await?;

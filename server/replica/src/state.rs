@@ -14,7 +14,7 @@ use crate::mutations::{Mutation, mutated};
 use crate::record::{Entry, Record, RecordKind, SEMANTICS_VERSION};
 
 /// Version of the serialised form.
-pub const STATE_FORMAT: u32 = 1;
+pub const STATE_FORMAT: u32 = 2;
 /// How far ahead of the log's own time a proposer's clock may pull the log clock, µs.
 const CLOCK_AHEAD_US: i64 = 1_000_000;
 /// Namespace of the UUIDs derived from the log.
@@ -125,7 +125,7 @@ struct Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     format: u32,
-    log_id: i64,
+    log_id: Uuid,
     /// Index of the last record that counted; 0 before the first.
     index: u64,
     /// Position of the last entry.
@@ -155,7 +155,7 @@ pub struct Admitted {
 
 impl State {
     /// The state before the first entry of a log.
-    pub fn initial(log_id: i64) -> Self {
+    pub fn initial(log_id: Uuid) -> Self {
         Self {
             format: STATE_FORMAT,
             log_id,
@@ -173,15 +173,16 @@ impl State {
     ///
     /// # Errors
     /// It can't be read, is of another format, or belongs to another log; for people.
-    pub fn restore(value: serde_json::Value, log_id: i64, index: u64) -> Result<Self, String> {
+    pub fn restore(value: serde_json::Value, log_id: Uuid, index: u64) -> Result<Self, String> {
+        let format = value.get("format").and_then(serde_json::Value::as_u64);
+        if let Some(format) = format.filter(|format| *format != u64::from(STATE_FORMAT)) {
+            return Err(format!("the saved state has format {format}, this program knows {STATE_FORMAT}"));
+        }
         let mut state: Self =
             serde_json::from_value(value).map_err(|e| format!("the saved state can't be read: {e}"))?;
-        if state.format != STATE_FORMAT {
-            return Err(format!("the saved state has format {}, this program knows {STATE_FORMAT}", state.format));
-        }
         if state.log_id != log_id {
             return Err(format!(
-                "the store belongs to the log {:#x}, but the log found is {log_id:#x}: the ordering tier lost its data \
+                "the store belongs to the log {}, but the log found is {log_id}: the ordering tier lost its data \
                  or another root is configured",
                 state.log_id
             ));
@@ -202,7 +203,7 @@ impl State {
     ///
     /// # Errors
     /// As for [`State::restore`].
-    pub fn of_mark(mark: Mark, log_id: i64) -> Result<Self, String> {
+    pub fn of_mark(mark: Mark, log_id: Uuid) -> Result<Self, String> {
         Self::restore(mark.replica_state, log_id, mark.index)
     }
 
@@ -319,7 +320,7 @@ fn whole_ms(timestamp_us: i64) -> Option<i64> {
 }
 
 /// A UUID that every replica derives alike.
-fn derived_uuid(log_id: i64, what: &str, index: u64) -> Uuid {
+fn derived_uuid(log_id: Uuid, what: &str, index: u64) -> Uuid {
     Uuid::new_v5(&NAMESPACE, format!("{log_id}/{what}/{index}").as_bytes())
 }
 

@@ -19,7 +19,7 @@ fn indexes(admitted: &[Admitted]) -> Vec<(u64, u64)> {
 
 #[test]
 fn i3_duplicates_are_dropped_above_and_below_the_floor() {
-    let mut state = State::initial(7);
+    let mut state = State::initial(Uuid::from_u128(7));
     let mut at = Position::START;
     let mut admit = |entry| {
         let admitted = state.admit(at, 0, entry).unwrap();
@@ -36,7 +36,7 @@ fn i3_duplicates_are_dropped_above_and_below_the_floor() {
 
 #[test]
 fn i6_an_old_incarnation_stops_the_replica() {
-    let mut state = State::initial(7);
+    let mut state = State::initial(Uuid::from_u128(7));
     state.admit(Position::START, 0, entry(0, 5, 1, &[1])).unwrap();
     let error = state.admit(Position::START.next(), 0, entry(0, 4, 1, &[1])).unwrap_err();
     assert!(matches!(error, StateError::OldIncarnation { origin: 0, found: 4, known: 5 }));
@@ -44,9 +44,9 @@ fn i6_an_old_incarnation_stops_the_replica() {
 
 #[test]
 fn i3_a_gap_stops_the_replica() {
-    let mut state = State::initial(7);
+    let mut state = State::initial(Uuid::from_u128(7));
     assert!(matches!(state.admit(Position::new(0, 1), 0, entry(0, 1, 1, &[1])), Err(StateError::Gap { .. })));
-    let mut state = State::initial(7);
+    let mut state = State::initial(Uuid::from_u128(7));
     state.admit(Position::START, 0, entry(0, 1, 1, &[1])).unwrap();
     let mut other = state.clone();
     assert!(state.admit(Position::new(1, 0), 0, entry(0, 1, 1, &[2])).is_ok());
@@ -55,7 +55,7 @@ fn i3_a_gap_stops_the_replica() {
 
 #[test]
 fn one_wrong_clock_does_not_drag_the_log_ahead() {
-    let mut state = State::initial(7);
+    let mut state = State::initial(Uuid::from_u128(7));
     let wrong = Entry { origin: 0, incarnation: 1, floor: 1, records: vec![record(1, i64::MAX), record(2, -5)] };
     let admitted = state.admit(Position::START, 10_000, wrong).unwrap();
     assert_eq!(admitted[0].timestamp_us, 11_000_000);
@@ -64,7 +64,7 @@ fn one_wrong_clock_does_not_drag_the_log_ahead() {
 
 #[test]
 fn a_schema_changes_at_a_whole_millisecond() {
-    let mut state = State::initial(7);
+    let mut state = State::initial(Uuid::from_u128(7));
     let ddl = |sequence, clock_us| Record { kind: RecordKind::Ddl, ..record(sequence, clock_us) };
     let records = vec![record(1, 5_000_100), ddl(2, 0), record(3, 5_000_200), ddl(4, 7_000_000), record(5, 0)];
     let admitted =
@@ -75,7 +75,7 @@ fn a_schema_changes_at_a_whole_millisecond() {
 
 #[test]
 fn i8_later_semantics_stop_the_replica() {
-    let mut state = State::initial(7);
+    let mut state = State::initial(Uuid::from_u128(7));
     let record = Record { sequence: 1, argument: SEMANTICS_VERSION + 1, ..Record::bare(RecordKind::Semantics) };
     let entry = Entry { origin: 0, incarnation: 1, floor: 1, records: vec![record] };
     assert!(matches!(state.admit(Position::START, 0, entry), Err(StateError::Semantics { .. })));
@@ -83,11 +83,13 @@ fn i8_later_semantics_stop_the_replica() {
 
 #[test]
 fn a_store_of_another_log_is_refused() {
-    let saved = serde_json::to_value(State::initial(7)).unwrap();
-    assert!(State::restore(saved.clone(), 7, 0).is_ok());
-    assert!(State::restore(saved.clone(), 8, 0).unwrap_err().contains("belongs to the log"));
-    assert!(State::restore(saved, 7, 1).is_err());
-    assert!(State::restore(serde_json::json!({"format": 1}), 7, 0).is_err());
+    let saved = serde_json::to_value(State::initial(Uuid::from_u128(7))).unwrap();
+    assert!(State::restore(saved.clone(), Uuid::from_u128(7), 0).is_ok());
+    assert!(State::restore(saved.clone(), Uuid::from_u128(8), 0).unwrap_err().contains("belongs to the log"));
+    assert!(State::restore(saved, Uuid::from_u128(7), 1).is_err());
+    let older = State::restore(serde_json::json!({"format": 1, "log_id": 7}), Uuid::from_u128(7), 0);
+    assert!(older.unwrap_err().contains("format 1"));
+    assert!(State::restore(serde_json::json!({}), Uuid::from_u128(7), 0).is_err());
 }
 
 proptest! {
@@ -190,13 +192,13 @@ proptest! {
     /// I1, I3, I10: against a model that remembers everything; a restart at any point changes nothing.
     #[test]
     fn equals_a_naive_model(steps in proptest::collection::vec(step(), 1..60), restart_every in 1usize..10) {
-        let mut state = State::initial(3);
+        let mut state = State::initial(Uuid::from_u128(3));
         let mut seen = HashSet::new();
         let (mut index, mut clock, mut timestamp) = (0u64, 0i64, 0i64);
         for (n, (position, commit_ms, entry)) in log_of(&steps).into_iter().enumerate() {
             if n % restart_every == 0 {
                 let saved = serde_json::to_string(&state).unwrap();
-                let restored = State::restore(serde_json::from_str(&saved).unwrap(), 3, state.index()).unwrap();
+                let restored = State::restore(serde_json::from_str(&saved).unwrap(), Uuid::from_u128(3), state.index()).unwrap();
                 prop_assert_eq!(&restored, &state);
                 state = restored;
             }

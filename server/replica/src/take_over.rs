@@ -106,6 +106,20 @@ pub async fn hold<L: OrderedLog, A: Agent>(
     patiently(shared, || publish(shared, log, agent)).await
 }
 
+/// Takes back that restore points of this store, which are not to be used any more, hold the log's beginning: what is
+/// given up of it must lie on two volumes without this one. What this process or an earlier one has made known stands in
+/// the log, and the log goes on to be kept from there.
+pub async fn retract<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &A) -> Result<(), RecoveryError> {
+    let all = patiently(shared, || log.published()).await?;
+    let own = all.into_iter().find(|published| published.replica == shared.config.replica);
+    let Some(Published { needs, index, durable, .. }) = own else { return Ok(()) };
+    shared.set_needs(Needs { from: needs, index, durable: false });
+    if durable {
+        patiently(shared, || publish(shared, log, agent)).await?;
+    }
+    Ok(())
+}
+
 async fn copy<L: OrderedLog, A: Agent>(
     shared: &Shared,
     log: &L,

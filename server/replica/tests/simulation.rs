@@ -13,7 +13,7 @@ use std::time::Duration;
 use model::cluster::{Cluster, Report, request, simulate};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use replicateddb_ordering::OrderedLog;
+use replicateddb_ordering::{OrderedLog, Position};
 use replicateddb_replica::record::{Values, flags};
 use replicateddb_replica::replica::{ProposeError, Request, RequestKind, Serving, StatementText};
 
@@ -129,6 +129,49 @@ async fn what_is_to_be_built_anew_serves_nobody_after_a_crash() {
             "I1: killed {:?} after it was told",
             STEP * crash
         );
+    }
+}
+
+/// I2: what a store holds that is to be built anew is no copy of the log's beginning, and the log says so: at once, and if
+/// the replica died before that, when it is there again. Here there is nobody to take anything over from.
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_built_anew_is_on_no_volume() {
+    const LIMIT: Duration = Duration::from_secs(600);
+    const STEP: Duration = Duration::from_millis(10);
+    for crash in [false, true] {
+        let cluster = Cluster::new(8);
+        for n in 0..2 {
+            cluster.start(n);
+        }
+        cluster.settle_on(0..2).await;
+        let (log, _) = cluster.log.open(9);
+        let published = async || log.published().await.unwrap().into_iter().find(|one| one.replica == 1);
+        let mut random = StdRng::seed_from_u64(8);
+        let given_up = async {
+            for n in 0u32.. {
+                if log.first().await.unwrap() > Position::START && published().await.is_some_and(|one| one.durable) {
+                    break;
+                }
+                let _ = cluster.handle(0).unwrap().propose(request(&mut random, &format!("{n}"))).await;
+                tokio::time::sleep(STEP).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, given_up).await.expect("the log is given up in part");
+        cluster.handles[0].lock().unwrap().take();
+        cluster.stores[0].lose_volume();
+        cluster.handle(1).unwrap().rebuild("it differs").await.unwrap();
+        if crash {
+            cluster.handles[1].lock().unwrap().take();
+            assert!(published().await.unwrap().durable, "not the case in point");
+            cluster.start(1);
+        }
+        let retracted = async {
+            while published().await.unwrap().durable {
+                tokio::time::sleep(STEP).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, retracted).await.expect("it is on no volume");
+        assert!(published().await.unwrap().needs >= log.first().await.unwrap(), "and the log is kept for it");
     }
 }
 

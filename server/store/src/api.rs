@@ -12,7 +12,7 @@ use uuid::Uuid;
 /// The HTTP header with the caller's incarnation, a decimal `i64`.
 pub const INCARNATION_HEADER: &str = "x-replicateddb-incarnation";
 
-/// The HTTP header with the id of the caller's log, a decimal `i64`.
+/// The HTTP header with the id of the caller's log, a UUID.
 pub const LOG_HEADER: &str = "x-replicateddb-log";
 
 /// Longest id of a restore point, in bytes. Ids consist of `a-z`, `0-9` and `-`.
@@ -177,7 +177,7 @@ pub struct Status {
     pub shared: bool,
     /// The log that the store belongs to; `None` before the first call.
     #[serde(default)]
-    pub log_id: Option<i64>,
+    pub log_id: Option<Uuid>,
     /// The highest incarnation of that log that ever called; lower ones are refused.
     pub highest_incarnation: Option<i64>,
     /// A restore point of another store that is being copied.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
+use uuid::Uuid;
 
 use crate::api::{
     Abort, Autocompaction, Code, Commit, Distrust, Done, Flushed, INCARNATION_HEADER, Install, Jvm, LOG_HEADER,
@@ -81,7 +82,7 @@ pub struct Store {
     http: reqwest::Client,
     base: String,
     token: String,
-    log: i64,
+    log: Uuid,
     incarnation: i64,
 }
 
@@ -101,7 +102,7 @@ impl Store {
     ///
     /// # Errors
     /// If no HTTP client can be made on this system.
-    pub fn new(base: &str, token: &str, log: i64, incarnation: i64) -> Result<Self, StoreError> {
+    pub fn new(base: &str, token: &str, log: Uuid, incarnation: i64) -> Result<Self, StoreError> {
         let http = reqwest::Client::builder()
             // The token is for the agent alone.
             .no_proxy()

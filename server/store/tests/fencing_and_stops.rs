@@ -163,7 +163,7 @@ async fn a_replaced_incarnation_changes_nothing() {
     assert_eq!(new.commit("of-old", mark(1)).await.unwrap_err().code(), Some(Code::UnknownRestorePoint));
     assert_eq!(bed.store(0).status().await.unwrap().generation, status.generation);
     // Another log's numbers are smaller, and mean nothing. With nothing kept here, the store just becomes that log's.
-    let (other, again) = (bed.store_of(LOG + 1, 2), bed.store(12));
+    let (other, again) = (bed.store_of(uuid::Uuid::from_u128(4), 2), bed.store(12));
     other.claim().await.unwrap();
     again.claim().await.unwrap();
     again.snapshot("kept", generation).await.unwrap();

@@ -1,11 +1,12 @@
 //! Two replicas as processes, each with its store agent and Cassandra, over one ZooKeeper server.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -80,6 +81,17 @@ fn cassandra_lib() -> PathBuf {
     lib
 }
 
+/// A port that is free, and that no other test of this program was given.
+fn new_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
+}
+
 fn program(log: &Path) -> Command {
     let log = File::options().create(true).append(true).open(log).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_replicateddb-server"));
@@ -115,9 +127,7 @@ impl Site {
         let dir = dir.join(id.to_string());
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(dir.join("token"), TOKEN).unwrap();
-        let listeners = [(); 6].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let ports = listeners.map(|listener| listener.local_addr().unwrap().port());
-        Self { id, dir, zookeeper, ports, agent: None, replica: None }
+        Self { id, dir, zookeeper, ports: [(); 6].map(|()| new_port()), agent: None, replica: None }
     }
 
     fn local(&self, port: usize) -> String {
@@ -171,7 +181,7 @@ impl Site {
     }
 
     pub async fn agent_status(&self) -> Option<api::Status> {
-        Store::new(&format!("http://{}", self.local(0)), TOKEN, 0, 0).unwrap().status().await.ok()
+        Store::new(&format!("http://{}", self.local(0)), TOKEN, uuid::Uuid::nil(), 0).unwrap().status().await.ok()
     }
 
     /// Ends the JVM as a crash does.
@@ -196,7 +206,7 @@ impl Site {
             self.fire();
         }
         // The one that is crashed makes positions known and gives the log's beginning up.
-        let keep = ["500ms", "1s"][self.id];
+        let keep = ["200ms", "400ms"][self.id];
         let mut command = program(&self.dir.join("replica.log"));
         command
             .args(["replica", "--id", &self.id.to_string(), "--zookeeper", &self.zookeeper])
@@ -205,7 +215,7 @@ impl Site {
             .arg(self.dir.join("token"))
             .args(["--listen", &self.cql().to_string(), "--admin-listen", &self.own(5).to_string()])
             .args(["--log-segment-entries", "60", "--log-step-entries", "10", "--log-keep-interval", keep])
-            .args(["--restore-point-interval", "1h", "--restore-point-records", "400"])
+            .args(["--restore-point-interval", "1h", "--restore-point-records", "150"])
             .env("REPLICATEDDB_FAULT_FILE", self.trigger());
         command.envs(armed.fault.map(|fault| ("REPLICATEDDB_FAULT", fault)));
         command.envs(armed.told.map(|fault| ("REPLICATEDDB_FAULT_TOLD", fault)));
@@ -271,7 +281,8 @@ impl Site {
 
     /// Keeps what the processes logged.
     fn keep_logs(&self) -> std::io::Result<()> {
-        let folder = cache().join("failures/faults").join(self.id.to_string());
+        let thread = std::thread::current();
+        let folder = cache().join("failures/faults").join(thread.name().unwrap_or("test")).join(self.id.to_string());
         std::fs::create_dir_all(&folder)?;
         for name in ["replica.log", "agent.log"] {
             std::fs::copy(self.dir.join(name), folder.join(name))?;

@@ -5,8 +5,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use scylla::{
@@ -28,6 +29,10 @@ use crate::{
     model::Model,
 };
 
+/// Pause of a client between two requests, once the load is [slower](Load::slow_down): the machine has time for something
+/// else, and there are requests on their way all the same.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// What a client was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
@@ -48,13 +53,15 @@ pub struct Load {
     clients: Vec<JoinHandle<Story>>,
     /// What was acknowledged to each.
     done: Vec<Arc<AtomicUsize>>,
+    slow: Arc<AtomicBool>,
     stop: CancellationToken,
 }
 
 impl Load {
     /// Begins with clients of these kinds at each of the servers. A client ends when it is told to or is not answered.
     pub async fn start(model: &Model, ids: &Arc<AtomicI64>, servers: &[(SocketAddr, &[Kind])]) -> Self {
-        let (mut clients, mut done, stop) = (Vec::new(), Vec::new(), CancellationToken::new());
+        let (mut clients, mut done) = (Vec::new(), Vec::new());
+        let (slow, stop) = (Arc::<AtomicBool>::default(), CancellationToken::new());
         for (server, kinds) in servers {
             let session = Arc::new(session(*server).await);
             for kind in *kinds {
@@ -63,13 +70,14 @@ impl Load {
                     model: model.clone(),
                     maker: Maker::new(*kind),
                     prepared: HashMap::new(),
+                    slow: slow.clone(),
                 };
                 let count = Arc::new(AtomicUsize::new(0));
                 clients.push(tokio::spawn(client.run(ids.clone(), count.clone(), stop.clone())));
                 done.push(count);
             }
         }
-        Self { model: model.clone(), clients, done, stop }
+        Self { model: model.clone(), clients, done, slow, stop }
     }
 
     /// Waits until so many requests were acknowledged, to each client at least one.
@@ -79,6 +87,12 @@ impl Load {
             (done.iter().sum::<usize>() >= requests && !done.contains(&0)).then_some(())
         })
         .await;
+    }
+
+    /// From now on each client rests after each request. For what takes its time: what is written meanwhile is executed
+    /// again by who was crashed, and compared.
+    pub fn slow_down(&self) {
+        self.slow.store(true, Ordering::Relaxed);
     }
 
     /// Ends all clients; gives what they were told.
@@ -130,6 +144,7 @@ struct Client {
     model: Model,
     maker: Maker,
     prepared: HashMap<String, PreparedStatement>,
+    slow: Arc<AtomicBool>,
 }
 
 impl Client {
@@ -145,6 +160,9 @@ impl Client {
                 break;
             }
             done.fetch_add(1, Ordering::Relaxed);
+            if self.slow.load(Ordering::Relaxed) {
+                stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+            }
         }
         story
     }

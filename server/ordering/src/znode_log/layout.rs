@@ -1,7 +1,7 @@
 //! Names and small documents in ZooKeeper. No IO.
 //!
 //! ```text
-//! <root>/requests                          which entries there are: {"format":1,"first":{..}}
+//! <root>/requests                          which log it is and which entries there are: {"format":2,"id":"..","first":{..}}
 //! <root>/requests/<segment %010d>          "open" or "sealed"; nothing but entries below it
 //! <root>/requests/<segment>/e-<%010d>      an entry
 //! <root>/bodies/<segment>/<name>/<%05d>    chunks of a body too large for an entry; goes when its segment goes
@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Position;
+use crate::{LogId, Position};
 
 /// Longest root path, in bytes; every path stays far below what ZooKeeper takes.
 const MAX_ROOT_BYTES: usize = 200;
@@ -146,28 +146,33 @@ impl SegmentState {
 pub(crate) struct LogHeader {
     /// Version of this layout.
     pub(crate) format: u32,
+    /// Born with the log. The node's own numbers are not enough: a ZooKeeper that has lost its data gives them again.
+    pub(crate) id: LogId,
     /// The first position that the log still has; set before anything below it is deleted.
     pub(crate) first: Position,
 }
 
 impl LogHeader {
-    const FORMAT: u32 = 1;
+    const FORMAT: u32 = 2;
 
-    /// A header of a log that starts at `first`.
-    pub(crate) fn new(first: Position) -> Self {
-        Self { format: Self::FORMAT, first }
+    /// The header of a log that starts at `first`.
+    pub(crate) fn new(id: LogId, first: Position) -> Self {
+        Self { format: Self::FORMAT, id, first }
     }
 
     pub(crate) fn data(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("numbers serialise")
+        serde_json::to_vec(self).expect("plain fields serialise")
     }
 
     pub(crate) fn parse(data: &[u8]) -> Result<Self, String> {
-        let header: Self =
-            serde_json::from_slice(data).map_err(|error| format!("the log's header is damaged: {error}"))?;
-        match header.format {
-            Self::FORMAT => Ok(header),
-            other => Err(format!("the log has format {other}, this program knows {}", Self::FORMAT)),
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let damaged = |error| format!("the log's header is damaged: {error}");
+        match serde_json::from_slice(data).map_err(damaged)? {
+            Format { format: Self::FORMAT } => serde_json::from_slice(data).map_err(damaged),
+            Format { format } => Err(format!("the log has format {format}, this program knows {}", Self::FORMAT)),
         }
     }
 }
@@ -214,8 +219,12 @@ mod tests {
 
     #[test]
     fn headers() {
-        let header = LogHeader::new(Position::new(3, 4));
+        let header = LogHeader::new(LogId(uuid::Uuid::from_u128(u128::MAX - 5)), Position::new(3, 4));
         assert_eq!(LogHeader::parse(&header.data()), Ok(header));
-        assert!(LogHeader::parse(br#"{"format":2,"first":{"segment":0,"sequence":0}}"#).is_err());
+        // What a log without an id of its own says of itself.
+        let before = LogHeader::parse(br#"{"format":1,"first":{"segment":0,"sequence":0}}"#).unwrap_err();
+        assert!(before.contains("format 1"), "{before}");
+        let without = LogHeader::parse(br#"{"format":2,"first":{"segment":0,"sequence":0}}"#).unwrap_err();
+        assert!(without.contains("damaged") && without.contains("id"), "{without}");
     }
 }

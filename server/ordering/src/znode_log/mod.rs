@@ -205,6 +205,7 @@ impl ZnodeLog {
     }
 
     /// Whether an entry is in memory, because it was pushed or appended by this handle.
+    #[cfg(feature = "conformance")]
     pub fn has_pushed(&self, position: Position) -> bool {
         self.inner.recent.get(position).is_some()
     }
@@ -223,6 +224,11 @@ impl ZnodeLog {
 
     pub(crate) fn incarnation_path(&self) -> &str {
         &self.inner.incarnation_path
+    }
+
+    /// What it means that ZooKeeper does not know this handle's incarnation.
+    pub(crate) async fn over(&self, client: &Client) -> LogError {
+        truncate::over(&self.inner, client).await
     }
 }
 

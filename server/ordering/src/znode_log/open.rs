@@ -156,9 +156,10 @@ impl Opening<'_> {
         }
         let requests = self.layout.requests();
         if client.check_stat(&requests).await.map_err(|error| step_error(&requests, error))?.is_none() {
+            let id = LogId(Uuid::new_v4());
             let mut writer = client.new_multi_writer();
             let added = writer
-                .add_create(&requests, &LogHeader::new(Position::START).data(), &directory)
+                .add_create(&requests, &LogHeader::new(id, Position::START).data(), &directory)
                 .and_then(|()| writer.add_create(&self.layout.segment(0), SegmentState::Open.data(), &directory));
             added.map_err(|error| step_error(&requests, error))?;
             match writer.commit().await.map_err(Error::from) {
@@ -166,9 +167,9 @@ impl Opening<'_> {
                 Err(error) => return Err(step_error(&requests, error)),
             }
         }
-        let (data, stat) = client.get_data(&requests).await.map_err(|error| step_error(&requests, error))?;
+        let (data, _) = client.get_data(&requests).await.map_err(|error| step_error(&requests, error))?;
         match LogHeader::parse(&data) {
-            Ok(_) => Ok(LogId(stat.czxid)),
+            Ok(header) => Ok(header.id),
             Err(detail) => Err(StepError::Final(OpenError::Foreign { path: requests, detail })),
         }
     }

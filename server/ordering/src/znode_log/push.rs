@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! receiver → sender   nonce (16 bytes)
-//! sender → receiver   MAC of what follows (16), "RDBp", version 2, log id (8), replica (4), incarnation (8), nonce (16)
+//! sender → receiver   MAC of what follows (16), "RDBp", version 2, log id (16), replica (4), incarnation (8), nonce (16)
 //! sender → receiver   frames: MAC (16), kind (1), and for an entry: segment (4), sequence (4), commit time in ms (8), entry;
 //!                     for an answer: the index (8), or nothing where there is none yet
 //! receiver → sender   questions: MAC (16), kind (1); they are answered in their order
@@ -59,7 +59,7 @@ const NONCE_BYTES: usize = 16;
 const MAC_BYTES: usize = 16;
 /// Position and commit time.
 const HEAD_BYTES: usize = 16;
-const HELLO_BYTES: usize = 4 + 1 + 8 + 4 + 8 + NONCE_BYTES;
+const HELLO_BYTES: usize = 4 + 1 + 16 + 4 + 8 + NONCE_BYTES;
 const ALIVE: u8 = 0;
 const ENTRY: u8 = 1;
 const ANSWER: u8 = 2;
@@ -273,7 +273,7 @@ impl Pushes {
         if hello.get_u8() != VERSION {
             return Err(PushError::Foreign("it speaks another version"));
         }
-        if hello.get_i64() != self.log.0 {
+        if hello.get_u128() != self.log.0.as_u128() {
             return Err(PushError::Foreign("it has another log"));
         }
         Ok((session, (hello.get_u32(), Incarnation(hello.get_i64()))))
@@ -291,7 +291,7 @@ impl Pushes {
         let mut hello = BytesMut::with_capacity(HELLO_BYTES);
         hello.put_slice(MAGIC);
         hello.put_u8(VERSION);
-        hello.put_i64(self.log.0);
+        hello.put_u128(self.log.0.as_u128());
         hello.put_u32(self.own_life.0);
         hello.put_i64(self.own_life.1.0);
         hello.put_slice(Uuid::new_v4().as_bytes());
@@ -380,8 +380,8 @@ mod tests {
 
     const KEY: &[u8] = b"a key of the log";
 
-    fn of(key: &[u8], log: i64, replica: u32) -> Pushes {
-        Pushes::new(key.into(), LogId(log), (replica, Incarnation(70 + i64::from(replica))))
+    fn of(key: &[u8], log: u128, replica: u32) -> Pushes {
+        Pushes::new(key.into(), LogId(Uuid::from_u128(log)), (replica, Incarnation(70 + i64::from(replica))))
     }
 
     fn committed(sequence: u32, bytes: usize) -> Committed {

@@ -184,9 +184,12 @@ impl Tailer {
                 _ => hole = true,
             }
         }
-        let header = following()?.filter(|(_, stat)| stat.czxid == self.inner.log_id.0);
-        let header = header.ok_or(Trouble::End(TailError::Lost))?;
-        let first = LogHeader::parse(&header.0).map_err(|detail| corrupt(next, detail))?.first;
+        let (header, _) = following()?.ok_or(Trouble::End(TailError::Lost))?;
+        let header = LogHeader::parse(&header).map_err(|detail| corrupt(next, detail))?;
+        if header.id != self.inner.log_id {
+            return Err(Trouble::End(TailError::Lost));
+        }
+        let first = header.first;
         let synced = self.synced == Some(epoch);
         let view = LogView { next, segment, found: entries.len(), first, synced };
         Ok(Found { view, entries })

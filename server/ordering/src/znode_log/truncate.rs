@@ -20,12 +20,12 @@ const LOOK_BATCH: usize = 16;
 
 pub(super) async fn read_header(inner: &Inner, client: &Client) -> Result<(LogHeader, Stat), LogError> {
     let (data, stat) = match client.get_data(&inner.layout.requests()).await {
-        Ok((data, stat)) if stat.czxid == inner.log_id.0 => (data, stat),
-        Ok(_) | Err(Error::NoNode) => return Err(LogError::Lost),
+        Ok(found) => found,
+        Err(Error::NoNode) => return Err(LogError::Lost),
         Err(error) => return Err(unavailable(error)),
     };
     let header = LogHeader::parse(&data).map_err(|detail| LogError::Corrupt { detail })?;
-    Ok((header, stat))
+    if header.id == inner.log_id { Ok((header, stat)) } else { Err(LogError::Lost) }
 }
 
 /// What a segment's node shows of it.
@@ -109,7 +109,7 @@ async fn move_first(inner: &Inner, client: &Client, below: Position) -> Result<P
             return Ok(header.first);
         }
         let mut writer = client.new_multi_writer();
-        let data = LogHeader::new(below).data();
+        let data = LogHeader::new(header.id, below).data();
         writer.add_check_version(&inner.incarnation_path, 0).map_err(unavailable)?;
         writer.add_set_data(&inner.layout.requests(), &data, Some(stat.version)).map_err(unavailable)?;
         match writer.commit().await {

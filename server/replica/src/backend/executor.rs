@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
-use replicateddb_cql::response::{self, ErrorCode, Prepared, ResultBody, Row};
+use replicateddb_cql::response::{self, ErrorCode, Prepared, Row};
 use replicateddb_cql::statement::{Action, Ident, Kind, Statement, classify};
 use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
@@ -335,11 +335,11 @@ impl Cassandra {
         for each in said.each() {
             let queries = (indexes_query(each, keyspace), columns_query(each, keyspace));
             let (Some(indexes), Some(columns)) = queries else { continue };
-            let indexes = self.rows(&indexes).await?;
+            let indexes = self.rows(indexes).await?;
             if indexes.is_empty() {
                 continue;
             }
-            let found = vector_indexes(&indexes, &self.rows(&columns).await?);
+            let found = vector_indexes(&indexes, &self.rows(columns).await?);
             if found.iter().any(|index| suspects.iter().any(|suspect| index.refuses(suspect))) {
                 return Ok(true);
             }
@@ -348,19 +348,8 @@ impl Cassandra {
     }
 
     /// What a query for the schema gives.
-    async fn rows(&self, text: &str) -> Result<Vec<Row>, Failure> {
-        let params = Params::new(Consistency::One, Values::none());
-        let body = request::v5::query(text, &params, None).map_err(unsendable)?;
-        let answer = match judge(self.pool.any().await?.ask(Opcode::Query, body).await?) {
-            Meaning::Reply(reply) => reply.in_v4().map_err(unreadable)?,
-            Meaning::Failure(failure) => return Err(failure),
-            Meaning::Unprepared => return Err(forgetful()),
-        };
-        let message = answer.message().filter(|_| answer.is_result());
-        match message.map(|message| response::parse_result(&message)).transpose().map_err(unreadable)? {
-            Some(ResultBody::Rows(rows)) => Ok(rows.rows),
-            _ => Err(forgetful()),
-        }
+    async fn rows(&self, text: String) -> Result<Vec<Row>, Failure> {
+        scan::Pages::new(&self.pool.any().await?, text, None).all().await
     }
 
     async fn query(

@@ -1,4 +1,4 @@
-//! Digests of all user tables: every row as Cassandra returns it (token order, which is the same for the same data),
+//! Reading page by page, and digests of all user tables: every row as Cassandra returns it (token order, which is the same for the same data),
 //! cells, write times, and what is left of each TTL at the log's own second. Not visible to CQL, so not covered: row
 //! markers and tombstones.
 
@@ -18,7 +18,7 @@ use super::outcome::{Failure, Meaning, judge};
 use crate::replica::TableDigest;
 
 /// Rows per page; fewer where rows are large, so that a page's cells stay within [`PAGE_BYTES`].
-pub(crate) const PAGE: i32 = 500;
+const PAGE: i32 = 500;
 /// Bytes of a page from which on the next one has fewer rows.
 const PAGE_BYTES: usize = 4 << 20;
 const COLUMNS: &str = "SELECT keyspace_name, table_name, column_name, kind, position, type FROM system_schema.columns";
@@ -40,18 +40,17 @@ pub(super) async fn digest(
     keyspace: Option<&str>,
     now_s: i32,
 ) -> Result<BTreeMap<String, TableDigest>, Failure> {
-    let mut columns = Vec::new();
-    pages(connection, COLUMNS, now_s, |rows| columns.extend(rows)).await?;
+    let columns = Pages::new(connection, COLUMNS.to_owned(), Some(now_s)).all().await?;
     let mut digests = BTreeMap::new();
     for (name, table) in tables(&columns, keyspace) {
         let mut hash = Sha256::new();
         hash.update(table.definition.as_bytes());
         let mut count = 0u64;
-        pages(connection, &table.select, now_s, |rows| {
+        let mut pages = Pages::new(connection, table.select, Some(now_s));
+        while let Some(Rows { rows, .. }) = pages.next().await? {
             count += rows.len() as u64;
             rows.iter().for_each(|row| hash_row(&mut hash, row));
-        })
-        .await?;
+        }
         let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         digests.insert(name, TableDigest { rows: count, sha256 });
     }
@@ -103,34 +102,63 @@ fn plan(keyspace: &str, table: &str, mut columns: Columns) -> Table {
     Table { select, definition: format!("{columns:?}") }
 }
 
-/// Runs a SELECT page by page.
-async fn pages(connection: &Connection, text: &str, now_s: i32, mut each: impl FnMut(Vec<Row>)) -> Result<(), Failure> {
-    let mut paging_state = None;
-    let mut size = PAGE;
-    loop {
-        let rows = page(connection, text, now_s, paging_state, size).await?;
-        size = next_size(size, &rows.rows);
-        paging_state = rows.paging_state;
-        each(rows.rows);
-        if paging_state.is_none() {
-            return Ok(());
+/// Pages of a SELECT.
+pub(crate) struct Pages<'a> {
+    connection: &'a Connection,
+    select: String,
+    now_s: Option<i32>,
+    state: Option<Bytes>,
+    size: i32,
+    over: bool,
+}
+
+impl<'a> Pages<'a> {
+    /// Of a SELECT as of this second since 1970, if it is one that any second matters to. Asks nothing yet.
+    pub(crate) fn new(connection: &'a Connection, select: String, now_s: Option<i32>) -> Self {
+        Self { connection, select, now_s, state: None, size: PAGE, over: false }
+    }
+
+    /// The next one; `None` after the last.
+    ///
+    /// # Errors
+    /// Cassandra can't be asked now; nothing was written.
+    pub(crate) async fn next(&mut self) -> Result<Option<Rows>, Failure> {
+        if self.over {
+            return Ok(None);
         }
+        let mut rows = page(self.connection, &self.select, self.now_s, self.state.take(), self.size).await?;
+        self.size = next_size(self.size, &rows.rows);
+        self.state = rows.paging_state.take();
+        self.over = self.state.is_none();
+        Ok(Some(rows))
+    }
+
+    /// The rows of all of them: for what is known to be little.
+    ///
+    /// # Errors
+    /// As for [`Pages::next`].
+    pub(crate) async fn all(mut self) -> Result<Vec<Row>, Failure> {
+        let mut all = Vec::new();
+        while let Some(page) = self.next().await? {
+            all.extend(page.rows);
+        }
+        Ok(all)
     }
 }
 
 /// The rows to ask for after a page of `rows`: as many as fit [`PAGE_BYTES`] if the next ones are like them, growing
 /// slowly.
-pub(crate) fn next_size(size: i32, rows: &[Row]) -> i32 {
+fn next_size(size: i32, rows: &[Row]) -> i32 {
     let bytes: usize = rows.iter().flatten().flatten().map(Bytes::len).sum();
     let fit = rows.len().saturating_mul(PAGE_BYTES) / bytes.max(1);
     i32::try_from(fit).unwrap_or(PAGE).min(size.saturating_mul(2)).clamp(1, PAGE)
 }
 
-/// One page of a SELECT, as of the second `now_s` since 1970.
+/// One page of a SELECT.
 pub(crate) async fn page(
     connection: &Connection,
     text: &str,
-    now_s: i32,
+    now_s: Option<i32>,
     paging_state: Option<Bytes>,
     size: i32,
 ) -> Result<Rows, Failure> {
@@ -138,7 +166,7 @@ pub(crate) async fn page(
     let mut params = Params::new(Consistency::One, Values::none());
     params.page_size = Some(size);
     params.paging_state = paging_state;
-    let body = request::v5::query(text, &params, Some(now_s)).map_err(|e| retry(e.to_string()))?;
+    let body = request::v5::query(text, &params, now_s).map_err(|e| retry(e.to_string()))?;
     let answer = connection.ask(Opcode::Query, body).await.map_err(|lost| retry(lost.reason))?;
     let reply = match judge(answer) {
         Meaning::Reply(reply) => reply,

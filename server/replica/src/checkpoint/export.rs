@@ -7,12 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use replicateddb_store::api::{Manifest, Mark, RestorePoint, Rewind, Rewound, Status, Table};
 use replicateddb_store::client::StoreError;
 
-use super::line::AsOf;
 use super::points::{Points, on_disk};
-use super::save::{Scope, checkpoint};
-use crate::backend::connect_v5;
-use crate::backend::connection::Connection;
-use crate::site::{Agent, second_of};
+use super::save::{Scope, checkpoint_of};
+use crate::site::Agent;
 
 /// An agent beside which the documents of a checkpoint are written, with the next restore point after it was asked for.
 #[derive(Clone)]
@@ -35,10 +32,8 @@ impl<A: Agent> Exporting<A> {
     }
 
     async fn write(&self, id: &str, generation: u64, timestamp_us: i64) -> Result<(), StoreError> {
-        let framed = connect_v5(&self.address, Some(generation)).await;
-        let framed = framed.map_err(|error| StoreError::Keyspace(error.to_string()))?;
-        let as_of = AsOf { timestamp_us, second: second_of(timestamp_us) };
-        let saved = checkpoint(&Connection::new(framed), Scope::Everything, &self.points.folder(id), as_of).await?;
+        let folder = self.points.folder(id);
+        let saved = checkpoint_of(&self.address, generation, Scope::Everything, &folder, timestamp_us).await?;
         self.points.taken(id, saved);
         Ok(())
     }

@@ -27,4 +27,4 @@ pub use export::Exporting;
 pub use folder::{CheckpointError, Document, Manifest};
 pub use load::{Target, restore};
 pub use points::Points;
-pub use save::{Saved, Scope, checkpoint};
+pub use save::{Saved, Scope, checkpoint_of};

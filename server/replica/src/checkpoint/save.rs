@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use replicateddb_store::api::{Code, Refusal};
+use replicateddb_store::client::StoreError;
+
 use super::folder::{CheckpointError, Document, DocumentWriter, begin};
 use super::line::{AsOf, Partition, Shape, Table};
 use super::tables::Reading;
 use crate::backend::connection::Connection;
+use crate::backend::{BackendError, connect_v5};
+use crate::site::second_of;
 
 /// What was written, and is no checkpoint before its manifest is there.
 #[derive(Debug, Clone)]
@@ -34,11 +39,30 @@ pub enum Scope<'a> {
     Everything,
 }
 
-/// Writes what is in scope to a new folder. Nothing may write to it meanwhile. Memory: a page of rows.
+/// Writes what is in scope to a new folder, of the Cassandra at `address` and of this generation of it, as of this time in
+/// microseconds since 1970. Nothing may write to it meanwhile. Memory: a page of rows.
 ///
 /// # Errors
-/// Cassandra can't be read now, or the disk.
-pub async fn checkpoint(
+/// It is another generation, or can't be read now; or the disk.
+pub async fn checkpoint_of(
+    address: &str,
+    generation: u64,
+    scope: Scope<'_>,
+    folder: &Path,
+    timestamp_us: i64,
+) -> Result<Saved, StoreError> {
+    let failed = |error: BackendError| match error {
+        BackendError::WrongGeneration { .. } => {
+            StoreError::Refused(Refusal { code: Code::WrongGeneration, message: error.to_string() })
+        }
+        error => StoreError::Keyspace(error.to_string()),
+    };
+    let framed = connect_v5(address, Some(generation)).await.map_err(failed)?;
+    let as_of = AsOf { timestamp_us, second: second_of(timestamp_us) };
+    Ok(checkpoint(&Connection::new(framed), scope, folder, as_of).await?)
+}
+
+async fn checkpoint(
     connection: &Connection,
     scope: Scope<'_>,
     folder: &Path,

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use replicateddb_cql::response::{Row, Rows, cell};
 use replicateddb_cql::statement::{Ident, is_system_keyspace};
 
@@ -11,7 +10,7 @@ use super::line::{Role, Shape, Table};
 use super::schema::statements;
 use crate::backend::connection::Connection;
 use crate::backend::outcome::Failure;
-use crate::backend::scan::{PAGE, next_size, page};
+use crate::backend::scan::{self, page};
 
 /// A connection, reading as of a second.
 pub struct Reading<'a> {
@@ -22,13 +21,7 @@ pub struct Reading<'a> {
 }
 
 /// Pages of a SELECT.
-pub struct Pages<'a> {
-    reading: &'a Reading<'a>,
-    select: String,
-    state: Option<Bytes>,
-    size: i32,
-    over: bool,
-}
+pub struct Pages<'a>(scan::Pages<'a>);
 
 pub fn failed(failure: Failure) -> CheckpointError {
     match failure {
@@ -43,16 +36,11 @@ fn text_of(row: &Row, column: usize) -> String {
 impl<'a> Reading<'a> {
     /// The pages of a SELECT.
     pub fn pages(&'a self, select: String) -> Pages<'a> {
-        Pages { reading: self, select, state: None, size: PAGE, over: false }
+        Pages(scan::Pages::new(self.connection, select, Some(self.second)))
     }
 
     async fn rows(&self, select: String) -> Result<Vec<Row>, CheckpointError> {
-        let mut pages = self.pages(select);
-        let mut all = Vec::new();
-        while let Some(page) = pages.next().await? {
-            all.extend(page.rows);
-        }
-        Ok(all)
+        self.pages(select).0.all().await.map_err(failed)
     }
 
     /// The users' keyspaces, by name.
@@ -110,7 +98,7 @@ impl<'a> Reading<'a> {
     /// # Errors
     /// Cassandra can't be asked now.
     pub async fn shape(&self, table: &Table) -> Result<Shape, CheckpointError> {
-        let page = page(self.connection, &format!("{} LIMIT 1", table.select()), self.second, None, 1).await;
+        let page = page(self.connection, &format!("{} LIMIT 1", table.select()), Some(self.second), None, 1).await;
         table.typed(&page.map_err(failed)?.columns).map_err(CheckpointError::Cassandra)
     }
 
@@ -137,14 +125,6 @@ impl Pages<'_> {
     /// # Errors
     /// Cassandra can't be asked now.
     pub async fn next(&mut self) -> Result<Option<Rows>, CheckpointError> {
-        if self.over {
-            return Ok(None);
-        }
-        let Reading { connection, second } = *self.reading;
-        let mut rows = page(connection, &self.select, second, self.state.take(), self.size).await.map_err(failed)?;
-        self.size = next_size(self.size, &rows.rows);
-        self.state = rows.paging_state.take();
-        self.over = self.state.is_none();
-        Ok(Some(rows))
+        self.0.next().await.map_err(failed)
     }
 }

@@ -25,7 +25,7 @@ const NAME_BASED: usize = 5;
 /// The row.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    pub log: i64,
+    pub log: Uuid,
     pub replica: i64,
     pub incarnation: i64,
     /// `None`: nothing was ever applied.
@@ -113,10 +113,11 @@ impl<'a> Open<'a> {
         let rows = self.rows(&text, &[]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let number = |column: usize| row.get(column).and_then(|cell| cell.as_deref().and_then(cell::as_bigint));
+        let uuid = |column: usize| row.get(column).and_then(|cell| cell.as_deref().and_then(cell::as_uuid));
         Ok(Some(Known {
-            log: number(0).unwrap_or_default(),
+            log: uuid(0).unwrap_or_default(),
             incarnation: number(1).unwrap_or_default(),
-            build: row.get(2).and_then(|cell| cell.as_deref().and_then(cell::as_uuid)),
+            build: uuid(2),
             generation: number(3).map(|number| u64::from_ne_bytes(number.to_ne_bytes())),
             clean: text_of(row, 4),
             replica: number(5).unwrap_or_default(),
@@ -138,9 +139,13 @@ impl<'a> Open<'a> {
         let replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
         self.rows(&format!("CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"), &[]).await?;
         refuse_foreign(&self.store.keyspace, &self.footprint().await?)?;
-        let columns = "id int PRIMARY KEY, log bigint, replica bigint, incarnation bigint, build uuid, generation bigint, clean text";
+        let columns = "id int PRIMARY KEY, log uuid, replica bigint, incarnation bigint, build uuid, generation bigint, clean text";
         self.rows(&format!("CREATE TABLE IF NOT EXISTS {row} ({columns})"), &[]).await?;
-        let ours = [bigint(self.store.log), bigint(self.store.replica.into()), bigint(self.store.incarnation)];
+        let ours = [
+            Value::Bytes(cell::uuid(self.store.log)),
+            bigint(self.store.replica.into()),
+            bigint(self.store.incarnation),
+        ];
         let first = format!("INSERT INTO {row} (id, log, replica, incarnation) VALUES (0, ?, ?, ?) IF NOT EXISTS");
         if self.applied(&first, &ours).await? {
             return Ok(());
@@ -155,7 +160,7 @@ impl<'a> Open<'a> {
         }
         if known.log != self.store.log {
             let message = format!(
-                "the keyspace {} belongs to the log {:#x}, this one is {:#x}: the ordering tier lost its data, or another \
+                "the keyspace {} belongs to the log {}, this one is {}: the ordering tier lost its data, or another \
                  root is configured; to begin anew, drop the keyspace in the shared Cassandra",
                 self.store.keyspace, known.log, self.store.log
             );

@@ -19,14 +19,13 @@ use uuid::Uuid;
 use super::landing::{self, landed};
 use super::open::{DISTRUSTED, Open, bigint, failed, signed};
 use super::{FENCE_WATCH, STATE_TABLE};
+use crate::backend::connect_named;
 use crate::backend::connection::Connection;
 use crate::backend::executor::Cassandra;
-use crate::backend::{BackendError, connect_named, connect_v5};
 use crate::checkpoint::exchange::{self, Peer};
-use crate::checkpoint::line::AsOf;
 use crate::checkpoint::points::{Points, on_disk};
-use crate::checkpoint::{CheckpointError, Manifest as Checkpoint, Scope, Target, checkpoint, restore};
-use crate::site::{Agent, second_of};
+use crate::checkpoint::{CheckpointError, Manifest as Checkpoint, Scope, Target, checkpoint_of, restore};
+use crate::site::Agent;
 
 /// See the module's head. Cheap to clone.
 #[derive(Clone)]
@@ -34,7 +33,7 @@ pub struct KeyspaceStore {
     pub(super) address: Arc<str>,
     pub(super) keyspace: Arc<str>,
     pub(super) replica: u32,
-    pub(super) log: i64,
+    pub(super) log: Uuid,
     pub(super) incarnation: i64,
     build: Arc<Mutex<Uuid>>,
     points: Option<Points>,
@@ -45,7 +44,7 @@ pub struct KeyspaceStore {
 
 impl KeyspaceStore {
     /// The keyspace of the Cassandra at `address`, for one incarnation of a replica in a log.
-    pub fn new(address: &str, keyspace: &str, replica: u32, log: i64, incarnation: i64) -> Self {
+    pub fn new(address: &str, keyspace: &str, replica: u32, log: Uuid, incarnation: i64) -> Self {
         let (address, keyspace) = (address.into(), keyspace.into());
         Self {
             address,
@@ -204,17 +203,8 @@ impl Agent for KeyspaceStore {
     /// Writes the documents of a checkpoint.
     async fn snapshot(&self, id: &str, generation: u64, timestamp_us: i64) -> Result<(), StoreError> {
         let points = self.points()?;
-        let failed = |error: BackendError| match error {
-            BackendError::WrongGeneration { .. } => {
-                StoreError::Refused(Refusal { code: Code::WrongGeneration, message: error.to_string() })
-            }
-            error => StoreError::Keyspace(error.to_string()),
-        };
-        let framed = connect_v5(&self.address, Some(generation)).await.map_err(failed)?;
-        let as_of = AsOf { timestamp_us, second: second_of(timestamp_us) };
-        let folder = points.folder(id);
         let scope = Scope::Keyspace { name: &self.keyspace, without: STATE_TABLE };
-        let saved = checkpoint(&Connection::new(framed), scope, &folder, as_of).await?;
+        let saved = checkpoint_of(&self.address, generation, scope, &points.folder(id), timestamp_us).await?;
         // Nobody has claimed the keyspace before this: nobody else has written to it while it was read.
         self.open().await?.ours().await?;
         points.taken(id, saved);

@@ -2,7 +2,10 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
-mod direct;
+pub mod clock;
+pub mod direct;
+pub mod jmx;
+pub mod plain;
 pub mod statements;
 
 use std::path::PathBuf;
@@ -23,6 +26,7 @@ use replicateddb_replica::replica::{Digest, Outcome, Request, RequestKind, Servi
 use replicateddb_store::agent::{AgentArgs, run};
 use replicateddb_store::api::Jvm;
 use replicateddb_store::client::Store;
+use uuid::Uuid;
 
 pub use direct::Direct;
 
@@ -41,7 +45,7 @@ pub const AGENT_WORDS: &str = "TEST_AGENT_WORDS";
 
 /// A store: an agent in a thread or process of its own, and the Cassandra that it supervises.
 pub struct Site {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     words: Vec<String>,
     agent: String,
     /// `host:port` of Cassandra's CQL port.
@@ -104,18 +108,34 @@ impl Site {
     }
 
     pub fn agent_process(&self) -> AgentProcess {
+        self.agent_process_with(&[])
+    }
+
+    /// With these variables in its environment, and in that of the JVM.
+    pub fn agent_process_with(&self, variables: &[(String, String)]) -> AgentProcess {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command.args(["agent_as_a_process", "--exact", "--ignored", "--nocapture"]);
         command.env(AGENT_WORDS, self.words.join("\n")).stdout(std::process::Stdio::null());
+        command.envs(variables.iter().cloned());
         AgentProcess(command.spawn().unwrap())
     }
 
     /// With a Cassandra that several replicas share.
     pub fn shared() -> Self {
-        let mut site = Self::without_agent();
-        site.words.push("--shared".to_owned());
+        let site = Self::shared_without_agent();
         site.run();
         site
+    }
+
+    pub fn shared_without_agent() -> Self {
+        let mut site = Self::without_agent();
+        site.words.push("--shared".to_owned());
+        site
+    }
+
+    /// The folder of the rendered configuration of the JVM.
+    pub fn conf(&self) -> PathBuf {
+        self.dir.path().join("data/agent/conf")
     }
 
     pub fn without_agent() -> Self {
@@ -132,18 +152,23 @@ impl Site {
         words.extend(["--cql-listen-address".into(), "127.0.0.1".into(), "--cql-port".into(), cql.to_string()]);
         words.extend(["--storage-port".into(), storage.to_string(), "--jolokia-port".into(), jolokia.to_string()]);
         words.extend(["--heap", "256m", "--profile", "small"].map(str::to_owned));
-        Self { _dir: dir, words, agent: format!("http://127.0.0.1:{agent}"), cql: format!("127.0.0.1:{cql}") }
+        Self { dir, words, agent: format!("http://127.0.0.1:{agent}"), cql: format!("127.0.0.1:{cql}") }
     }
 
     /// The agent's client, for an incarnation in a log.
-    pub fn store(&self, log: i64, incarnation: i64) -> Store {
+    pub fn store(&self, log: Uuid, incarnation: i64) -> Store {
         Store::new(&self.agent, TOKEN, log, incarnation).unwrap()
     }
 
     pub fn start(&self, log: &MemoryStorage, replica: u32) -> ReplicaHandle {
-        let (log, incarnation) = log.open(replica);
+        self.start_as(log, Config { replica, ..Config::default() })
+    }
+
+    /// With these settings, but for restore points, which are taken when a test asks for one.
+    pub fn start_as(&self, log: &MemoryStorage, config: Config) -> ReplicaHandle {
+        let (log, incarnation) = log.open(config.replica);
         let store = self.store(log.log_id().0, incarnation.0);
-        let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
+        let config = Config { restore_point_interval: Duration::from_secs(3600), ..config };
         let connector = CassandraConnector { address: self.cql.clone() };
         ReplicaHandle::start(config, log, store, connector, Metrics::default())
     }
@@ -168,11 +193,27 @@ impl Site {
     }
 
     pub async fn kill_jvm(&self) {
-        let status = Store::new(&self.agent, TOKEN, 0, 0).unwrap().status().await.unwrap();
-        assert_eq!(status.jvm, Jvm::Running);
-        let pid = status.jvm_pid.expect("a running JVM has a process").to_string();
+        let pid = self.jvm().await.expect("a running JVM").to_string();
         let killed = std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
         assert!(killed.success());
+    }
+
+    /// The process of the JVM, while it runs.
+    pub async fn jvm(&self) -> Option<u32> {
+        let status = Store::new(&self.agent, TOKEN, Uuid::nil(), 0).unwrap().status().await.ok()?;
+        status.jvm_pid.filter(|_| status.jvm == Jvm::Running)
+    }
+}
+
+/// Looks again and again, at most for [`PATIENCE`], until there is something.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

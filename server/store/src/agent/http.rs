@@ -1,6 +1,7 @@
 //! The agent's HTTP side: who may call, and what comes back.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::Context;
 use axum::Router;
@@ -157,12 +158,13 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 fn caller(headers: &HeaderMap) -> Result<Caller, Refusal> {
-    let number = |name: &str| {
-        let text = headers.get(name).and_then(|value| value.to_str().ok());
-        text.and_then(|text| text.parse().ok())
-            .ok_or_else(|| Refusal { code: Code::BadRequest, message: format!("no {name} header") })
-    };
-    Ok(Caller { log: number(LOG_HEADER)?, incarnation: number(INCARNATION_HEADER)? })
+    Ok(Caller { log: said(headers, LOG_HEADER)?, incarnation: said(headers, INCARNATION_HEADER)? })
+}
+
+fn said<T: FromStr>(headers: &HeaderMap, name: &str) -> Result<T, Refusal> {
+    let text = headers.get(name).and_then(|value| value.to_str().ok());
+    let value = text.and_then(|text| text.parse().ok());
+    value.ok_or_else(|| Refusal { code: Code::BadRequest, message: format!("no {name} header") })
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {

@@ -1,6 +1,7 @@
 //! Decisions, and nothing but: what the agent finds at start, what to do about it, what to put back, what to delete.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::exchange::LEASES;
 use crate::api::{Clean, Code, Damaged, Held, MAX_RESTORE_POINT_ID, Refusal, RestorePoint, Rewind};
@@ -137,7 +138,7 @@ pub fn superseded(points: &[RestorePoint], damaged: &[Damaged], keep: usize, lea
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// Its log.
-    pub log: i64,
+    pub log: Uuid,
     /// Its incarnation in that log: comparable within it alone.
     pub incarnation: i64,
 }
@@ -147,12 +148,12 @@ pub struct Caller {
 ///
 /// # Errors
 /// If it is a lower incarnation, or of another log.
-pub fn admit(caller: Caller, owner: Option<i64>, highest: Option<i64>, holds_nothing: bool) -> Result<(), Refusal> {
+pub fn admit(caller: Caller, owner: Option<Uuid>, highest: Option<i64>, holds_nothing: bool) -> Result<(), Refusal> {
     if let Some(owner) = owner.filter(|owner| *owner != caller.log && !holds_nothing) {
         return Err(Refusal {
             code: Code::OtherLog,
             message: format!(
-                "this store belongs to the log {:#x}, the replica follows the log {:#x}: the ordering tier lost its data, \
+                "this store belongs to the log {}, the replica follows the log {}: the ordering tier lost its data, \
                  or another root is configured. Bring the old log back, or, to give up what only this store holds, \
                  replace its volume by an empty one",
                 owner, caller.log
@@ -298,7 +299,8 @@ mod tests {
     #[test]
     fn lower_incarnations_and_other_logs_are_refused() {
         let stale = Some(Code::StaleIncarnation);
-        let caller = |(log, incarnation)| Caller { log, incarnation };
+        let log = Uuid::from_u128;
+        let caller = |(number, incarnation)| Caller { log: log(number), incarnation };
         for (calls, owner, highest, holds_nothing, expected) in [
             ((7, 1), None, None, false, None),
             ((7, 5), Some(7), Some(5), false, None),
@@ -311,11 +313,11 @@ mod tests {
             // One that was replaced stays so, whatever was between.
             ((8, 6), Some(7), Some(9), true, stale),
         ] {
-            let refused = admit(caller(calls), owner, highest, holds_nothing).err();
+            let refused = admit(caller(calls), owner.map(log), highest, holds_nothing).err();
             assert_eq!(refused.map(|r| r.code), expected, "{calls:?} {owner:?} {highest:?} {holds_nothing}");
         }
-        let refusal = admit(caller((8, 6)), Some(7), None, false).unwrap_err();
-        assert!(refusal.message.contains("0x7") && refusal.message.contains("0x8"), "{refusal}");
+        let refusal = admit(caller((8, 6)), Some(log(7)), None, false).unwrap_err();
+        assert!([7, 8].iter().all(|number| refusal.message.contains(&log(*number).to_string())), "{refusal}");
     }
 
     #[test]

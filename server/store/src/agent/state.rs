@@ -28,7 +28,7 @@ pub struct Persisted {
     pub generation: u64,
     /// The log that the store belongs to.
     #[serde(default)]
-    pub log_id: Option<i64>,
+    pub log_id: Option<Uuid>,
     /// The highest incarnation of that log that ever called.
     pub highest_incarnation: Option<i64>,
     /// The highest incarnations of logs that the store belonged to before, latest last.
@@ -70,7 +70,7 @@ impl Persisted {
     }
 
     /// The highest incarnation of a log that ever called.
-    pub fn highest(&self, log: i64) -> Option<i64> {
+    pub fn highest(&self, log: Uuid) -> Option<i64> {
         let known = self.owner().into_iter().chain(self.earlier.iter().copied());
         known.filter(|known| known.log == log).map(|known| known.incarnation).next()
     }
@@ -236,16 +236,17 @@ mod tests {
     #[test]
     fn the_highest_incarnation_is_kept_for_each_log_within_a_bound() {
         let mut numbers = Persisted::new(false, 0);
-        let caller = |log, incarnation| Caller { log, incarnation };
+        let caller = |log, incarnation| Caller { log: Uuid::from_u128(log), incarnation };
         for (log, incarnation) in [(7, 5), (7, 6), (8, 1), (7, 9)] {
             numbers.give_to(caller(log, incarnation));
         }
         assert_eq!(numbers.owner(), Some(caller(7, 9)));
-        assert_eq!((numbers.highest(7), numbers.highest(8), numbers.highest(9)), (Some(9), Some(1), None));
+        let highest = |numbers: &Persisted, logs: [u128; 3]| logs.map(|log| numbers.highest(Uuid::from_u128(log)));
+        assert_eq!(highest(&numbers, [7, 8, 9]), [Some(9), Some(1), None]);
         for log in 100..200 {
             numbers.give_to(caller(log, 1));
         }
-        assert_eq!((numbers.highest(199), numbers.highest(198), numbers.highest(7)), (Some(1), Some(1), None));
+        assert_eq!(highest(&numbers, [199, 198, 7]), [Some(1), Some(1), None]);
         assert_eq!(numbers.earlier.len(), EARLIER_LOGS);
     }
 

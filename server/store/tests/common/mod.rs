@@ -11,10 +11,11 @@ use replicateddb_store::api::{Jvm, Mark, Status};
 use replicateddb_store::client::Store;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use uuid::Uuid;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// The log that stores belong to.
-pub const LOG: i64 = 3;
+pub const LOG: Uuid = Uuid::from_u128(3);
 /// Longest wait for anything, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -138,7 +139,7 @@ impl Bed {
         self.store_of(LOG, incarnation)
     }
 
-    pub fn store_of(&self, log: i64, incarnation: i64) -> Store {
+    pub fn store_of(&self, log: Uuid, incarnation: i64) -> Store {
         Store::new(&format!("http://127.0.0.1:{}", self.ports[0]), TOKEN, log, incarnation).unwrap()
     }
 
