@@ -113,7 +113,9 @@ impl Report<'_> {
     fn beside(&self) -> String {
         let windows: Vec<_> = self.points.iter().map(|point| (point.replica, self.around(point))).collect();
         let away = |answer: &&Answer| {
-            !windows.iter().any(|(replica, (from, to))| *replica == answer.replica && (*from..=*to).contains(&answer.done))
+            !windows
+                .iter()
+                .any(|(replica, (from, to))| *replica == answer.replica && (*from..=*to).contains(&answer.done))
         };
         let line = Latencies::of(self.measured().filter(away)).line();
         format!("\nAll in ms. Away from restore points, p50, p99, longest: {line} ms.\n\n")

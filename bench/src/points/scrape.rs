@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn what_has_come_between_two_readings_is_a_restore_point() {
-        let before = Counted::parse("replicateddb_restore_points_total 1\nreplicateddb_restore_point_seconds_sum 0.5\n");
+        let before =
+            Counted::parse("replicateddb_restore_points_total 1\nreplicateddb_restore_point_seconds_sum 0.5\n");
         let text = "# HELP replicateddb_restore_points x\nreplicateddb_restore_points_total 2\n\
                     replicateddb_restore_point_seconds_sum 0.625\n\
                     replicateddb_restore_point_phase_seconds_sum{phase=\"drain\"} 0.25\n\

@@ -311,9 +311,7 @@ async fn take<A: Agent>(
     timestamp_us: i64,
 ) -> Result<(), Trouble> {
     // What is built now was begun by a DDL after the flush: it may not be in the snapshot half.
-    let builds = async {
-        if mutated(Mutation::SnapshotWithoutFlush) { Ok(Vec::new()) } else { agent.flush().await }
-    };
+    let builds = async { if mutated(Mutation::SnapshotWithoutFlush) { Ok(Vec::new()) } else { agent.flush().await } };
     if !timed(metrics, Phase::FlushRest, builds).await?.is_empty() {
         return Err("indexes or views are being built".into());
     }
