@@ -13,9 +13,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use replicateddb_local::Stack;
 use replicateddb_tests::load::session;
-use scylla::{client::session::Session, statement::Consistency, statement::prepared::PreparedStatement};
+use scylla::statement::Consistency;
 
-use self::paced::{Answer, Paced};
+use self::paced::{Answer, Client, Paced};
 use self::recovery::{Recovered, Victim};
 use self::report::Report;
 use self::scrape::{Asker, Counted, Point};
@@ -108,13 +108,13 @@ impl PointsArgs {
 struct Set<'a> {
     stack: &'a Stack,
     asker: Asker,
-    sessions: Vec<(Arc<Session>, PreparedStatement)>,
+    clients: Vec<Client>,
 }
 
 impl<'a> Set<'a> {
     async fn start(stack: &'a Stack, notes: &Notes) -> Result<Self> {
         stack.up(UP_LIMIT, &mut |_, line| notes.say(line)).await.context("starting replicas")?;
-        let (asker, mut sessions) = (Asker::new()?, Vec::new());
+        let (asker, mut clients) = (Asker::new()?, Vec::new());
         for replica in 0..stack.settings().replicas {
             let session = session(&[stack.cql(replica)], Consistency::LocalQuorum, REQUEST_LIMIT).await?;
             if replica == 0 {
@@ -123,13 +123,15 @@ impl<'a> Set<'a> {
                 }
             }
             let insert = session.prepare(INSERT).await.context(INSERT)?;
-            sessions.push((Arc::new(session), insert));
+            let mut read = session.prepare(READ).await.context(READ)?;
+            read.set_consistency(Consistency::One);
+            clients.push(Client { session: Arc::new(session), insert, read });
         }
-        Ok(Self { stack, asker, sessions })
+        Ok(Self { stack, asker, clients })
     }
 
     fn load(&self, args: &PointsArgs) -> Paced {
-        Paced::begin(&self.sessions, args.rate, args.in_flight, VALUE_BYTES)
+        Paced::begin(&self.clients, args.rate, args.in_flight, VALUE_BYTES)
     }
 
     async fn counted(&self) -> Result<Vec<Counted>> {

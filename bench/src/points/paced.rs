@@ -15,6 +15,19 @@ use tokio::task::JoinSet;
 const TOO_LATE: Duration = Duration::from_secs(2);
 /// Pause of a worker after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(50);
+/// Time between two reads at `ONE` through each replica: they tell whether reads go on while writes stand.
+const READ_EVERY: Duration = Duration::from_millis(10);
+
+/// A session with one replica and what it is asked.
+#[derive(Clone)]
+pub struct Client {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Inserts a row.
+    pub insert: PreparedStatement,
+    /// Reads a row by its key, at `ONE`.
+    pub read: PreparedStatement,
+}
 
 /// An answered request; µs since the load began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +45,10 @@ pub struct Answer {
 /// What has become of a load.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Sorted by the time of the answer.
+    /// Of inserts, sorted by the time of the answer.
     pub answers: Vec<Answer>,
+    /// Of reads at `ONE`, in no order.
+    pub reads: Vec<Answer>,
     /// Requests that failed.
     pub failed: u64,
     /// Requests that were too late to be sent.
@@ -56,16 +71,17 @@ pub struct Paced {
 
 impl Paced {
     /// Begins to insert new rows, `rate` in a second in all, with at most `in_flight` on their way, in equal shares
-    /// through each session: that of replica 0, of replica 1, ...
+    /// through each client: that of replica 0, of replica 1, ...; and a few reads through each.
     #[must_use]
-    pub fn begin(sessions: &[(Arc<Session>, PreparedStatement)], rate: u32, in_flight: usize, bytes: usize) -> Self {
+    pub fn begin(clients: &[Client], rate: u32, in_flight: usize, bytes: usize) -> Self {
         let (next, ended, value) = (AtomicU64::new(0), AtomicBool::new(false), "x".repeat(bytes));
         let plan = Arc::new(Plan { begin: Instant::now(), rate: f64::from(rate), next, ended, value });
         let mut workers = JoinSet::new();
-        for number in 0..in_flight.max(sessions.len()) {
-            let replica = number % sessions.len().max(1);
-            let (session, statement) = sessions[replica].clone();
-            workers.spawn(work(plan.clone(), replica as u8, session, statement));
+        for (number, (replica, client)) in (0..clients.len() as u8).zip(clients).cycle().take(in_flight).enumerate() {
+            workers.spawn(insert(plan.clone(), replica, client.clone()));
+            if number < clients.len() {
+                workers.spawn(read(plan.clone(), replica, client.clone()));
+            }
         }
         Self { plan, workers }
     }
@@ -86,6 +102,7 @@ impl Paced {
         while let Some(found) = self.workers.join_next().await {
             let found = found.context("a worker")?;
             all.answers.extend(found.answers);
+            all.reads.extend(found.reads);
             (all.failed, all.left_out) = (all.failed + found.failed, all.left_out + found.left_out);
         }
         all.answers.sort_unstable_by_key(|answer| answer.done);
@@ -93,7 +110,7 @@ impl Paced {
     }
 }
 
-async fn work(plan: Arc<Plan>, replica: u8, session: Arc<Session>, insert: PreparedStatement) -> Found {
+async fn insert(plan: Arc<Plan>, replica: u8, client: Client) -> Found {
     let mut found = Found::default();
     while !plan.ended.load(Relaxed) {
         let number = plan.next.fetch_add(1, Relaxed);
@@ -104,7 +121,7 @@ async fn work(plan: Arc<Plan>, replica: u8, session: Arc<Session>, insert: Prepa
             continue;
         }
         let key = number as i64;
-        match session.execute_unpaged(&insert, (key, &plan.value)).await {
+        match client.session.execute_unpaged(&client.insert, (key, &plan.value)).await {
             Ok(_) => {
                 let (due, done) = (due.as_micros() as u64, plan.begin.elapsed().as_micros() as u64);
                 found.answers.push(Answer { replica, due, done, key });
@@ -114,6 +131,21 @@ async fn work(plan: Arc<Plan>, replica: u8, session: Arc<Session>, insert: Prepa
                 tokio::time::sleep(AFTER_ERROR).await;
             }
         }
+    }
+    found
+}
+
+/// Reads one row after the other, and some that are not there: one on its way at a time.
+async fn read(plan: Arc<Plan>, replica: u8, client: Client) -> Found {
+    let (mut found, mut key) = (Found::default(), 0_i64);
+    while !plan.ended.load(Relaxed) {
+        tokio::time::sleep(READ_EVERY).await;
+        let due = plan.begin.elapsed().as_micros() as u64;
+        if client.session.execute_unpaged(&client.read, (key,)).await.is_ok() {
+            let done = plan.begin.elapsed().as_micros() as u64;
+            found.reads.push(Answer { replica, due, done, key });
+        }
+        key += 1;
     }
     found
 }

@@ -52,7 +52,7 @@ impl Report<'_> {
         for recovered in &self.recovered {
             text += &format!("- {}\n", recovered.line());
         }
-        let Found { answers, failed, left_out } = &self.found;
+        let Found { answers, failed, left_out, .. } = &self.found;
         text += &format!(
             "- In all {} rows acknowledged, {failed} requests failed, {left_out} were left out; {} of the rows read again, \
              all there.\n",
@@ -62,10 +62,13 @@ impl Report<'_> {
         text
     }
 
-    /// The answers of the time in which restore points were measured.
+    /// The inserts of the time in which restore points were measured.
     fn measured(&self) -> impl Iterator<Item = &Answer> {
-        let [from, to] = self.window;
-        self.found.answers.iter().filter(move |answer| (from..=to).contains(&answer.done))
+        self.found.answers.iter().filter(|answer| self.is_measured(answer))
+    }
+
+    fn is_measured(&self, answer: &Answer) -> bool {
+        (self.window[0]..=self.window[1]).contains(&answer.done)
     }
 
     fn rate(&self) -> String {
@@ -89,7 +92,8 @@ impl Report<'_> {
 
     fn table(&self) -> String {
         let mut text = format!(
-            "\n| replica | {} | lanes held | longest gap between answers | p50, p99, longest around it |\n|---|{}---|---|---|\n",
+            "\n| replica | {} | lanes held | longest gap between answers | p50, p99, longest around it | longest read at `ONE` around it |\n\
+             |---|{}---|---|---|---|\n",
             PHASES.join(" | "),
             "---|".repeat(PHASES.len())
         );
@@ -98,9 +102,10 @@ impl Report<'_> {
             let gap = longest_gap(&self.found.answers, point.replica, from, to);
             let near = |answer: &&Answer| answer.replica == point.replica && (from..=to).contains(&answer.done);
             let latencies = Latencies::of(self.found.answers.iter().filter(near));
+            let reads = Latencies::of(self.found.reads.iter().filter(near)).at(1.0);
             let phases = point.phases.map(|seconds| format!("{:.0}", seconds * 1000.0)).join(" | ");
             text += &format!(
-                "| {} | {phases} | **{:.0}** | **{gap:.0}** | {} |\n",
+                "| {} | {phases} | **{:.0}** | **{gap:.0}** | {} | {reads:.1} |\n",
                 point.replica,
                 point.held * 1000.0,
                 latencies.line()
@@ -118,6 +123,10 @@ impl Report<'_> {
                 .any(|(replica, (from, to))| *replica == answer.replica && (*from..=*to).contains(&answer.done))
         };
         let line = Latencies::of(self.measured().filter(away)).line();
-        format!("\nAll in ms. Away from restore points, p50, p99, longest: {line} ms.\n\n")
+        let reads = Latencies::of(self.found.reads.iter().filter(|read| self.is_measured(read))).line();
+        format!(
+            "\nAll in ms. Away from restore points, p50, p99, longest: {line} ms. Reads at `ONE` in all, p50, p99, longest: {reads} \
+             ms.\n\n"
+        )
     }
 }
