@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
 use replicateddb_local::{Member, Target};
 
 use super::Set;
@@ -25,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub const PLANNED: Duration = Duration::from_secs(45);
 
 /// What is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
     /// The replica's process; it is started again at once.
     Replica,
