@@ -40,8 +40,8 @@ impl Counted {
                 "applied_index" => counted.applied = value as u64,
                 "restore_point_index" => counted.point_index = value as u64,
                 _ => {
-                    let phase = |phase: &&str| name == format!("restore_point_phase_seconds_sum{{phase=\"{phase}\"}}");
-                    if let Some(i) = PHASES.iter().position(|name| phase(&name)) {
+                    let of = |phase: &&str| name == format!("restore_point_phase_seconds_sum{{phase=\"{phase}\"}}");
+                    if let Some(i) = PHASES.iter().position(of) {
                         counted.phases[i] = value;
                     }
                 }
