@@ -1,8 +1,10 @@
-//! Compares three replicas with a cluster of three plain Cassandra nodes, on one machine: the tables of docs/benchmarks.md.
+//! Compares three replicas with a cluster of three plain Cassandra nodes, on one machine, and measures what restore points
+//! cost: the tables of docs/benchmarks.md.
 
 mod cluster;
 mod conditions;
 mod meter;
+mod points;
 mod report;
 mod run;
 mod side;
@@ -13,12 +15,13 @@ mod work;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use replicateddb_local::{Stack, cache_root};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     cluster::Cluster,
+    points::PointsArgs,
     run::{Notes, Outcome},
     work::Work,
 };
@@ -29,8 +32,11 @@ const SLACK_SECONDS: u64 = 300;
 /// Starts three replicas and a cluster of three plain Cassandra nodes, loads them in turn, and prints tables in Markdown:
 /// rates, latencies, CPU for each request, and the ratios of the two. Nothing else should run meanwhile.
 #[derive(Parser)]
-#[command(name = "replicateddb-bench", version)]
+#[command(name = "replicateddb-bench", version, args_conflicts_with_subcommands = true)]
 struct Args {
+    /// Something else than the comparison.
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Length of each slice of load, seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
@@ -60,6 +66,12 @@ struct Args {
     output: Option<PathBuf>,
 }
 
+/// What is measured in place of the comparison.
+#[derive(Subcommand)]
+enum Command {
+    RestorePoints(PointsArgs),
+}
+
 fn in_flight(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=work::MAX_IN_FLIGHT).contains(number));
     number.ok_or_else(|| format!("expected 1 to {}", work::MAX_IN_FLIGHT))
@@ -68,7 +80,11 @@ fn in_flight(text: &str) -> Result<usize, String> {
 fn main() -> ExitCode {
     let args = Args::parse();
     let runtime = tokio::runtime::Runtime::new().context("starting threads");
-    match runtime.and_then(|runtime| runtime.block_on(bench(&args))) {
+    let measured = runtime.and_then(|runtime| match &args.command {
+        None => runtime.block_on(bench(&args)),
+        Some(Command::RestorePoints(args)) => runtime.block_on(restore_points(args)),
+    });
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("replicateddb-bench: {error:#}");
@@ -110,9 +126,37 @@ async fn bench(args: &Args) -> Result<()> {
     stopped
 }
 
+/// As [`bench`], of a set of replicas alone.
+async fn restore_points(args: &PointsArgs) -> Result<()> {
+    let notes = Notes::begin();
+    let planned = args.planned();
+    notes.say(&format!("about {} min", planned.as_secs().div_ceil(60)));
+    let mut stops = Stops::listen()?;
+    let folder = tempfile::tempdir().context("making a folder for the data")?;
+    let builder = Stack::builder().dir(folder.path().join("replicas")).replicas(args.replicas);
+    let builder = builder.zookeepers(args.zookeepers).cassandra_heap(&args.heap).cassandra_profile(&args.profile);
+    let stack = builder.replica_args(args.replica_args()).free_loopback().kill_on_drop().create()?;
+    let measured = tokio::select! {
+        measured = points::run(args, &stack, &notes) => measured,
+        () = stops.next() => Err(anyhow::anyhow!("interrupted")),
+        () = tokio::time::sleep(planned + Duration::from_secs(SLACK_SECONDS)) => Err(anyhow::anyhow!("it takes too long")),
+    };
+    notes.say("stopping");
+    let stopped = tokio::select! {
+        stopped = down(&stack) => stopped,
+        () = stops.next() => Err(anyhow::anyhow!("interrupted while stopping: everything is killed")),
+    };
+    println!("{}", measured?);
+    stopped
+}
+
 async fn stop(stack: &Stack, cluster: &mut Cluster) -> Result<()> {
     let stopped = cluster.down().await;
-    stack.down(&mut |_, _| ()).await.and(stopped)
+    down(stack).await.and(stopped)
+}
+
+async fn down(stack: &Stack) -> Result<()> {
+    stack.down(&mut |_, _| ()).await
 }
 
 fn publish(args: &Args, outcome: &Outcome, notes: &Notes) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What the core counts and measures, for Prometheus.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -16,6 +17,41 @@ pub struct KindLabel {
     pub kind: String,
 }
 
+/// A part of a restore point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Everything is flushed, beside the work; builds of indexes and views are waited for.
+    Flush,
+    /// Nothing more is admitted, and what has begun is waited for.
+    Drain,
+    /// What is left is flushed, with the lanes held.
+    FlushRest,
+    /// The files are linked, with the lanes held.
+    Snapshot,
+    /// The snapshot becomes a restore point, beside the work.
+    Commit,
+}
+
+impl Phase {
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flush => "flush",
+            Self::Drain => "drain",
+            Self::FlushRest => "flush_rest",
+            Self::Snapshot => "snapshot",
+            Self::Commit => "commit",
+        }
+    }
+}
+
+/// Label `phase`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PhaseLabel {
+    /// [`Phase::name`].
+    pub phase: &'static str,
+}
+
 /// The core's metrics. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -25,8 +61,10 @@ pub struct Metrics {
     pub apply_seconds: Histogram,
     /// Seconds from a client's request to its outcome.
     pub propose_seconds: Histogram,
-    /// Seconds that lanes were held for a restore point.
+    /// Seconds that lanes were held for a restore point: drained, flushed, snapshot.
     pub restore_point_seconds: Histogram,
+    /// Seconds of each part of a restore point.
+    pub restore_point_phase_seconds: Family<PhaseLabel, Histogram, fn() -> Histogram>,
     /// Records applied, by kind.
     pub applied: Family<KindLabel, Counter>,
     /// Records applied while not serving.
@@ -75,6 +113,7 @@ impl Default for Metrics {
             apply_seconds: latency(),
             propose_seconds: latency(),
             restore_point_seconds: latency(),
+            restore_point_phase_seconds: Family::new_with_constructor(latency),
             applied: Family::default(),
             replayed: Counter::default(),
             appends: Counter::default(),
@@ -102,6 +141,12 @@ impl Metrics {
         self.errors.get_or_create(&KindLabel { kind: kind.to_owned() }).inc();
     }
 
+    /// Notes how long a part of a restore point took.
+    pub fn restore_point_phase(&self, phase: Phase, took: Duration) {
+        let label = PhaseLabel { phase: phase.name() };
+        self.restore_point_phase_seconds.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
     /// Registers everything under the prefix `replicateddb`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("replicateddb");
@@ -110,6 +155,8 @@ impl Metrics {
         histogram("apply_seconds", "Executing a record on the local Cassandra", &self.apply_seconds);
         histogram("propose_seconds", "From a client's request to its outcome", &self.propose_seconds);
         histogram("restore_point_seconds", "Lanes held for a restore point", &self.restore_point_seconds);
+        let phases = self.restore_point_phase_seconds.clone();
+        registry.register("restore_point_phase_seconds", "Parts of a restore point", phases);
         let mut counter = |name, help, metric: &Counter| registry.register(name, help, metric.clone());
         counter("replayed_records", "Records applied while not serving", &self.replayed);
         counter("appends", "Entries appended to the log", &self.appends);

@@ -13,6 +13,7 @@ use replicateddb_store::client::StoreError;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
+use crate::metrics::{Metrics, Phase};
 use crate::mutations::{Mutation, mutated};
 use crate::shared::{Condition, Shared};
 use crate::site::Agent;
@@ -158,7 +159,9 @@ impl<A: Agent> RestorePoints<A> {
         let due = by_time || by_count || by_index || !self.askers.is_empty();
         if due && matches!(self.doing, Doing::Nothing) && Instant::now() >= self.not_before {
             pass(Fault::RestorePointFlushing);
-            self.doing = Doing::Flushing(Box::pin(flush(self.agent.clone())));
+            let (agent, shared) = (self.agent.clone(), self.shared.clone());
+            let flushing = async move { timed(&shared.metrics, Phase::Flush, flush(agent)).await };
+            self.doing = Doing::Flushing(Box::pin(flushing));
         }
         // One record that can't be applied must not hold up all others for a snapshot's sake.
         if let Doing::Draining(since) = self.doing
@@ -198,12 +201,11 @@ impl<A: Agent> RestorePoints<A> {
 
     /// All lanes are free and the store is exactly at this state: takes the snapshot.
     pub fn drained(&mut self, state: &State) {
-        if !matches!(self.doing, Doing::Draining(_)) {
-            return;
-        }
+        let Doing::Draining(since) = self.doing else { return };
         pass(Fault::RestorePointDrained);
         self.made += 1;
         self.drained = (Instant::now(), self.writes);
+        self.shared.metrics.restore_point_phase(Phase::Drain, since.elapsed());
         let (index, timestamp_us) = (state.index(), state.timestamp_us());
         let (incarnation, generation, made) = (self.shared.incarnation, self.generation, self.made);
         // Never the same again, so that an aborted one stays aborted.
@@ -211,25 +213,25 @@ impl<A: Agent> RestorePoints<A> {
         let mark = serde_json::to_value(state).map(|replica_state| Mark { index, replica_state });
         let (agent, shared) = (self.agent.clone(), self.shared.clone());
         self.doing = Doing::Saving(Box::pin(async move {
-            let started = Instant::now();
             let mark = mark.map_err(|e| Trouble { reason: e.to_string(), over: false })?;
             let limit = shared.config.restore_point_timeout;
-            let taken = bounded(limit, &agent, &id, take(&agent, &id, generation, timestamp_us)).await;
-            shared.metrics.restore_point_seconds.observe(started.elapsed().as_secs_f64());
+            let take = take(&agent, &shared.metrics, &id, generation, timestamp_us);
+            let taken = bounded(limit, &agent, &id, take).await;
+            shared.metrics.restore_point_seconds.observe(since.elapsed().as_secs_f64());
             taken.map(|()| Snapshot { id, mark })
         }));
     }
 
     /// Makes the snapshot a restore point. The lanes are free meanwhile.
     fn commit(&self, Snapshot { id, mark }: Snapshot) -> Doing {
-        let agent = self.agent.clone();
+        let (agent, shared) = (self.agent.clone(), self.shared.clone());
         let index = mark.index;
         Doing::Committing(
             index,
             Box::pin(async move {
                 pass(Fault::RestorePointUncommitted);
                 let committed = async { Ok(agent.commit(&id, mark).await?) };
-                bounded(COMMIT_WAIT, &agent, &id, committed).await
+                timed(&shared.metrics, Phase::Commit, bounded(COMMIT_WAIT, &agent, &id, committed)).await
             }),
         )
     }
@@ -301,15 +303,32 @@ async fn flush<A: Agent>(agent: A) -> Result<(), Trouble> {
 }
 
 /// What is left is flushed and linked.
-async fn take<A: Agent>(agent: &A, id: &str, generation: u64, timestamp_us: i64) -> Result<(), Trouble> {
+async fn take<A: Agent>(
+    agent: &A,
+    metrics: &Metrics,
+    id: &str,
+    generation: u64,
+    timestamp_us: i64,
+) -> Result<(), Trouble> {
     // What is built now was begun by a DDL after the flush: it may not be in the snapshot half.
-    if !mutated(Mutation::SnapshotWithoutFlush) && !agent.flush().await?.is_empty() {
+    let builds = async { if mutated(Mutation::SnapshotWithoutFlush) { Ok(Vec::new()) } else { agent.flush().await } };
+    if !timed(metrics, Phase::FlushRest, builds).await?.is_empty() {
         return Err("indexes or views are being built".into());
     }
     pass(Fault::RestorePointFlushed);
-    agent.snapshot(id, generation, timestamp_us).await?;
+    timed(metrics, Phase::Snapshot, agent.snapshot(id, generation, timestamp_us)).await?;
     pass(Fault::RestorePointTaken);
     Ok(())
+}
+
+/// Carries out a part of a restore point; how long it took is noted if it came to something.
+async fn timed<T, E>(metrics: &Metrics, phase: Phase, part: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let begin = Instant::now();
+    let result = part.await;
+    if result.is_ok() {
+        metrics.restore_point_phase(phase, begin.elapsed());
+    }
+    result
 }
 
 /// A step of a restore point, within a limit; if it fails, the restore point is given up.

@@ -119,8 +119,7 @@ impl Agent {
     pub async fn flush(self, caller: Caller, (): ()) -> Result<Flushed, Refusal> {
         let state = self.enter(caller).await?;
         let jolokia = state.serving()?.jolokia;
-        jolokia.flush().await.map_err(|e| failed(&e))?;
-        let builds = jolokia.builds().await.map_err(|e| failed(&e))?;
+        let builds = jolokia.flush().await.map_err(|e| failed(&e))?;
         Ok(Flushed { builds })
     }
 
@@ -159,11 +158,13 @@ impl Agent {
         }
         // A tag of this attempt's own: what an earlier one, timed out, leaves behind late is never taken for it.
         let tag = format!("{id}-{}", Uuid::new_v4().simple());
-        running.jolokia.snapshot(&tag).await?;
-        let (layout, id) = (self.setup.layout.clone(), id.to_owned());
         state.leftovers = true;
+        // Nothing is applied meanwhile: the clock is as good as one that is read afterwards.
+        let now_ms = async { anyhow::Ok(probe::now_ms(self.setup.args.cql()).await? + 1) };
+        let ((), now_ms) = tokio::try_join!(running.jolokia.snapshot(&tag), now_ms)?;
+        let (layout, id) = (self.setup.layout.clone(), id.to_owned());
         blocking(move || points::gather(&layout, &id, &tag)).await?;
-        Ok(probe::now_ms(self.setup.args.cql()).await? + 1)
+        Ok(now_ms)
     }
 
     /// Commits a snapshot. The caller gets its answer as soon as the restore point is durable; older ones and

@@ -101,7 +101,7 @@ fn memory(memory: Memory, profile: Profile) -> Vec<String> {
 }
 
 /// Mostly waits and estimates that make sense among several nodes only, or cost seconds at each start.
-fn properties() -> [String; 10] {
+fn properties() -> [String; 11] {
     [
         "cassandra.skip_wait_for_gossip_to_settle=0",
         "cassandra.ring_delay_ms=0",
@@ -112,6 +112,9 @@ fn properties() -> [String; 10] {
         "cassandra.memtable.row_overhead_size=180",
         "cassandra.shutdown_announce_in_ms=0",
         "cassandra-foreground=yes",
+        // Jolokia's server writes an answer in two parts: without this the second waits up to 40 ms until the first is
+        // acknowledged, in each call that a replica holds its lanes for.
+        "sun.net.httpserver.nodelay=true",
         // Replicas execute conditional writes past Paxos: the ordered log has decided.
         "cassandra.enable_nodelocal_queries=true",
     ]

@@ -12,8 +12,8 @@ const COMPACTION: &str = "org.apache.cassandra.db:type=CompactionManager";
 const COUNTER_CACHE: &str = "org.apache.cassandra.metrics:type=Cache,scope=CounterCache,name=Capacity";
 /// Longest wait for what touches no data.
 const SHORT: Duration = Duration::from_secs(15);
-/// Longest wait for one keyspace's flush.
-const FLUSH: Duration = Duration::from_secs(120);
+/// Longest wait for a flush of everything; shorter than the replica's for that call.
+const FLUSH: Duration = Duration::from_secs(170);
 /// Longest wait for a snapshot of everything.
 const SNAPSHOT: Duration = Duration::from_secs(60);
 /// Longest wait for snapshots to be removed.
@@ -45,19 +45,16 @@ impl Jolokia {
         serde_json::from_value(value).context("can't understand the list of keyspaces")
     }
 
-    /// Flushes every table.
-    pub async fn flush(&self) -> Result<()> {
-        for keyspace in self.keyspaces().await? {
-            let operation = "forceKeyspaceFlush(java.lang.String,[Ljava.lang.String;)";
-            self.exec(STORAGE, operation, json!([keyspace, []]), FLUSH).await?;
-        }
-        Ok(())
-    }
-
-    /// Builds of indexes and views under way.
-    pub async fn builds(&self) -> Result<Vec<String>> {
-        let value = self.read(COMPACTION, "Compactions").await?;
-        Ok(builds(&value))
+    /// Flushes every table; the builds of indexes and views that are under way after that. Two requests in all: the replica
+    /// may hold its lanes meanwhile, and each waits for its turn on a busy machine.
+    pub async fn flush(&self) -> Result<Vec<String>> {
+        let operation = "forceKeyspaceFlush(java.lang.String,[Ljava.lang.String;)";
+        let keyspaces = self.keyspaces().await?;
+        let flushes = keyspaces.iter().map(|keyspace| exec_of(STORAGE, operation, &json!([keyspace, []])));
+        let requests: Vec<Value> = flushes.chain([read_of(COMPACTION, "Compactions")]).collect();
+        let replies = self.post(&Value::from(requests.as_slice()), FLUSH).await.context("flushing")?;
+        let values = answers(replies, requests.len()).context("flushing")?;
+        Ok(values.last().map(builds).unwrap_or_default())
     }
 
     /// Takes a snapshot of every table, without flushing.
@@ -106,17 +103,19 @@ impl Jolokia {
     }
 
     async fn read(&self, mbean: &str, attribute: &str) -> Result<Value> {
-        let request = json!({ "type": "read", "mbean": mbean, "attribute": attribute });
-        self.send(&request, SHORT).await.with_context(|| format!("reading {attribute}"))
+        self.send(&read_of(mbean, attribute), SHORT).await.with_context(|| format!("reading {attribute}"))
     }
 
     async fn exec(&self, mbean: &str, operation: &str, arguments: Value, timeout: Duration) -> Result<Value> {
         let name = operation.split('(').next().unwrap_or(operation);
-        let request = json!({ "type": "exec", "mbean": mbean, "operation": operation, "arguments": arguments });
-        self.send(&request, timeout).await.with_context(|| format!("calling {name}"))
+        self.send(&exec_of(mbean, operation, &arguments), timeout).await.with_context(|| format!("calling {name}"))
     }
 
     async fn send(&self, request: &Value, timeout: Duration) -> Result<Value> {
+        answer(self.post(request, timeout).await?)
+    }
+
+    async fn post(&self, request: &Value, timeout: Duration) -> Result<Value> {
         let response = self
             .http
             .post(&self.url)
@@ -126,7 +125,25 @@ impl Jolokia {
             .send()
             .await?
             .error_for_status()?;
-        answer(response.json().await?)
+        Ok(response.json().await?)
+    }
+}
+
+fn read_of(mbean: &str, attribute: &str) -> Value {
+    json!({ "type": "read", "mbean": mbean, "attribute": attribute })
+}
+
+fn exec_of(mbean: &str, operation: &str, arguments: &Value) -> Value {
+    json!({ "type": "exec", "mbean": mbean, "operation": operation, "arguments": arguments })
+}
+
+/// The values in Jolokia's replies to so many requests that were sent together, or the first error: the others are carried
+/// out all the same.
+fn answers(replies: Value, count: usize) -> Result<Vec<Value>> {
+    match replies {
+        Value::Array(replies) if replies.len() == count => replies.into_iter().map(answer).collect(),
+        // What is refused as a whole gets one reply.
+        other => answer(other).and_then(|_| bail!("Cassandra did not answer each of {count} requests")),
     }
 }
 
@@ -168,6 +185,18 @@ mod tests {
         let error = answer(json!({ "status": 500, "error": "disk full" })).unwrap_err();
         assert!(error.to_string().contains("disk full"));
         assert!(answer(json!("what")).is_err());
+    }
+
+    #[test]
+    fn requests_sent_together_fail_if_one_does_or_one_is_missing() {
+        let (fine, failed) = (json!({ "status": 200, "value": 1 }), json!({ "status": 500, "error": "disk full" }));
+        assert_eq!(answers(json!([fine, fine]), 2).unwrap(), [json!(1), json!(1)]);
+        for replies in [json!([fine, failed]), json!([failed, fine]), failed.clone()] {
+            assert!(answers(replies, 2).unwrap_err().to_string().contains("disk full"));
+        }
+        for replies in [json!([fine]), json!([fine, fine, fine]), fine.clone(), json!(null)] {
+            assert!(answers(replies, 2).is_err());
+        }
     }
 
     #[test]

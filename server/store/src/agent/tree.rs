@@ -47,26 +47,30 @@ pub fn gather(data: &Path, tag: &str, tree: &Path) -> Result<()> {
             let place = table.strip_prefix(data).context("a table lies below the data folder")?;
             let to = tree.join(place);
             fs::create_dir_all(&to).with_context(|| format!("can't create {}", to.display()))?;
-            link_all(&snapshot, &to, &SNAPSHOT_ONLY)?;
+            // Sealing makes it durable, when the lanes are free again.
+            link_all(&snapshot, &to, &SNAPSHOT_ONLY, |_| Ok(()))?;
         }
     }
     Ok(())
 }
 
-/// Links everything below `from` into the existing folder `to`, except files named in `without`.
-fn link_all(from: &Path, to: &Path, without: &[&str]) -> Result<()> {
+/// Links everything below `from` into the existing folder `to`, except files named in `without`. What has to be copied is
+/// handed to `copied`.
+fn link_all(from: &Path, to: &Path, without: &[&str], copied: impl Fn(&Path) -> std::io::Result<()>) -> Result<()> {
+    let mut made_parent = to.to_owned();
     for path in files(from)? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if without.contains(&name) {
             continue;
         }
         let target = to.join(&path);
-        if let Some(parent) = target.parent() {
+        if let Some(parent) = target.parent().filter(|parent| *parent != made_parent) {
             fs::create_dir_all(parent).with_context(|| format!("can't create {}", parent.display()))?;
+            made_parent = parent.to_owned();
         }
         let source = from.join(&path);
         let made = if name.ends_with(WRITTEN_OVER) {
-            fs::copy(&source, &target).and_then(|_| File::open(&target)?.sync_all())
+            fs::copy(&source, &target).and_then(|_| copied(&target))
         } else {
             fs::hard_link(&source, &target)
         };
@@ -158,7 +162,7 @@ pub fn check(tree: &Path, entries: &[Entry], read: bool) -> Result<()> {
 pub fn copy(tree: &Path, to: &Path) -> Result<()> {
     disk::remove_tree(to)?;
     fs::create_dir(to).with_context(|| format!("can't create {}", to.display()))?;
-    link_all(tree, to, &[])?;
+    link_all(tree, to, &[], |path| File::open(path)?.sync_all())?;
     sync_folders(to)
 }
 
