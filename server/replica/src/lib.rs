@@ -15,6 +15,7 @@ pub mod admin;
 mod apply;
 pub mod backend;
 mod barrier;
+mod cadence;
 pub mod checkpoint;
 pub mod clock;
 pub mod config;

@@ -1,9 +1,10 @@
 //! Proposing: client requests become records, records become entries, entries are appended until it is known that
 //! they are in the log. A record that comes to stand there twice takes effect once (I3, see [`crate::state`]).
 //!
-//! Batching is self-clocking: an entry leaves as soon as fewer than [`Limits::entries_in_flight`] are on their way, and
-//! takes everything that waits, up to its bounds.
+//! Batching is self-clocking: an entry leaves as soon as fewer than [`Limits::entries_in_flight`] are on their way and as
+//! many requests wait as the last one took ([`Cadence`]), and takes everything that waits, up to its bounds.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{AppendError, OrderedLog};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
+use crate::cadence::Cadence;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::mutations::{Mutation, mutated};
@@ -225,42 +227,49 @@ impl<L: OrderedLog> ProposerTask<L> {
     /// Runs until the incarnation is fenced or nobody can propose any more.
     pub async fn run(mut self) -> Ended {
         let mut next = 1u64;
+        let mut waiting = VecDeque::new();
+        let mut cadence = Cadence::new(Instant::now());
         let mut on_their_way = FuturesUnordered::new();
         loop {
             let room = on_their_way.len() < self.limits.entries_in_flight.max(1);
             let in_window = self.unresolved.span(next) < self.limits.window;
+            let full = waiting.len() >= self.limits.max_records;
+            let may_leave = room && in_window && !waiting.is_empty();
+            if may_leave && (full || cadence.is_time(waiting.len(), Instant::now())) {
+                if let Some((entry, sequences)) = self.collect(&mut waiting, &mut next) {
+                    on_their_way.push(append_until_known(
+                        self.log.clone(),
+                        entry,
+                        sequences,
+                        self.limits.clone(),
+                        self.unresolved.clone(),
+                        self.metrics.clone(),
+                    ));
+                }
+                continue;
+            }
             tokio::select! {
                 biased;
-                Some(appended) = on_their_way.next(), if !on_their_way.is_empty() => {
-                    if let Err(ended) = appended {
-                        return ended;
-                    }
-                }
+                Some(appended) = on_their_way.next(), if !on_their_way.is_empty() => match appended {
+                    Ok(Appended { records, took }) => cadence.appended(records, took, Instant::now()),
+                    Err(ended) => return ended,
+                },
                 () = self.unresolved.changed(), if room && !in_window => {}
-                first = self.queue.recv(), if room && in_window => {
-                    let Some(first) = first else { return Ended::Closed };
-                    if let Some((entry, sequences)) = self.collect(first, &mut next) {
-                        on_their_way.push(append_until_known(
-                            self.log.clone(),
-                            entry,
-                            sequences,
-                            self.limits.clone(),
-                            self.unresolved.clone(),
-                            self.metrics.clone(),
-                        ));
-                    }
-                }
+                queued = self.queue.recv(), if !full => match queued {
+                    Some(queued) => waiting.push_back(queued),
+                    None => return Ended::Closed,
+                },
+                () = sleep_until(cadence.until()), if may_leave => {}
             }
         }
     }
 
     /// Makes an entry of everything that waits, up to the bounds. `None` if every client has given up.
-    fn collect(&mut self, first: Queued, next: &mut u64) -> Option<(Bytes, std::ops::Range<u64>)> {
+    fn collect(&mut self, waiting: &mut VecDeque<Queued>, next: &mut u64) -> Option<(Bytes, std::ops::Range<u64>)> {
         let begin = *next;
         let mut records = Vec::new();
         let mut bytes = ENTRY_HEADER_BYTES;
-        let mut queued = Some(first);
-        while let Some(Queued { mut record, progress, answer, permit }) = queued {
+        while let Some(Queued { mut record, progress, answer, permit }) = waiting.pop_front() {
             self.metrics.queue.dec();
             // Who doesn't wait any more gets nothing proposed; the number is not used.
             if !answer.is_closed() && progress.take() {
@@ -271,8 +280,9 @@ impl<L: OrderedLog> ProposerTask<L> {
                 *next += 1;
                 records.push(record);
             }
-            let full = records.len() >= self.limits.max_records || bytes >= self.limits.max_bytes;
-            queued = if full { None } else { self.queue.try_recv().ok() };
+            if records.len() >= self.limits.max_records || bytes >= self.limits.max_bytes {
+                break;
+            }
         }
         if records.is_empty() {
             return None;
@@ -288,6 +298,12 @@ impl<L: OrderedLog> ProposerTask<L> {
     }
 }
 
+/// An entry's way into the log has ended.
+struct Appended {
+    records: usize,
+    took: Duration,
+}
+
 /// Appends an entry again and again until it is known to be in the log, or known to be nowhere and given up by all.
 async fn append_until_known<L: OrderedLog>(
     log: L,
@@ -296,8 +312,10 @@ async fn append_until_known<L: OrderedLog>(
     limits: Arc<Limits>,
     unresolved: Arc<Unresolved>,
     metrics: Metrics,
-) -> Result<(), Ended> {
+) -> Result<Appended, Ended> {
+    let records = usize::try_from(sequences.end - sequences.start).unwrap_or(usize::MAX);
     let started = Instant::now();
+    let appended = || Appended { records, took: started.elapsed() };
     let mut pause = limits.retry_first;
     // Once an attempt's outcome is unknown the entry may come to stand in the log at any time: its numbers stay
     // unresolved until it is seen there.
@@ -309,13 +327,13 @@ async fn append_until_known<L: OrderedLog>(
                 pass(Fault::AppendKnown);
                 metrics.append_seconds.observe(started.elapsed().as_secs_f64());
                 unresolved.committed(sequences);
-                return Ok(());
+                return Ok(appended());
             }
             Err(AppendError::Fenced) => return Err(Ended::Fenced),
             Err(AppendError::TooLarge { bytes, limit }) if nowhere => {
                 metrics.error("append_too_large");
                 unresolved.refuse(sequences, &ProposeError::TooLarge { size: bytes, limit });
-                return Ok(());
+                return Ok(appended());
             }
             Err(AppendError::Unavailable { reason }) => {
                 metrics.error("append_unavailable");
@@ -327,15 +345,15 @@ async fn append_until_known<L: OrderedLog>(
                 nowhere = false;
                 if mutated(Mutation::UnknownIsCommitted) {
                     unresolved.committed(sequences);
-                    return Ok(());
+                    return Ok(appended());
                 }
             }
         }
         if unresolved.all_committed(sequences.clone()) {
-            return Ok(());
+            return Ok(appended());
         }
         if nowhere && unresolved.abandon_if_nobody_waits(sequences.clone()) {
-            return Ok(());
+            return Ok(appended());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(limits.retry_last);
