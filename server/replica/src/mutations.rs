@@ -58,11 +58,17 @@ pub enum Mutation {
     TruncateByApplied,
     /// What was sent to an earlier JVM may land in this one.
     IgnoreGeneration,
+    /// One replica's complaint of a record makes a verdict.
+    VerdictOfOne,
+    /// A record on which there is a verdict is left out where it was tried, without a rewind.
+    SkipWithoutRewind,
+    /// A record that is executed after all is complete although a complaint of it stands in the log.
+    CompleteDespiteComplaint,
 }
 
 impl Mutation {
     /// Every one.
-    pub const EVERY: [Self; 26] = [
+    pub const EVERY: [Self; 29] = [
         Self::SkipDedup,
         Self::ForgetDuplicates,
         Self::ForgetClock,
@@ -89,6 +95,9 @@ impl Mutation {
         Self::ReplayWithoutRewind,
         Self::TruncateByApplied,
         Self::IgnoreGeneration,
+        Self::VerdictOfOne,
+        Self::SkipWithoutRewind,
+        Self::CompleteDespiteComplaint,
     ];
 }
 

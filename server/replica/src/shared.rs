@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::record::Entry;
 use crate::replica::{Digest, Phase, Replay, SchemaEvent, Serving, Status};
+use crate::stuck::Stuck;
 use crate::unresolved::Unresolved;
 
 /// Digests kept for [`crate::ReplicaHandle::digest_at`].
@@ -24,6 +26,8 @@ const EVENTS: usize = 256;
 pub enum Condition {
     /// A record can't be executed now.
     Apply,
+    /// Cassandra answers a record with the same error each time: a verdict is waited for.
+    Verdict,
     /// The local Cassandra can't be reached.
     Backend,
     /// The store agent can't be reached or refuses.
@@ -79,6 +83,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Requests on their way.
     pub unresolved: Arc<Unresolved>,
+    /// Records that Cassandra fails to execute, and verdicts.
+    pub stuck: Stuck,
     /// Whether clients may be answered (I5).
     pub serving: watch::Sender<Serving>,
     /// The schema version applied here.
@@ -117,6 +123,7 @@ impl Shared {
             incarnation,
             metrics,
             unresolved: Arc::default(),
+            stuck: Stuck::default(),
             serving: watch::Sender::new(Serving::No { reason: "starting".to_owned() }),
             schema: watch::Sender::new(Uuid::nil()),
             current: AtomicBool::new(false),
@@ -271,6 +278,18 @@ impl Shared {
     /// A digest that was kept.
     pub fn digest(&self, index: u64) -> Option<Digest> {
         self.lock().digests.get(&index).cloned()
+    }
+
+    /// An entry stands in the log: if it is this replica's own, its records are resolved.
+    pub fn committed(&self, entry: &Entry) {
+        if (entry.origin, entry.incarnation) != (self.config.replica, self.incarnation) {
+            return;
+        }
+        let sequences = entry.records.iter().map(|record| record.sequence);
+        if let (Some(first), Some(last)) = (sequences.clone().min(), sequences.max()) {
+            // One entry holds consecutive numbers.
+            self.unresolved.committed(first..last.saturating_add(1));
+        }
     }
 
     /// An entry was seen in the log; whether it held nothing but ticks.

@@ -353,7 +353,7 @@ impl Cassandra {
         let body = request::v5::query(text, &params, None).map_err(unsendable)?;
         let answer = match judge(self.pool.any().await?.ask(Opcode::Query, body).await?) {
             Meaning::Reply(reply) => reply.in_v4().map_err(unreadable)?,
-            Meaning::Failure(failure) => return Err(failure),
+            Meaning::Failure(failure) => return Err(failure.of_another()),
             Meaning::Unprepared => return Err(forgetful()),
         };
         let message = answer.message().filter(|_| answer.is_result());

@@ -31,9 +31,7 @@ pub struct Pages<'a> {
 }
 
 pub fn failed(failure: Failure) -> CheckpointError {
-    match failure {
-        Failure::Retry { reason, .. } | Failure::Gone { reason } => CheckpointError::Cassandra(reason),
-    }
+    CheckpointError::Cassandra(failure.reason())
 }
 
 fn text_of(row: &Row, column: usize) -> String {

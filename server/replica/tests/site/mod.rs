@@ -141,9 +141,13 @@ impl Site {
     }
 
     pub fn start(&self, log: &MemoryStorage, replica: u32) -> ReplicaHandle {
+        self.start_with(log, Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() })
+    }
+
+    pub fn start_with(&self, log: &MemoryStorage, config: Config) -> ReplicaHandle {
+        let replica = config.replica;
         let (log, incarnation) = log.open(replica);
         let store = self.store(log.log_id().0, incarnation.0);
-        let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
         let connector = CassandraConnector { address: self.cql.clone() };
         ReplicaHandle::start(config, log, store, connector, Metrics::default())
     }
