@@ -149,6 +149,11 @@ pub struct ReplicaArgs {
     /// Silence after which a replica is away.
     #[arg(long, env = "RDB_LOG_AWAY_AFTER", default_value = "60s", value_parser = parse_duration)]
     pub log_away_after: Duration,
+    /// How long Cassandra must have answered one record with the same error, which may be anything's, before this replica
+    /// complains of it in the log. A record that every replica complains of is skipped, and its client gets the error; until
+    /// then all wait for it. A replica that has been silent for ten times --log-away-after need not have complained.
+    #[arg(long, env = "RDB_COMPLAIN_AFTER", default_value = "60s", value_parser = parse_duration)]
+    pub complain_after: Duration,
     /// Fewest entries at the beginning of the log that are given up at once.
     #[arg(long, env = "RDB_LOG_STEP_ENTRIES", default_value_t = 1000, value_parser = parse_positive::<u32>)]
     pub log_step_entries: u32,

@@ -11,7 +11,7 @@ use replicateddb_ordering::{
     znode_log::{self, ZnodeLog},
 };
 use replicateddb_replica::{
-    record::{Entry, Record},
+    record::{Entry, Record, RecordKind},
     state::State,
 };
 
@@ -95,6 +95,9 @@ fn line(out: &mut String, index: Option<u64>, position: Position, origin: u32, r
     let keyspace = record.keyspace.as_deref().unwrap_or("-");
     let position = position.to_string();
     let _ = write!(out, "{index:>10} {position:>12} replica-{origin:<3} {:<9} {keyspace:<16}", record.kind.name());
+    if record.kind == RecordKind::Complaint {
+        let _ = write!(out, " of record {}:", record.argument);
+    }
     for (number, statement) in record.statements.iter().enumerate() {
         let separator = if number == 0 { " " } else { "; " };
         let _ = write!(out, "{separator}{}", shortened(&one_line(&statement.text), SHOWN_TEXT));
@@ -159,7 +162,7 @@ fn shortened(text: &str, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use replicateddb_replica::record::{RecordKind, StatementText};
+    use replicateddb_replica::record::StatementText;
 
     #[test]
     fn a_line_has_everything_and_stays_short() {

@@ -263,6 +263,7 @@ fn core_config(args: &ReplicaArgs, id: u32) -> config::Config {
         log_behind_records: args.log_behind_records,
         log_away_after: args.log_away_after,
         log_step_entries: args.log_step_entries,
+        complain_after: args.complain_after,
         ..config::Config::default()
     };
     config.limits.max_records = args.batch_max_records;

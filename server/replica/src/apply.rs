@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::command::{Command, Rebuild};
 use crate::execute::{Executed, Execution, plan_until_known};
 use crate::lanes::{Lanes, Scheduler, Ticket};
 use crate::metrics::KindLabel;
@@ -33,6 +34,8 @@ use crate::restore_point::{RestorePoints, Step};
 use crate::shared::Shared;
 use crate::site::{Agent, Backend, Failure, Plan, Reply};
 use crate::state::{Admitted, State};
+use crate::verdict::skipped_because;
+use crate::watermark::Watermark;
 
 /// How often due restore points are looked for and progress is published without other events.
 const BEAT: Duration = Duration::from_millis(250);
@@ -50,25 +53,6 @@ pub enum Exit {
     Stopped(Box<State>),
     /// Nothing here can help (I8).
     Fatal(String),
-}
-
-/// A store that is to be built anew.
-#[derive(Debug)]
-pub struct Rebuild {
-    /// Why, for people.
-    pub reason: String,
-    /// Told once the agent knows, durably: no crash brings back what the store holds.
-    pub known: oneshot::Sender<()>,
-}
-
-/// What the handle may ask of the applier.
-pub enum Command {
-    /// Make a restore point now; answers with its index.
-    RestorePoint(oneshot::Sender<Result<u64, String>>),
-    /// Give up what the store holds and build it anew.
-    Rebuild(Rebuild),
-    /// Let somebody read in these lanes as soon as they are free of the records that are in them now.
-    Read(Lanes, oneshot::Sender<Hold>),
 }
 
 /// A record that holds or waits for its lanes.
@@ -112,24 +96,6 @@ pub struct Applier<B, A, T> {
     logged: Instant,
 }
 
-/// The highest index up to which everything is done.
-#[derive(Debug)]
-struct Watermark {
-    upto: u64,
-    beyond: std::collections::BTreeSet<u64>,
-}
-
-impl Watermark {
-    fn complete(&mut self, index: u64) {
-        let new = index > self.upto && self.beyond.insert(index);
-        assert!(new, "I3: a record is applied once");
-        while self.beyond.first().is_some_and(|first| *first == self.upto + 1) {
-            self.beyond.pop_first();
-            self.upto += 1;
-        }
-    }
-}
-
 impl<B, A, T> Applier<B, A, T>
 where
     B: Backend,
@@ -145,7 +111,7 @@ where
         state: State,
         tail: T,
     ) -> Self {
-        let done = Watermark { upto: state.index(), beyond: Default::default() };
+        let done = Watermark::at(state.index());
         shared.schema.send_replace(state.schema_version());
         Self {
             shared,
@@ -224,6 +190,9 @@ where
                 _ = beat.tick() => {
                     self.restore_points.look(self.state.index());
                     self.publish();
+                    if let Err(exit) = self.look_ahead() {
+                        return exit;
+                    }
                 }
                 committed = self.tail.next(), if room => {
                     if let Err(exit) = self.take(committed) {
@@ -237,7 +206,7 @@ where
     /// Everything admitted is applied, and it is whole entries.
     fn is_drained(&self) -> bool {
         self.feeding.is_empty() && self.planning.is_none() && self.scheduler.records() == 0 && {
-            assert_eq!(self.done.upto, self.state.index(), "I3: drained means applied up to the state's index");
+            assert_eq!(self.done.upto(), self.state.index(), "I3: drained means applied up to the state's index");
             true
         }
     }
@@ -255,6 +224,7 @@ where
         };
         let at = committed.position;
         let entry = Entry::decode(committed.entry).map_err(|e| Exit::Fatal(format!("entry at {at}: {e} (I8)")))?;
+        self.shared.committed(&entry);
         self.shared.saw_entry(entry.records.iter().all(|record| record.kind == RecordKind::Tick));
         self.intake_records += entry.records.len();
         self.intake_bytes += bytes_of(&entry);
@@ -289,19 +259,44 @@ where
     fn admit(&mut self, at: Position, commit_time_ms: i64, entry: Entry) -> Result<(), Exit> {
         self.intake_records -= entry.records.len();
         self.intake_bytes -= bytes_of(&entry);
-        let own = self.is_own(entry.origin, entry.incarnation);
-        if own {
-            let sequences = entry.records.iter().map(|record| record.sequence);
-            if let (Some(first), Some(last)) = (sequences.clone().min(), sequences.max()) {
-                // One entry holds consecutive numbers.
-                self.shared.unresolved.committed(first..last.saturating_add(1));
-            }
-        }
         let admitted = self.state.admit(at, commit_time_ms, entry);
         let admitted = admitted.map_err(|error| Exit::Fatal(format!("entry at {at}: {error}")))?;
+        for verdict in admitted.iter().filter_map(|admitted| admitted.verdict.as_ref()) {
+            let reason = skipped_because(verdict.index, &verdict.failure);
+            tracing::warn!(left_out = verdict.skipped, "{reason}");
+            if !verdict.skipped && !mutated(Mutation::SkipWithoutRewind) {
+                self.shared.stuck.decided(verdict.index, verdict.failure.clone());
+                return Err(Exit::Rewind(reason));
+            }
+        }
         self.shared.admitted(self.state.index());
         self.feeding.extend(admitted.into_iter().map(Arc::new));
         Ok(())
+    }
+
+    /// While a record can't be executed: hands over the state behind everything that was read of the log. What of that is not
+    /// admitted yet the log may have given up already.
+    fn look_ahead(&self) -> Result<(), Exit> {
+        let stuck = &self.shared.stuck;
+        if stuck.is_cut_off() {
+            let reason = "the log was given up beyond records that can't be executed here";
+            return Err(Exit::Rewind(reason.to_owned()));
+        }
+        if stuck.wants_state() {
+            let own = (self.shared.config.replica, self.shared.incarnation);
+            stuck.hand_over(self.state.clone(), &self.intake, own).map_err(Exit::Fatal)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves a record out, by a verdict that is ahead in the log: nothing of it was ever done to this store.
+    fn skip(&mut self, admitted: &Admitted, failure: &str) {
+        let reason = skipped_because(admitted.index, failure);
+        tracing::warn!("{reason}");
+        self.shared.metrics.skipped.inc();
+        self.state.skip(admitted.index);
+        self.answer(admitted, Reply::invalid(&reason));
+        self.complete(admitted);
     }
 
     fn is_own(&self, origin: u32, incarnation: i64) -> bool {
@@ -309,9 +304,13 @@ where
     }
 
     fn feed(&mut self, admitted: Arc<Admitted>) -> Result<(), Exit> {
+        if let Some(failure) = self.shared.stuck.verdict_on(admitted.index) {
+            self.skip(&admitted, &failure);
+            return Ok(());
+        }
         match admitted.record.kind {
             // No effect on the store: they take no lane.
-            RecordKind::Barrier | RecordKind::Tick | RecordKind::Semantics => {
+            RecordKind::Barrier | RecordKind::Tick | RecordKind::Semantics | RecordKind::Complaint => {
                 if self.is_own(admitted.origin, admitted.incarnation) {
                     self.barriers.insert(admitted.index, admitted.record.sequence);
                     if !self.shared.is_current() {
@@ -344,7 +343,7 @@ where
 
     fn plan(&mut self, (admitted, plan): Planned) -> Result<(), Exit> {
         match plan {
-            Err(Failure::Gone { reason } | Failure::Retry { reason, .. }) => Err(Exit::Rewind(reason)),
+            Err(failure) => Err(Exit::Rewind(failure.reason())),
             Ok(Plan::Answer(reply)) => {
                 self.answer(&admitted, reply);
                 self.complete(&admitted);
@@ -451,8 +450,8 @@ where
             pass(Fault::Replayed);
         }
         // Published at once: readers look at it after their barrier, and the other replicas after a DDL.
-        self.shared.progress(self.done.upto, self.log_end());
-        let upto = if mutated(Mutation::BarrierTooEarly) { u64::MAX } else { self.done.upto };
+        self.shared.progress(self.done.upto(), self.log_end());
+        let upto = if mutated(Mutation::BarrierTooEarly) { u64::MAX } else { self.done.upto() };
         while let Some(entry) = self.barriers.first_entry().filter(|entry| *entry.key() <= upto) {
             let (index, sequence) = entry.remove_entry();
             let outcome = Outcome { index, flags: 0, opcode: Opcode::Result.code(), body: response::void() };
@@ -465,17 +464,17 @@ where
     }
 
     fn publish(&mut self) {
-        self.shared.progress(self.done.upto, self.log_end());
+        self.shared.progress(self.done.upto(), self.log_end());
         let metrics = &self.shared.metrics;
         metrics.in_lanes.set(self.scheduler.records() as u64);
         metrics.executing.set(self.executing.len() as u64);
         if !matches!(*self.shared.serving.borrow(), crate::replica::Serving::Yes { .. }) {
-            let replay = self.shared.replayed(self.done.upto);
+            let replay = self.shared.replayed(self.done.upto());
             if let Some(replay) = replay
                 && self.logged.elapsed() >= LOG_PROGRESS
             {
                 self.logged = Instant::now();
-                let (applied, end, seconds) = (self.done.upto, self.log_end(), replay.seconds);
+                let (applied, end, seconds) = (self.done.upto(), self.log_end(), replay.seconds);
                 tracing::info!(applied, end, replayed = replay.records, seconds, "replaying");
             }
         }

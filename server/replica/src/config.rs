@@ -41,6 +41,8 @@ pub struct Config {
     pub log_behind_records: u64,
     /// Silence after which a replica is away.
     pub log_away_after: Duration,
+    /// How long Cassandra must have failed a record with the same error before the replica complains of it ([`crate::verdict`]).
+    pub complain_after: Duration,
     /// Fewest entries of the log worth giving up at once.
     pub log_step_entries: u32,
     /// Silence in the log after which a tick is proposed; doubles with each tick in a row.
@@ -82,6 +84,7 @@ impl Default for Config {
             log_keep_interval: Duration::from_secs(10),
             log_behind_records: 500_000,
             log_away_after: Duration::from_secs(60),
+            complain_after: Duration::from_secs(60),
             log_step_entries: 1000,
             tick_after: Duration::from_secs(1),
             tick_at_most: Duration::from_secs(16),

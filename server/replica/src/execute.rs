@@ -61,14 +61,25 @@ impl<B: Backend, A: Agent> Execution<B, A> {
         let mut ambiguous = false;
         let mut shown = false;
         let mut pause = config.apply_retry_first;
+        let (index, stuck) = (self.admitted.index, &self.shared.stuck);
         let result = loop {
-            match self.attempt().await {
-                Ok(reply) => break Ok(reply),
-                Err(Failure::Gone { reason }) => break Err(reason),
-                Err(Failure::Retry { reason, ambiguous: unknown }) => {
+            let failure = match self.attempt().await {
+                Ok(reply) => break stuck.may_complete(index).await.map(|()| reply),
+                Err(failure) => failure,
+            };
+            if let Failure::Refused { reason, .. } = &failure {
+                stuck.failed(index, reason);
+            }
+            match failure {
+                Failure::Gone { reason } => break Err(reason),
+                Failure::Retry { reason, ambiguous: unknown } | Failure::Refused { reason, ambiguous: unknown } => {
                     self.shared.metrics.error(if unknown { "apply_unknown" } else { "apply_retry" });
                     if unknown && !self.repeatable && !mutated(Mutation::RepeatAmbiguous) {
-                        break Err(format!("record {} may have been executed: {reason}", self.admitted.index));
+                        // Each attempt costs a rewind: between complaint and verdict there need not be many.
+                        if stuck.is_ripe(index, config.complain_after) {
+                            let _ = tokio::time::timeout(config.complain_after, stuck.verdict(index)).await;
+                        }
+                        break Err(format!("record {index} may have been executed: {reason}"));
                     }
                     if mutated(Mutation::SkipTrouble) {
                         break Ok(Reply::void());
@@ -76,10 +87,17 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                     ambiguous |= unknown;
                     if started.elapsed() >= SHOW_AFTER {
                         shown = true;
-                        let text = format!("record {} can't be applied now: {reason}", self.admitted.index);
+                        let text = format!("record {index} can't be applied now: {reason}");
                         self.shared.condition(Condition::Apply, Some(text));
                     }
-                    tokio::time::sleep(pause).await;
+                    if let Ok(reason) = tokio::time::timeout(pause, stuck.verdict(index)).await {
+                        // An attempt may have had its effect, whatever Cassandra said.
+                        break if mutated(Mutation::SkipWithoutRewind) {
+                            Ok(Reply::invalid(&reason))
+                        } else {
+                            Err(reason)
+                        };
+                    }
                     pause = (pause * 2).min(config.apply_retry_last);
                 }
             }
@@ -121,7 +139,7 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                 match self.backend.digest(now_s).await {
                     Ok(tables) => return Ok(Some(tables)),
                     Err(gone @ Failure::Gone { .. }) => return Err(gone),
-                    Err(Failure::Retry { reason: now, .. }) => reason = now,
+                    Err(failure) => reason = failure.reason(),
                 }
             }
             Ok(None)
@@ -159,21 +177,30 @@ impl<B: Backend, A: Agent> Execution<B, A> {
     }
 }
 
-/// Finds a record's lanes, as often as it takes; fails only if the generation is over.
+/// Finds a record's lanes, as often as it takes; fails only if the generation is over or a verdict skips the record.
 pub async fn plan_until_known<B: Backend>(shared: &Shared, backend: &B, admitted: &Admitted) -> Result<Plan, Failure> {
     let mut failed = false;
     loop {
         match backend.plan(&admitted.record).await {
-            Err(Failure::Retry { reason, .. }) => {
+            Err(failure @ (Failure::Retry { .. } | Failure::Refused { .. })) => {
                 failed = true;
                 shared.metrics.error("plan_retry");
+                if let Failure::Refused { reason, .. } = &failure {
+                    shared.stuck.failed(admitted.index, reason);
+                }
+                let reason = failure.reason();
                 let text = format!("record {} can't be prepared now: {reason}", admitted.index);
                 shared.condition(Condition::Apply, Some(text));
-                tokio::time::sleep(PLAN_RETRY).await;
+                if let Ok(reason) = tokio::time::timeout(PLAN_RETRY, shared.stuck.verdict(admitted.index)).await {
+                    return Err(Failure::Gone { reason });
+                }
             }
             known => {
                 if failed {
                     shared.condition(Condition::Apply, None);
+                }
+                if let Ok(Plan::Answer(_)) = &known {
+                    shared.stuck.may_complete(admitted.index).await.map_err(|reason| Failure::Gone { reason })?;
                 }
                 return known;
             }

@@ -9,6 +9,7 @@
 //!                 └── outcome ────────┘
 //! supervise: recovery (take_over) → replay → barrier → serving; again when the backend dies
 //! log_keeper: what restore points need of the log, and giving up the rest
+//! stuck, look_ahead: records that Cassandra fails to execute, until a verdict on them (verdict) or success
 //! ```
 
 pub mod admin;
@@ -18,6 +19,7 @@ mod barrier;
 mod cadence;
 pub mod checkpoint;
 pub mod clock;
+mod command;
 pub mod config;
 mod execute;
 pub mod frontend;
@@ -25,6 +27,7 @@ mod frontier;
 pub mod keyspace;
 pub mod lanes;
 mod log_keeper;
+mod look_ahead;
 pub mod metrics;
 pub mod mutations;
 pub mod propose;
@@ -36,9 +39,12 @@ mod restore_point;
 mod shared;
 pub mod site;
 pub mod state;
+mod stuck;
 mod supervise;
 mod take_over;
 mod tick;
 mod unresolved;
+pub mod verdict;
+mod watermark;
 
 pub use replica::ReplicaHandle;

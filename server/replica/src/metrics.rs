@@ -83,6 +83,10 @@ pub struct Metrics {
     pub truncations: Counter,
     /// Restore points that were copied from another replica.
     pub taken_over: Counter,
+    /// Records that were skipped by a verdict.
+    pub skipped: Counter,
+    /// Records that Cassandra fails to execute, with errors that are not known to be theirs.
+    pub failing: Gauge<u64, AtomicU64>,
     /// What went wrong, by kind.
     pub errors: Family<KindLabel, Counter>,
     /// Every record up to this index is applied.
@@ -123,6 +127,8 @@ impl Default for Metrics {
             rewinds: Counter::default(),
             truncations: Counter::default(),
             taken_over: Counter::default(),
+            skipped: Counter::default(),
+            failing: Gauge::default(),
             errors: Family::default(),
             applied_index: Gauge::default(),
             lag: Gauge::default(),
@@ -167,6 +173,7 @@ impl Metrics {
         counter("rewinds", "Rewinds of the store", &self.rewinds);
         counter("truncations", "Times that the beginning of the log was given up", &self.truncations);
         counter("restore_points_taken_over", "Restore points copied from another replica", &self.taken_over);
+        counter("skipped_records", "Records skipped by a verdict of all replicas", &self.skipped);
         registry.register("applied_records", "Records applied, by kind", self.applied.clone());
         registry.register("errors", "What went wrong, by kind", self.errors.clone());
         registry.register("proposal_queue", "Requests waiting to be proposed", self.queue.clone());
@@ -175,6 +182,7 @@ impl Metrics {
         gauge("lag_records", "Records known to be in the log and not applied", &self.lag);
         gauge("lane_records", "Records that hold or wait for lanes", &self.in_lanes);
         gauge("executing_records", "Records executing", &self.executing);
+        gauge("failing_records", "Records that Cassandra answers with an error each time", &self.failing);
         gauge("serving", "1 while clients are served", &self.serving);
         gauge("restore_point_index", "Index of the newest restore point", &self.restore_point_index);
     }

@@ -64,11 +64,17 @@ pub enum Mutation {
     EndlessLease,
     /// A new life serves before the others know of it.
     ServeUnknown,
+    /// One replica's complaint of a record makes a verdict.
+    VerdictOfOne,
+    /// A record on which there is a verdict is left out where it was tried, without a rewind.
+    SkipWithoutRewind,
+    /// A record that is executed after all is complete although a complaint of it stands in the log.
+    CompleteDespiteComplaint,
 }
 
 impl Mutation {
     /// Every one.
-    pub const EVERY: [Self; 29] = [
+    pub const EVERY: [Self; 32] = [
         Self::SkipDedup,
         Self::ForgetDuplicates,
         Self::ForgetClock,
@@ -98,6 +104,9 @@ impl Mutation {
         Self::AskNobody,
         Self::EndlessLease,
         Self::ServeUnknown,
+        Self::VerdictOfOne,
+        Self::SkipWithoutRewind,
+        Self::CompleteDespiteComplaint,
     ];
 }
 

@@ -24,6 +24,9 @@ use crate::record::{ENTRY_HEADER_BYTES, Entry, Record};
 use crate::replica::{Outcome, ProposeError};
 use crate::unresolved::Unresolved;
 
+/// Bytes of the replica's complaints ([`crate::verdict`]) that are not applied here.
+const COMPLAINT_BYTES: usize = 1 << 20;
+
 /// The named bounds of proposing (I7).
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -115,6 +118,8 @@ struct Queued {
 pub struct Proposer {
     queue: mpsc::Sender<Queued>,
     bytes: Arc<Semaphore>,
+    /// For complaints: clients whose requests wait behind the record that is complained of must not keep them back.
+    complaint_bytes: Arc<Semaphore>,
     limits: Arc<Limits>,
     metrics: Metrics,
 }
@@ -132,7 +137,7 @@ impl Proposer {
     /// Orders a record and waits until it is applied here; bounded by the limits' waits.
     pub async fn propose(&self, record: Record) -> Answer {
         let started = Instant::now();
-        let (progress, mut answer) = self.enqueue(record)?;
+        let (progress, mut answer) = self.enqueue(record, &self.bytes)?;
         let committed_by = started + self.limits.commit_wait;
         if let Ok(answer) = tokio::time::timeout_at(committed_by, &mut answer).await {
             self.metrics.propose_seconds.observe(started.elapsed().as_secs_f64());
@@ -158,11 +163,25 @@ impl Proposer {
 
     /// As [`Proposer::propose`], without a bound on the wait: for the replica's own records.
     pub async fn propose_patiently(&self, record: Record) -> Answer {
-        let (_, answer) = self.enqueue(record)?;
+        let (_, answer) = self.enqueue(record, &self.bytes)?;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    fn enqueue(&self, record: Record) -> Result<(Arc<Progress>, oneshot::Receiver<Answer>), ProposeError> {
+    /// Orders a complaint, behind those that were ordered before: it is taken at once or refused. Its answer comes when it is
+    /// applied here.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub fn complain(&self, record: Record) -> Result<impl Future<Output = Answer> + Send + use<>, ProposeError> {
+        let (_, answer) = self.enqueue(record, &self.complaint_bytes)?;
+        Ok(async { answer.await.unwrap_or_else(|_| Err(ended())) })
+    }
+
+    fn enqueue(
+        &self,
+        record: Record,
+        bytes: &Arc<Semaphore>,
+    ) -> Result<(Arc<Progress>, oneshot::Receiver<Answer>), ProposeError> {
         let size = record.encoded_len();
         let limit = self.limits.max_record_bytes;
         if size > limit || !record.fits() {
@@ -173,7 +192,7 @@ impl Proposer {
             ProposeError::Overloaded
         };
         let permits = u32::try_from(size).unwrap_or(u32::MAX);
-        let permit = self.bytes.clone().try_acquire_many_owned(permits).map_err(|_| overloaded())?;
+        let permit = bytes.clone().try_acquire_many_owned(permits).map_err(|_| overloaded())?;
         let (sender, answer) = oneshot::channel();
         let progress = Arc::new(Progress::default());
         let queued = Queued { record, progress: progress.clone(), answer: sender, permit };
@@ -219,7 +238,8 @@ pub fn proposer<L: OrderedLog>(
     let limits = Arc::new(limits);
     let (sender, queue) = mpsc::channel(limits.queue_records.max(1));
     let bytes = Arc::new(Semaphore::new(limits.queue_bytes));
-    let proposer = Proposer { queue: sender, bytes, limits: limits.clone(), metrics: metrics.clone() };
+    let complaint_bytes = Arc::new(Semaphore::new(COMPLAINT_BYTES));
+    let proposer = Proposer { queue: sender, bytes, complaint_bytes, limits: limits.clone(), metrics: metrics.clone() };
     (proposer, ProposerTask { log, origin, queue, limits, unresolved, metrics, clock })
 }
 

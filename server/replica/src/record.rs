@@ -59,12 +59,23 @@ pub enum RecordKind {
     Digest = 7,
     /// Changes the apply semantics to the version in the record's argument.
     Semantics = 8,
+    /// No effect but on verdicts: the origin can't execute the record at the index in the argument ([`crate::verdict`]).
+    Complaint = 9,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const EVERY: [Self; 8] =
-        [Self::Dml, Self::Batch, Self::Ddl, Self::Truncate, Self::Barrier, Self::Tick, Self::Digest, Self::Semantics];
+    pub const EVERY: [Self; 9] = [
+        Self::Dml,
+        Self::Batch,
+        Self::Ddl,
+        Self::Truncate,
+        Self::Barrier,
+        Self::Tick,
+        Self::Digest,
+        Self::Semantics,
+        Self::Complaint,
+    ];
 
     /// The kind of a number.
     pub fn from_code(code: u8) -> Option<Self> {
@@ -87,6 +98,7 @@ impl RecordKind {
             Self::Tick => "tick",
             Self::Digest => "digest",
             Self::Semantics => "semantics",
+            Self::Complaint => "complaint",
         }
     }
 }
@@ -111,7 +123,7 @@ pub struct Record {
     pub sequence: u64,
     /// Wall clock of the proposer, µs since 1970.
     pub clock_us: i64,
-    /// [`RecordKind::Semantics`]: the version; otherwise 0.
+    /// [`RecordKind::Semantics`]: the version. [`RecordKind::Complaint`]: the index. Otherwise 0.
     pub argument: u64,
     /// For unqualified names.
     pub keyspace: Option<String>,

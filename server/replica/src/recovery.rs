@@ -114,6 +114,12 @@ pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
         // The newest restore point was found to be damaged. The next attempt knows.
         return Err(RecoveryError::Retry(too_old(&state, first)));
     }
+    if let Some(index) = shared.stuck.held_by(&state) {
+        // Its restore points are behind a record that all the others leave out.
+        let why = format!("it may hold something of record {index}, which was skipped by the verdict of all replicas");
+        agent.distrust(&why).await?;
+        return Err(RecoveryError::Retry(why));
+    }
     wait_for_clock(shared, agent, manifest.as_ref()).await?;
     if !mutated(Mutation::KeepCleanMark) {
         pass(Fault::MarkUncleared);

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::apply::{Command, Rebuild};
 use crate::barrier::Barriers;
+use crate::command::{Command, Rebuild};
 use crate::config::Config;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;

@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::frontier::SETTLE;
 use crate::metrics::Metrics;
 use crate::mutations::{Mutation, mutated};
+use crate::record::Entry;
 use crate::replica::{Digest, Phase, ProposeError, Replay, SchemaEvent, Serving, Status};
+use crate::stuck::Stuck;
 use crate::unresolved::Unresolved;
 
 /// Digests kept for [`crate::ReplicaHandle::digest_at`].
@@ -26,6 +28,8 @@ const EVENTS: usize = 256;
 pub enum Condition {
     /// A record can't be executed now.
     Apply,
+    /// Cassandra answers a record with the same error each time: a verdict is waited for.
+    Verdict,
     /// The local Cassandra can't be reached.
     Backend,
     /// The store agent can't be reached or refuses.
@@ -81,6 +85,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Requests on their way.
     pub unresolved: Arc<Unresolved>,
+    /// Records that Cassandra fails to execute, and verdicts.
+    pub stuck: Stuck,
     /// Whether clients may be answered (I5).
     pub serving: watch::Sender<Serving>,
     /// The schema version applied here.
@@ -126,6 +132,7 @@ impl Shared {
             incarnation,
             metrics,
             unresolved: Arc::default(),
+            stuck: Stuck::default(),
             serving: watch::Sender::new(Serving::No { reason: "starting".to_owned() }),
             schema: watch::Sender::new(Uuid::nil()),
             current: AtomicBool::new(false),
@@ -319,6 +326,18 @@ impl Shared {
     /// A digest that was kept.
     pub fn digest(&self, index: u64) -> Option<Digest> {
         self.lock().digests.get(&index).cloned()
+    }
+
+    /// An entry stands in the log: if it is this replica's own, its records are resolved.
+    pub fn committed(&self, entry: &Entry) {
+        if (entry.origin, entry.incarnation) != (self.config.replica, self.incarnation) {
+            return;
+        }
+        let sequences = entry.records.iter().map(|record| record.sequence);
+        if let (Some(first), Some(last)) = (sequences.clone().min(), sequences.max()) {
+            // One entry holds consecutive numbers.
+            self.unresolved.committed(first..last.saturating_add(1));
+        }
     }
 
     /// An entry was seen in the log; whether it held nothing but ticks.

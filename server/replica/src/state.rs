@@ -3,7 +3,7 @@
 //! Pure: a function of the log's prefix alone, so every replica decides alike, and again so after a restart. It is
 //! the `replica_state` of every restore point and restored exactly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use replicateddb_ordering::Position;
 use replicateddb_store::api::Mark;
@@ -12,9 +12,13 @@ use uuid::Uuid;
 
 use crate::mutations::{Mutation, mutated};
 use crate::record::{Entry, Record, RecordKind, SEMANTICS_VERSION};
+use crate::verdict::{Complaint, Verdict, Verdicts, Waiting};
 
-/// Version of the serialised form.
-pub const STATE_FORMAT: u32 = 2;
+/// Newest version of the serialised form.
+pub const STATE_FORMAT: u32 = 3;
+/// The version of a state in which nothing was ever said of verdicts: programs without them can read it. Those before
+/// it named their log by a number.
+const PLAIN_FORMAT: u32 = 2;
 /// How far ahead of the log's own time a proposer's clock may pull the log clock, µs.
 const CLOCK_AHEAD_US: i64 = 1_000_000;
 /// Namespace of the UUIDs derived from the log.
@@ -56,6 +60,12 @@ pub enum StateError {
     Semantics {
         /// The version asked for.
         asked: u64,
+    },
+    /// A complaint that can't be read.
+    #[error("the complaint at index {index} can't be read; update the replica")]
+    Complaint {
+        /// Index of the complaint.
+        index: u64,
     },
     /// The index or the clock has come to its end.
     #[error("the index or the clock of the log overflows")]
@@ -136,6 +146,8 @@ pub struct State {
     /// Index of the last DDL that changed the schema; 0 before the first.
     schema_index: u64,
     origins: BTreeMap<u32, Origin>,
+    #[serde(default, skip_serializing_if = "Verdicts::is_empty")]
+    verdicts: Verdicts,
 }
 
 /// A record with its place in the order.
@@ -151,13 +163,15 @@ pub struct Admitted {
     pub incarnation: i64,
     /// The record.
     pub record: Record,
+    /// The verdict that this record, a complaint, completes.
+    pub verdict: Option<Verdict>,
 }
 
 impl State {
     /// The state before the first entry of a log.
     pub fn initial(log_id: Uuid) -> Self {
         Self {
-            format: STATE_FORMAT,
+            format: PLAIN_FORMAT,
             log_id,
             index: 0,
             last: None,
@@ -166,6 +180,7 @@ impl State {
             semantics: SEMANTICS_VERSION,
             schema_index: 0,
             origins: BTreeMap::new(),
+            verdicts: Verdicts::default(),
         }
     }
 
@@ -175,8 +190,11 @@ impl State {
     /// It can't be read, is of another format, or belongs to another log; for people.
     pub fn restore(value: serde_json::Value, log_id: Uuid, index: u64) -> Result<Self, String> {
         let format = value.get("format").and_then(serde_json::Value::as_u64);
-        if let Some(format) = format.filter(|format| *format != u64::from(STATE_FORMAT)) {
-            return Err(format!("the saved state has format {format}, this program knows {STATE_FORMAT}"));
+        let known = u64::from(PLAIN_FORMAT)..=u64::from(STATE_FORMAT);
+        if let Some(format) = format.filter(|format| !known.contains(format)) {
+            return Err(format!(
+                "the saved state has format {format}, this program knows {PLAIN_FORMAT} to {STATE_FORMAT}"
+            ));
         }
         let mut state: Self =
             serde_json::from_value(value).map_err(|e| format!("the saved state can't be read: {e}"))?;
@@ -265,7 +283,9 @@ impl State {
         }
         if incarnation > known.incarnation {
             *known = Origin { incarnation, ..Origin::default() };
+            self.verdicts.restarted(origin);
         }
+        self.verdicts.heard(origin);
         if let Some(record) = entry.records.iter().find(|record| record.sequence < floor.max(1)) {
             return Err(StateError::UnderFloor { origin, sequence: record.sequence, floor });
         }
@@ -283,6 +303,7 @@ impl State {
         if floor > known.floor {
             known.floor = floor;
             known.seen.forget_below(floor);
+            self.verdicts.settled(origin, floor);
         }
         Ok(admitted)
     }
@@ -309,7 +330,51 @@ impl State {
         if record.kind == RecordKind::Ddl {
             self.timestamp_us = whole_ms(self.timestamp_us).ok_or(StateError::Overflow)?;
         }
-        Ok(Admitted { index: self.index, timestamp_us: self.timestamp_us, origin, incarnation, record })
+        let verdict = match record.kind {
+            RecordKind::Complaint => self.complain(origin, &record)?,
+            _ => None,
+        };
+        Ok(Admitted { index: self.index, timestamp_us: self.timestamp_us, origin, incarnation, record, verdict })
+    }
+
+    fn complain(&mut self, origin: u32, record: &Record) -> Result<Option<Verdict>, StateError> {
+        let unreadable = StateError::Complaint { index: self.index };
+        let complaint = Complaint::of(record).ok_or(unreadable)?;
+        let of = record.argument;
+        if of >= self.index {
+            return Ok(None);
+        }
+        self.format = STATE_FORMAT;
+        self.verdicts.say(of, origin, record.sequence, complaint);
+        let origins = self.known_origins();
+        Ok(self.verdicts.decide(of, &origins))
+    }
+
+    /// Every replica that has ever appended to the log.
+    pub fn known_origins(&self) -> BTreeSet<u32> {
+        self.origins.keys().copied().collect()
+    }
+
+    /// How far a verdict on the record at `index` is; `None` if nobody complains of it.
+    pub fn waiting(&self, index: u64) -> Option<Waiting> {
+        self.verdicts.waiting(index, &self.known_origins())
+    }
+
+    /// Whether that is what the replica says of the record at `index`, in the log.
+    pub fn says(&self, index: u64, replica: u32, complaint: &Complaint) -> bool {
+        self.verdicts.says(index, replica, complaint)
+    }
+
+    /// The record at `index` is left out, by a verdict that is ahead.
+    pub fn skip(&mut self, index: u64) {
+        assert!(index <= self.index && !self.verdicts.leaves_out(index), "I3: a record is left out at its place, once");
+        self.format = STATE_FORMAT;
+        self.verdicts.skip(index);
+    }
+
+    /// Whether a store at this state may hold something of the record at `index`, on which there is a verdict.
+    pub fn may_hold(&self, index: u64) -> bool {
+        index <= self.index && !self.verdicts.leaves_out(index)
     }
 }
 

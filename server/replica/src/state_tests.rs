@@ -217,3 +217,59 @@ proptest! {
         }
     }
 }
+
+/// I1: with a state that was saved in the middle of it, too; and one without verdicts is what programs without them read.
+#[test]
+fn a_verdict_follows_from_the_log() {
+    let mut state = State::initial(Uuid::from_u128(7));
+    let mut at = Position::START;
+    let mut admit = |state: &mut State, origin, incarnation, record: Record| {
+        let entry = Entry { origin, incarnation, floor: 1, records: vec![record] };
+        let admitted = state.admit(at, 0, entry);
+        at = at.next();
+        admitted.map(|admitted| admitted.into_iter().next().and_then(|admitted| admitted.verdict))
+    };
+    let complain = |sequence, index| {
+        let complaint = Complaint { failure: Some("a".into()), excused: BTreeSet::new(), round: sequence };
+        Record { sequence, ..complaint.record(index) }
+    };
+    for origin in 0..2 {
+        admit(&mut state, origin, 1, record(1, 0)).unwrap();
+    }
+    let saved = serde_json::to_value(&state).unwrap();
+    assert!(saved["format"] == 2 && saved.get("verdicts").is_none(), "{saved}");
+    for index in [3, u64::MAX] {
+        let said = admit(&mut state, 0, 1, complain(if index == 3 { 2 } else { 3 }, index)).unwrap();
+        assert_eq!((said, state.waiting(index)), (None, None), "of itself, or of what is to come");
+    }
+    assert_eq!(admit(&mut state, 0, 1, complain(4, 1)).unwrap(), None);
+    let saved = serde_json::to_value(&state).unwrap();
+    assert_eq!(saved["format"], STATE_FORMAT);
+    let mut other = State::restore(saved, Uuid::from_u128(7), state.index()).unwrap();
+    assert_eq!(other, state);
+    // Replica 0 has started anew, and executes record 1 again: it may succeed.
+    assert_eq!(admit(&mut state, 0, 2, record(1, 0)).unwrap(), None);
+    assert_eq!(admit(&mut state, 1, 1, complain(2, 1)).unwrap(), None);
+    assert_eq!(state.waiting(1).map(|waiting| waiting.missing), Some(vec![0]));
+    let executed = Verdict { index: 1, failure: "a".into(), skipped: false };
+    let mut left_out = state.clone();
+    left_out.skip(1);
+    assert!(state.may_hold(1) && !left_out.may_hold(1) && !left_out.may_hold(state.index() + 1));
+    let last = Entry { origin: 0, incarnation: 2, floor: 1, records: vec![complain(2, 1)] };
+    let next = state.next_position();
+    let verdict = |state: &mut State| state.admit(next, 0, last.clone()).unwrap().remove(0).verdict;
+    assert_eq!(verdict(&mut left_out), Some(Verdict { skipped: true, ..executed.clone() }));
+    assert_eq!(verdict(&mut state), Some(executed));
+    assert_eq!(left_out, state, "nothing is left of how it came to it");
+    // What the new incarnation has not voided stands.
+    let both = Entry { origin: 1, incarnation: 1, floor: 1, records: vec![complain(2, 1)] };
+    assert!(other.admit(other.next_position(), 0, both).unwrap().remove(0).verdict.is_some());
+}
+
+#[test]
+fn i8_a_complaint_of_a_later_version_stops_the_replica() {
+    let mut state = State::initial(Uuid::from_u128(7));
+    let record = Record { sequence: 1, ..Record::bare(RecordKind::Complaint) };
+    let entry = Entry { origin: 0, incarnation: 1, floor: 1, records: vec![record] };
+    assert_eq!(state.admit(Position::START, 0, entry), Err(StateError::Complaint { index: 1 }));
+}

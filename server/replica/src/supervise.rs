@@ -9,8 +9,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Applier, Command, Exit, Rebuild};
+use crate::apply::{Applier, Exit};
+use crate::command::{Command, Rebuild};
 use crate::log_keeper::{LogKeeper, beat};
+use crate::look_ahead::LookAhead;
 use crate::mutations::{Mutation, mutated};
 use crate::propose::{Ended, Proposer};
 use crate::record::{Record, RecordKind};
@@ -57,6 +59,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         let mut proposing = std::pin::pin!(proposing);
         let watching = watch_log(self.shared.clone(), self.log.health());
         let beating = beat(self.shared.clone(), self.log.clone(), self.agent.clone());
+        let ahead = LookAhead::new(self.shared.clone(), self.log.clone(), self.proposer.clone()).run();
         let reason = tokio::select! {
             biased;
             reason = self.live() => reason,
@@ -66,6 +69,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             },
             never = watching => match never {},
             never = beating => match never {},
+            never = ahead => match never {},
         };
         match self.stop.is_cancelled() {
             true => self.shared.end(Phase::Stopping, &reason),
@@ -188,8 +192,9 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         let (replica, incarnation) = (shared.config.replica, shared.incarnation);
         shared.unresolved.executed_elsewhere(|sequence| state.contains(replica, incarnation, sequence));
         shared.recovered(generation, state.index(), restore_point, rewound);
+        shared.stuck.passed(state.index());
         shared.enter(Phase::Replaying, format!("replaying from index {}", state.index()));
-        let tail = self.log.tail(state.next_position());
+        let (base, tail) = (state.index(), self.log.tail(state.next_position()));
         let restore_points =
             RestorePoints::new(shared.clone(), self.agent.clone(), generation, state.index(), setbacks);
         let agent = self.agent.clone();
@@ -200,6 +205,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             backend: backend.clone(),
             proposer: self.proposer.clone(),
             generation,
+            base,
             address: self.connector.address(),
         };
         let keeper = LogKeeper::new(shared.clone(), self.log.clone(), self.agent.clone());
@@ -299,6 +305,8 @@ struct Life<A, B> {
     backend: B,
     proposer: Proposer,
     generation: u64,
+    /// Index that the store was brought to.
+    base: u64,
     address: String,
 }
 
@@ -347,6 +355,8 @@ impl<A: Agent, B: Backend> Life<A, B> {
         // The first barrier is behind all that was in the log when the replay began, the second catches up with what
         // came meanwhile.
         self.catch_up().await;
+        // What this replica has said it could not execute, and now has of another one, must be taken back before anybody sees it.
+        self.shared.stuck.settled(self.base).await;
         self.now_current().await;
         self.shared.settled().await;
         let index = self.shared.applied();

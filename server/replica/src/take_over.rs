@@ -130,6 +130,11 @@ async fn copy<L: OrderedLog, A: Agent>(
 ) -> Result<(), RecoveryError> {
     let manifest = agent.manifest_of(&peer.source, &point.id).await?;
     let state = State::of_mark(manifest.mark, log.log_id().0).map_err(RecoveryError::Retry)?;
+    if let Some(index) = shared.stuck.held_by(&state) {
+        return Err(RecoveryError::Retry(format!(
+            "its restore point may hold something of record {index}, which was skipped"
+        )));
+    }
     // Made known before it is copied, so that the log keeps what follows it.
     let (needs, index) = (state.next_position(), state.index());
     hold(shared, log, agent, &state, false).await?;

@@ -195,6 +195,7 @@ async fn ask(pool: &Pool, group: &[Waiting]) -> Result<Told, Failure> {
         // An error, or a warning: whose?
         Meaning::Reply(_) => Ok(Told::Alone),
         Meaning::Unprepared => Ok(Told::Unprepared),
-        Meaning::Failure(failure) => Err(failure),
+        // Of one of them, perhaps: which?
+        Meaning::Failure(failure) => Err(failure.of_another()),
     }
 }

@@ -63,11 +63,45 @@ pub enum Failure {
         /// The attempt may have had its effect, or may have it later.
         ambiguous: bool,
     },
+    /// Cassandra has answered that it fails, with an error that is not known to be the statement's own. To be tried again, and
+    /// complained of if it stays so (`crate::verdict`).
+    Refused {
+        /// Cassandra's words and the error's code.
+        reason: String,
+        /// As in [`Failure::Retry`].
+        ambiguous: bool,
+    },
     /// The JVM that recovery ended with is no more: rewind.
     Gone {
         /// For people.
         reason: String,
     },
+}
+
+impl Failure {
+    /// Of a request that was not the record alone, so that what Cassandra says of it says nothing about the record.
+    pub fn of_another(self) -> Self {
+        match self {
+            Self::Refused { reason, ambiguous } => Self::Retry { reason, ambiguous },
+            other => other,
+        }
+    }
+
+    /// Of a request that changes no data.
+    pub fn without_effect(self) -> Self {
+        match self {
+            Self::Retry { reason, .. } => Self::Retry { reason, ambiguous: false },
+            Self::Refused { reason, .. } => Self::Refused { reason, ambiguous: false },
+            gone => gone,
+        }
+    }
+
+    /// For people.
+    pub fn reason(self) -> String {
+        match self {
+            Self::Retry { reason, .. } | Self::Refused { reason, .. } | Self::Gone { reason } => reason,
+        }
+    }
 }
 
 impl From<Lost> for Failure {
@@ -122,6 +156,29 @@ fn is_harmless(code: ErrorCode) -> bool {
     )
 }
 
+/// Errors of the server (0x0000) that say that the machine, the disk or the JVM is in trouble, whatever the statement.
+const OF_THE_MACHINE: [&str; 6] = [
+    "java.lang.OutOfMemoryError",
+    "org.apache.cassandra.io.FSWriteError",
+    "org.apache.cassandra.io.FSReadError",
+    "org.apache.cassandra.io.sstable.CorruptSSTableException",
+    "java.io.IOException",
+    "java.util.concurrent.RejectedExecutionException",
+];
+/// Why a read or write failed on the one node that there is, where that is the statement's doing or nobody's.
+const REASONS: [&str; 3] = ["UNKNOWN from", "READ_TOO_MANY_TOMBSTONES from", "READ_SIZE from"];
+
+/// Whether an error says that the node has tried the statement and failed, so that each attempt may end so: no time-out, no
+/// overload, nothing that passes with a start, a stop or a full disk.
+fn is_failed_attempt(code: Option<ErrorCode>, message: &str) -> bool {
+    match code {
+        Some(ErrorCode::Server) => !OF_THE_MACHINE.iter().any(|begin| message.starts_with(begin)),
+        Some(ErrorCode::WriteFailure | ErrorCode::ReadFailure) => REASONS.iter().any(|each| message.contains(each)),
+        Some(ErrorCode::Protocol) | None => true,
+        Some(_) => false,
+    }
+}
+
 /// Judges an answer. Whatever is not known to be the statement's own fault is tried again (never recorded).
 pub fn judge(answer: Envelope) -> Meaning {
     let reply = |answer: Envelope| Reply { flags: answer.flags, opcode: answer.opcode.code(), body: answer.body };
@@ -140,8 +197,13 @@ pub fn judge(answer: Envelope) -> Meaning {
                 Some(ErrorCode::Server) if is_of_the_statement(&error.message) => {
                     Meaning::Reply(Reply::invalid(&error.message))
                 }
-                Some(code) => retry(text, !is_harmless(code)),
-                None => retry(text, true),
+                code if is_failed_attempt(code, &error.message) => {
+                    // A name: numbers make no difference between failures.
+                    let code = code.map_or_else(|| "unknown code".to_owned(), |code| format!("{code:?}"));
+                    let reason = format!("{} ({code})", error.message);
+                    Meaning::Failure(Failure::Refused { reason, ambiguous: true })
+                }
+                code => retry(text, !code.is_some_and(is_harmless)),
             }
         }
         other => retry(format!("{other:?} instead of an answer"), true),
@@ -165,6 +227,9 @@ mod tests {
                 0x1000..=0x1002 | 0x0100 => {
                     assert!(matches!(meaning, Meaning::Failure(Failure::Retry { ambiguous: false, .. })), "{code:?}");
                 }
+                0x0000 | 0x000A => {
+                    assert!(matches!(meaning, Meaning::Failure(Failure::Refused { ambiguous: true, .. })), "{code:?}");
+                }
                 _ => assert!(matches!(meaning, Meaning::Failure(Failure::Retry { ambiguous: true, .. })), "{code:?}"),
             }
         }
@@ -172,9 +237,17 @@ mod tests {
             |message: &str| judge(Envelope::response(3, Opcode::Error, error_text(ErrorCode::Server, message)));
         let known = "java.lang.IllegalArgumentException: Length 70000 > max length 65535";
         assert_eq!(server(known), Meaning::Reply(Reply::invalid(known)));
-        for other in ["java.lang.IllegalArgumentException: Length", "java.lang.OutOfMemoryError: Java heap space", ""] {
-            assert!(matches!(server(other), Meaning::Failure(Failure::Retry { ambiguous: true, .. })), "{other}");
+        for other in ["java.lang.IllegalArgumentException: Length", "java.lang.NullPointerException", ""] {
+            assert!(matches!(server(other), Meaning::Failure(Failure::Refused { ambiguous: true, .. })), "{other}");
         }
+        for trouble in ["java.lang.OutOfMemoryError: Java heap space", "org.apache.cassandra.io.FSWriteError: full"] {
+            assert!(matches!(server(trouble), Meaning::Failure(Failure::Retry { ambiguous: true, .. })), "{trouble}");
+        }
+        let write = |message| judge(Envelope::response(3, Opcode::Error, error_text(ErrorCode::WriteFailure, message)));
+        let failed = "Operation failed - received 0 responses and 1 failures: UNKNOWN from localhost/127.0.0.1:7000";
+        assert!(matches!(write(failed), Meaning::Failure(Failure::Refused { ambiguous: true, .. })));
+        let late = "Operation failed - received 0 responses and 1 failures: TIMEOUT from localhost/127.0.0.1:7000";
+        assert!(matches!(write(late), Meaning::Failure(Failure::Retry { ambiguous: true, .. })));
         let strange = Envelope::response(3, Opcode::Error, Bytes::from_static(&[1]));
         assert!(matches!(judge(strange), Meaning::Failure(Failure::Retry { ambiguous: true, .. })));
     }

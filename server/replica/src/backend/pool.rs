@@ -53,7 +53,7 @@ impl Slot {
         self.connection = None;
         self.failed = match &attempt {
             Ok(_) => None,
-            Err(Failure::Retry { reason, .. } | Failure::Gone { reason }) => Some((Instant::now(), reason.clone())),
+            Err(failure) => Some((Instant::now(), failure.clone().reason())),
         };
         attempt
     }
@@ -219,8 +219,8 @@ async fn watch_over(shared: Arc<Shared>) {
         let connection = match shared.slot(0).await {
             Ok(connection) => connection,
             Err(Failure::Gone { .. }) => return,
-            Err(Failure::Retry { reason, .. }) => {
-                shared.set_health(Health::Lost { reason });
+            Err(failure) => {
+                shared.set_health(Health::Lost { reason: failure.reason() });
                 tokio::time::sleep(RETRY).await;
                 continue;
             }

@@ -109,8 +109,7 @@ impl PreparedCache {
             }
             Meaning::Reply(reply) => Ok(Preparing::Refused(reply)),
             Meaning::Unprepared => Err(strange("UNPREPARED to PREPARE".to_owned())),
-            Meaning::Failure(Failure::Retry { reason, .. }) => Err(strange(reason)),
-            Meaning::Failure(gone) => Err(gone),
+            Meaning::Failure(failure) => Err(failure.without_effect()),
         }
     }
 

@@ -170,8 +170,7 @@ pub(crate) async fn page(
     let answer = connection.ask(Opcode::Query, body).await.map_err(|lost| retry(lost.reason))?;
     let reply = match judge(answer) {
         Meaning::Reply(reply) => reply,
-        Meaning::Failure(Failure::Retry { reason, .. }) => return Err(retry(reason)),
-        Meaning::Failure(gone) => return Err(gone),
+        Meaning::Failure(failure) => return Err(failure.of_another().without_effect()),
         Meaning::Unprepared => return Err(retry("UNPREPARED to a QUERY".to_owned())),
     };
     let message = reply.message().ok_or_else(|| retry("an answer that can't be read".to_owned()))?;

@@ -149,7 +149,11 @@ impl Target<'_> {
                     let text = record.statements.first().map_or("", |statement| statement.text.as_str());
                     return Err(CheckpointError::Cassandra(format!("Cassandra refuses `{text}`: {said}")));
                 }
-                Err(Failure::Retry { ambiguous: false, .. }) if attempt < ATTEMPTS => sleep(PAUSE).await,
+                Err(Failure::Retry { ambiguous: false, .. } | Failure::Refused { ambiguous: false, .. })
+                    if attempt < ATTEMPTS =>
+                {
+                    sleep(PAUSE).await
+                }
                 Err(failure) => return Err(failed(failure)),
             }
         }

@@ -24,9 +24,7 @@ pub struct Reading<'a> {
 pub struct Pages<'a>(scan::Pages<'a>);
 
 pub fn failed(failure: Failure) -> CheckpointError {
-    match failure {
-        Failure::Retry { reason, .. } | Failure::Gone { reason } => CheckpointError::Cassandra(reason),
-    }
+    CheckpointError::Cassandra(failure.reason())
 }
 
 fn text_of(row: &Row, column: usize) -> String {

@@ -108,6 +108,32 @@ impl ModelBackend {
     }
 }
 
+/// Seconds that each store in turn is sick for.
+const SICK_S: u64 = 20;
+/// One attempt in so many at a flaky value succeeds.
+const FLAKY: u32 = 16;
+
+impl ModelBackend {
+    /// Whether this attempt fails with an error that may be anything's: by what the value is called, or because it was said.
+    fn refuses(&self, text: &str) -> bool {
+        let value = text.rsplit(' ').next().unwrap_or_default();
+        let flaked = self.store.dice(FLAKY) != 0;
+        self.store.world(|world| {
+            let began = world.began.expect("it has an agent");
+            match value.split('-').next() {
+                Some("poison") => true,
+                Some("sick") => (began.elapsed().as_secs() / SICK_S) % 3 == u64::from(world.number),
+                Some("flaky") if !flaked => {
+                    world.managed.insert(value.to_owned());
+                    false
+                }
+                Some("flaky") => !world.managed.contains(value),
+                _ => world.refuses.contains(value),
+            }
+        })
+    }
+}
+
 impl Backend for ModelBackend {
     async fn plan(&self, record: &Record) -> Result<Plan, Failure> {
         let words = words(record);
@@ -147,6 +173,18 @@ impl Backend for ModelBackend {
                     return retry(true);
                 }
             }
+        }
+        let exists = |table: &str| self.store.world(|world| world.data.tables.contains_key(table));
+        let is_wrong =
+            words(record).first() == Some(&"PUT") && !words(record).get(1).is_some_and(|table| exists(table));
+        if !is_wrong && self.refuses(&text) {
+            if self.store.dice(2) == 0 {
+                let _ = self.act(place, &text);
+            }
+            return Err(Failure::Refused {
+                reason: format!("model {} of /10.0.0.{}", self.generation, self.generation),
+                ambiguous: true,
+            });
         }
         self.act(place, &text)
     }

@@ -23,6 +23,10 @@ use replicateddb_replica::replica::{Outcome, ProposeError, Request, RequestKind,
 const REPLICAS: u32 = 3;
 const CLIENTS: u32 = 6;
 const OPERATIONS: u32 = 60;
+/// How long a record fails before a replica complains of it.
+pub const COMPLAIN_AFTER: Duration = Duration::from_secs(5);
+/// One in so many requests is for a record that stores fail to execute, in every so manieth history.
+const FAILING: (u32, u64) = (60, 5);
 /// How long a client that was refused waits.
 const AFTER_REFUSAL: Duration = Duration::from_millis(250);
 /// Barriers after which nothing more can come from faults of the log: see [`Fault::UnknownLate`].
@@ -44,6 +48,8 @@ pub struct Told {
     acknowledged: BTreeMap<String, i64>,
     /// Values that certainly were not written.
     refused: BTreeSet<String>,
+    /// Values whose writes were skipped by a verdict.
+    skipped: BTreeSet<String>,
     /// Requests of unknown outcome.
     unknown: u32,
     /// Requests that stand in the log and were not applied in all that time.
@@ -82,6 +88,8 @@ pub struct Report {
     pub installs: u64,
     /// Barriers that asked the other replicas, in place of the log.
     pub asked: u64,
+    /// Requests that were skipped by a verdict.
+    pub skipped: u64,
     /// Of everything that clients were told and stores hold.
     pub trace: u64,
 }
@@ -94,7 +102,7 @@ impl Cluster {
         let skew = |n: u32| if seed % 4 == u64::from(n) { HOUR_US * [1, -1][(seed / 4 % 2) as usize] } else { 0 };
         Self {
             log,
-            stores: (0..REPLICAS).map(|n| ModelStore::new(seed.wrapping_add(u64::from(n)))).collect(),
+            stores: (0..REPLICAS).map(|n| ModelStore::new(seed.wrapping_add(u64::from(n)), n)).collect(),
             handles: (0..REPLICAS).map(|_| Mutex::default()).collect(),
             lives: (0..REPLICAS).map(|_| Mutex::default()).collect(),
             told: Mutex::default(),
@@ -119,6 +127,7 @@ impl Cluster {
         config.log_keep_interval = Duration::from_secs(1);
         (config.log_behind_records, config.log_step_entries) = (100, 5);
         config.log_away_after = Duration::from_millis(1500);
+        config.complain_after = COMPLAIN_AFTER;
         config.limits.max_records = 5;
         config.limits.window = 64;
         config.limits.commit_wait = Duration::from_secs(5);
@@ -156,6 +165,9 @@ impl Cluster {
                 told.times.insert(outcome.index, timestamp);
                 // I4: one wrong clock does not drag the log's.
                 assert!(timestamp <= self.now_us() + 2_000_000, "{value} was written in the future: {timestamp}");
+            }
+            Ok(outcome) if outcome.opcode == 0 && is_skipped(outcome) => {
+                told.skipped.insert(value.to_owned());
             }
             Ok(_) => {}
             Err(
@@ -268,6 +280,7 @@ impl Cluster {
             truncated: u64::from(self.log.entries().first().is_some_and(|entry| entry.position != Position::START)),
             installs: of_stores(ModelStore::installs),
             asked: self.metrics.asked_barriers.get(),
+            skipped: told.skipped.len() as u64,
             trace: trace.finish(),
         }
     }
@@ -291,6 +304,11 @@ fn shows(data: &Data, told: &[(String, i64)], why: &str) {
     }
 }
 
+/// Whether an answer says that the record was skipped.
+pub fn is_skipped(outcome: &Outcome) -> bool {
+    String::from_utf8_lossy(&outcome.body).contains("skipped by the verdict")
+}
+
 fn error_says<T>(answer: &Result<T, ProposeError>, text: &str) -> bool {
     answer.as_ref().is_err_and(|error| error.to_string().contains(text))
 }
@@ -312,11 +330,27 @@ pub fn request(random: &mut StdRng, value: &str) -> Request {
     Request { kind, keyspace: None, statements: vec![StatementText { text, values: Values::none() }], flags }
 }
 
-async fn client(cluster: Arc<Cluster>, name: u32, seed: u64) {
+/// A record that all stores fail to execute, or each for a time, or most of the time.
+fn failing(random: &mut StdRng, value: &mut String) -> Request {
+    let how = ["poison", "sick", "flaky"][random.random_range(0..3)];
+    *value = format!("{how}-{value}");
+    let (flags, text) = match random.random_range(0..4u32) {
+        // Each attempt at it costs a rewind: flaky ones would take too long.
+        0 if how != "flaky" => (flags::NOT_REPEATABLE, format!("APPEND l0 {value}")),
+        table => (0, format!("PUT t{} 0 {value}", table % 3)),
+    };
+    let statements = vec![StatementText { text, values: Values::none() }];
+    Request { kind: RequestKind::Dml, keyspace: None, statements, flags }
+}
+
+async fn client(cluster: Arc<Cluster>, name: u32, seed: u64, fails: bool) {
     let mut random = StdRng::seed_from_u64(seed);
     for n in 0..OPERATIONS {
-        let value = format!("{name}-{n}");
-        let request = request(&mut random, &value);
+        let mut value = format!("{name}-{n}");
+        let request = match fails && random.random_range(0..FAILING.0) == 0 {
+            true => failing(&mut random, &mut value),
+            false => request(&mut random, &value),
+        };
         // Some clients give up and go elsewhere.
         let patience = Duration::from_millis(if random.random_range(0..20u32) == 0 { 5 } else { 1_000_000 });
         let replica = random.random_range(0..REPLICAS);
@@ -412,7 +446,8 @@ async fn history(seed: u64) -> Report {
         cluster.start(n);
         cluster.stores[n as usize].set_trouble(random.random_range(0..12));
     }
-    let clients = (0..CLIENTS).map(|name| tokio::spawn(client(cluster.clone(), name, random.random())));
+    let fails = seed % FAILING.1 == 1;
+    let clients = (0..CLIENTS).map(|name| tokio::spawn(client(cluster.clone(), name, random.random(), fails)));
     let clients: Vec<_> = clients.collect();
     let trouble = tokio::spawn(trouble(cluster.clone(), random.random(), worst));
     for client in clients {
@@ -465,6 +500,11 @@ async fn check(cluster: &Cluster, seed: u64) {
     for value in &told.refused {
         assert!(!found.contains_key(value.as_str()), "{value} was refused and is there, seed {seed}");
     }
+    let verdict_on = |value: &String| found.contains_key(value.as_str()) || value.starts_with("sick");
+    let wrong: Vec<_> = told.skipped.iter().filter(|value| verdict_on(value)).collect();
+    assert!(wrong.is_empty(), "{wrong:?} were skipped, and are there or need not have been, seed {seed}");
+    let poison: Vec<_> = found.keys().filter(|value| value.starts_with("poison")).collect();
+    assert!(poison.is_empty(), "{poison:?} are there, seed {seed}");
     let stops = !seed.is_multiple_of(3);
     assert!(stops || told.stuck == 0, "{} requests were ordered and never applied, seed {seed}", told.stuck);
 }

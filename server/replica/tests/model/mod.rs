@@ -48,6 +48,7 @@ struct World {
     running: bool,
     highest: i64,
     clean: Option<(Option<Manifest>, u64)>,
+    number: u32,
     began: Option<tokio::time::Instant>,
     /// What was flushed last: a snapshot takes no more.
     flushed: Data,
@@ -73,6 +74,10 @@ struct World {
     commit_ms: u32,
     rewinds: u64,
     starts_without_rewind: u64,
+    /// Values whose writes it answers with an error that may be anything's.
+    refuses: BTreeSet<String>,
+    /// Of the flaky values, those that it has written once, and so always can.
+    managed: BTreeSet<String>,
 }
 
 /// One store with its agent. Cheap to clone.
@@ -83,9 +88,10 @@ pub struct ModelStore {
 }
 
 impl ModelStore {
-    pub fn new(seed: u64) -> Self {
+    /// `number`: of its replica.
+    pub fn new(seed: u64, number: u32) -> Self {
         let began = Some(tokio::time::Instant::now());
-        let world = World { clean: Some((None, 0)), began, commit_ms: 2000, ..World::default() };
+        let world = World { clean: Some((None, 0)), began, number, commit_ms: 2000, ..World::default() };
         Self { world: Arc::new(Mutex::new(world)), random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
     }
 
@@ -99,6 +105,16 @@ impl ModelStore {
 
     pub fn set_trouble(&self, percent: u32) {
         self.world(|world| world.trouble = percent);
+    }
+
+    /// Answers writes of this value with an error that may be anything's, or does no longer.
+    pub fn refuse(&self, value: &str, refuse: bool) {
+        self.world(|world| {
+            match refuse {
+                true => world.refuses.insert(value.to_owned()),
+                false => world.refuses.remove(value),
+            };
+        });
     }
 
     pub fn set_commit_ms(&self, at_most: u32) {
