@@ -211,6 +211,10 @@ pub trait OrderedLog: Clone + Send + Sync + 'static {
     /// returns. Fails for a handle whose own life is over.
     fn living(&self) -> impl Future<Output = Result<BTreeSet<Life>, LogError>> + Send;
 
+    /// Ends this life: nothing of it comes to stand in the log any more, and nobody asks for it. For a replica that stops;
+    /// one that crashes is replaced by its next life.
+    fn resign(&self) -> impl Future<Output = Result<(), LogError>> + Send;
+
     /// What [`OrderedLog::ask`] answers others about this life: the highest index that its replica may have shown to
     /// anybody, by an answer or in a read. It only grows. Before the first call there is no answer; later ones are
     /// without effect.

@@ -388,6 +388,18 @@ impl OrderedLog for MemoryLog {
         Ok(state.incarnations.iter().map(|(replica, incarnation)| (*replica, *incarnation)).collect())
     }
 
+    async fn resign(&self) -> Result<(), LogError> {
+        let mut state = self.shared.state();
+        if !self.is_reachable(&state) {
+            return Err(LogError::Unavailable { reason: "the log is taken away".into() });
+        }
+        if self.is_fenced(&state) {
+            return Err(LogError::Fenced);
+        }
+        state.incarnations.remove(&self.replica);
+        Ok(())
+    }
+
     fn vouch(&self, shown: Arc<AtomicU64>) {
         self.shared.state().shown.insert((self.replica, self.incarnation), Arc::downgrade(&shown));
     }

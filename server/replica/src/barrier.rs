@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::stream::{FuturesUnordered, StreamExt};
 use replicateddb_ordering::OrderedLog;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::frontier::Frontier;
 use crate::propose::Proposer;
@@ -26,12 +27,12 @@ pub type Passed = Result<u64, ProposeError>;
 pub struct Barriers(mpsc::Sender<oneshot::Sender<Passed>>);
 
 impl Barriers {
-    /// A barrier service and the task that has to run for it.
+    /// A barrier service and the task that has to run for it, which ends with the reason when nobody may be served any more.
     pub fn new<L: OrderedLog>(
         shared: Arc<Shared>,
         log: L,
         proposer: Proposer,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    ) -> (Self, impl Future<Output = String> + Send) {
         let (sender, queue) = mpsc::channel(QUEUE);
         let frontier = Frontier::new(shared.clone(), log);
         (Self(sender), run(shared, frontier, proposer, queue))
@@ -52,12 +53,16 @@ async fn run<L: OrderedLog>(
     frontier: Frontier<L>,
     proposer: Proposer,
     queue: mpsc::Receiver<oneshot::Sender<Passed>>,
-) {
+) -> String {
     let keeping = frontier.keep(proposer.clone());
     tokio::select! {
         biased;
-        () = rounds(&shared, &frontier, &proposer, queue) => {}
-        never = keeping => match never {},
+        () = rounds(&shared, &frontier, &proposer, queue) => "nobody holds the replica any more".to_owned(),
+        () = keeping => {
+            let reason = "a newer incarnation of this replica has taken over (I6)".to_owned();
+            shared.fail(&reason);
+            reason
+        }
     }
 }
 
@@ -95,6 +100,11 @@ async fn round<L: OrderedLog>(shared: &Shared, frontier: &Frontier<L>, proposer:
             shared.metrics.asked_barriers.inc();
             shared.reached(index).await.map(|()| index)
         }
-        None => proposer.propose(Record::bare(RecordKind::Barrier)).await.map(|outcome| outcome.index),
+        None => {
+            let begun = Instant::now();
+            let outcome = proposer.propose(Record::bare(RecordKind::Barrier)).await?;
+            shared.standing.at(begun);
+            Ok(outcome.index)
+        }
     }
 }

@@ -23,7 +23,7 @@ mod command;
 pub mod config;
 mod execute;
 pub mod frontend;
-mod frontier;
+pub mod frontier;
 pub mod keyspace;
 pub mod lanes;
 mod log_keeper;

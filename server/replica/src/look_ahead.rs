@@ -63,7 +63,7 @@ impl<L: OrderedLog> LookAhead<L> {
         let own = (self.shared.config.replica, self.shared.incarnation);
         let mut round = tokio::time::interval(ROUND);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !self.shared.stuck.is_idle() {
+        while !self.shared.stuck.is_over() {
             tokio::select! {
                 biased;
                 Some((index, complaint, answer)) = self.said.next(), if !self.said.is_empty() => {

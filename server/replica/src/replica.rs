@@ -8,6 +8,7 @@ use bytes::Bytes;
 use replicateddb_ordering::OrderedLog;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -15,11 +16,12 @@ use uuid::Uuid;
 use crate::barrier::Barriers;
 use crate::command::{Command, Rebuild};
 use crate::config::Config;
+use crate::frontier::Standing;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::propose::{Proposer, proposer};
 use crate::reads::Hold;
-use crate::record::Record;
+use crate::record::{Record, RecordKind};
 use crate::shared::Shared;
 use crate::site::{Agent, Connector};
 use crate::supervise::Supervisor;
@@ -265,7 +267,7 @@ impl ReplicaHandle {
             tokio::select! {
                 biased;
                 reason = supervisor.run(proposing.run()) => reason,
-                () = barrier_task => "nobody holds the replica any more".to_owned(),
+                reason = barrier_task => reason,
             }
         }));
         let watched = shared.clone();
@@ -339,6 +341,22 @@ impl ReplicaHandle {
                 Err(ProposeError::Unavailable { reason, maybe_written: false })
             }
         }
+    }
+
+    /// Whether what was read at a linearizable level may be shown.
+    pub fn standing(&self) -> Standing {
+        self.shared.standing.clone()
+    }
+
+    /// Finds out from the log whether this life had not ended when this was called; bounded in time.
+    ///
+    /// # Errors
+    /// It has, or it could not be found out.
+    pub async fn prove(&self) -> Result<(), ProposeError> {
+        let begun = Instant::now();
+        self.proposer.propose(Record::bare(RecordKind::Barrier)).await?;
+        self.shared.standing.at(begun);
+        Ok(())
     }
 
     /// The version of the schema applied here.

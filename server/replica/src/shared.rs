@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::frontier::SETTLE;
+use crate::frontier::{SETTLE, Standing};
 use crate::metrics::Metrics;
 use crate::mutations::{Mutation, mutated};
 use crate::record::Entry;
@@ -98,6 +98,8 @@ pub struct Shared {
     /// The highest index that was admitted in this life: what is admitted may show. What an earlier life has shown is
     /// behind the barrier that every other replica passes before it asks this one.
     pub shown: Arc<AtomicU64>,
+    /// Whether this life still is.
+    pub standing: Standing,
     /// Rung when more is applied.
     moved: Notify,
     /// Times that what this replica needs of the log was made known.
@@ -138,6 +140,7 @@ impl Shared {
             current: AtomicBool::new(false),
             born: Instant::now(),
             shown: Arc::default(),
+            standing: Standing::default(),
             moved: Notify::new(),
             beats: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENTS),

@@ -13,11 +13,11 @@ use tokio::time::{Duration, Instant};
 use crate::mutations::{Mutation, mutated};
 use crate::record::{Entry, RecordKind};
 use crate::state::{Admitted, State};
-use crate::verdict::{Complaint, normalised, skipped_because};
+use crate::verdict::{Complaint, MAX_COMPLAINTS, normalised, skipped_because};
 
 /// Fewest attempts that must have failed with the same before the replica complains.
 const FEWEST_ATTEMPTS: u32 = 3;
-/// Records that are kept track of, more than execute at once; of others nobody complains meanwhile.
+/// Records that are kept track of, the lowest, more than execute at once; of others nobody complains meanwhile.
 const MAX_STUCK: usize = 512;
 /// Verdicts that are remembered; one that is forgotten is found again.
 const MAX_VERDICTS: usize = 1024;
@@ -57,6 +57,10 @@ struct Inner {
     /// The applier is to hand over a state to look ahead from.
     wanted: bool,
     handed: Option<State>,
+    /// The index from which one looks ahead now.
+    ahead_of: Option<u64>,
+    /// The store was brought to an index before that, from which one has to look again.
+    behind: bool,
     /// The log does not reach back to where one has to look from.
     cut_off: bool,
 }
@@ -79,9 +83,14 @@ impl Stuck {
     pub fn failed(&self, index: u64, reason: &str) {
         let failure = normalised(reason);
         let mut inner = self.lock();
-        if inner.verdicts.contains_key(&index) || (inner.cases.len() >= MAX_STUCK && !inner.cases.contains_key(&index))
-        {
+        if inner.verdicts.contains_key(&index) {
             return;
+        }
+        if inner.cases.len() >= MAX_STUCK && !inner.cases.contains_key(&index) {
+            // What is lowest is what everything waits for.
+            let highest = inner.cases.iter().rev().find(|(_, case)| case.said.is_none()).map(|(highest, _)| *highest);
+            let Some(highest) = highest.filter(|highest| *highest > index) else { return };
+            inner.cases.remove(&highest);
         }
         let now = Instant::now();
         let case = inner.cases.entry(index).or_insert_with(|| Case {
@@ -157,8 +166,12 @@ impl Stuck {
         let mut inner = self.lock();
         inner.cases.remove(&index);
         inner.verdicts.insert(index, failure);
-        while inner.verdicts.len() > MAX_VERDICTS {
-            inner.verdicts.pop_first();
+        if inner.verdicts.len() > MAX_VERDICTS {
+            // Not this one, which somebody waits for.
+            match inner.verdicts.first_key_value().is_some_and(|(lowest, _)| *lowest == index) {
+                true => inner.verdicts.pop_last(),
+                false => inner.verdicts.pop_first(),
+            };
         }
         self.tell(inner);
     }
@@ -173,6 +186,9 @@ impl Stuck {
     pub fn passed(&self, index: u64) {
         let mut inner = self.lock();
         inner.cut_off = false;
+        if inner.ahead_of.is_some_and(|ahead_of| index < ahead_of) {
+            (inner.behind, inner.handed) = (true, None);
+        }
         for (_, case) in inner.cases.range_mut(..=index) {
             if case.withdrawal == Withdrawal::No {
                 case.withdrawal = Withdrawal::Wanted;
@@ -234,6 +250,7 @@ impl Stuck {
             {
                 let mut inner = self.lock();
                 if let Some(state) = inner.handed.take() {
+                    (inner.ahead_of, inner.behind) = (Some(state.index()), false);
                     for case in inner.cases.values_mut().filter(|case| case.withdrawal != Withdrawal::No) {
                         case.withdrawal = Withdrawal::Wanted;
                     }
@@ -245,9 +262,10 @@ impl Stuck {
         }
     }
 
-    /// Nothing fails.
-    pub fn is_idle(&self) -> bool {
-        self.lock().cases.is_empty()
+    /// Nothing fails, or one has to look from further back: looking ahead begins anew.
+    pub fn is_over(&self) -> bool {
+        let inner = self.lock();
+        inner.cases.is_empty() || inner.behind
     }
 
     /// How many records fail.
@@ -282,9 +300,16 @@ impl Stuck {
         let mut due = Vec::new();
         // What nobody has heard of ends in silence.
         cases.retain(|_, case| case.withdrawal != Withdrawal::Wanted || case.said.is_some());
+        let mut complained = 0;
         for (index, case) in cases {
             let failure = match case.withdrawal {
-                Withdrawal::No if case.is_ripe(after) => Some(case.failure.clone()),
+                Withdrawal::No if case.is_ripe(after) => {
+                    complained += 1;
+                    if complained > MAX_COMPLAINTS && case.said.is_none() {
+                        continue;
+                    }
+                    Some(case.failure.clone())
+                }
                 Withdrawal::Wanted => None,
                 _ => continue,
             };

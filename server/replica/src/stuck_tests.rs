@@ -71,7 +71,7 @@ async fn success_waits_until_the_complaint_is_taken_back() {
     let (stuck, mut log) = (Stuck::default(), Log::new());
     stuck.failed(1, "once");
     assert_eq!(stuck.may_complete(1).await, Ok(()), "nobody was told");
-    assert!(stuck.is_idle());
+    assert!(stuck.is_over());
     ripe(&stuck, 1).await;
     let complaint = due(&stuck, &log).remove(0).1;
     let mut completing = std::pin::pin!(stuck.may_complete(1));
@@ -126,5 +126,5 @@ async fn what_is_passed_without_being_executed_is_taken_back() {
     assert!(futures::poll!(settled.as_mut()).is_pending());
     stuck.look(&log.entry(0, withdrawal.record(1)), OWN);
     settled.await;
-    assert!(stuck.is_idle());
+    assert!(stuck.is_over());
 }

@@ -6,7 +6,7 @@ use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{LogHealth, OrderedLog};
 use replicateddb_store::api::{Jvm, Mark};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{Applier, Exit};
@@ -32,6 +32,8 @@ const STOP_WATCH: Duration = Duration::from_secs(1);
 const CLEAN_ATTEMPTS: usize = 5;
 /// Attempts to switch compaction on before clients are served without it.
 const COMPACTION_ATTEMPTS: usize = 5;
+/// How long a replica that has stopped waits for the log to know.
+const RESIGN_WAIT: Duration = Duration::from_secs(2);
 /// Pause between attempts of either kind, and between barriers of recovery.
 const AGENT_RETRY: Duration = Duration::from_millis(500);
 
@@ -75,7 +77,19 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             true => self.shared.end(Phase::Stopping, &reason),
             false => self.shared.fail(&reason),
         }
+        if self.stop.is_cancelled() {
+            self.resign().await;
+        }
         reason
+    }
+
+    /// The others need not ask a replica that has stopped; if that can't be said, their reads go through the log.
+    async fn resign(&self) {
+        match timeout(RESIGN_WAIT, self.log.resign()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!(%error, "this life of the replica is not taken back"),
+            Err(_) => tracing::info!("this life of the replica is not taken back: the log does not answer"),
+        }
     }
 
     async fn live(&mut self) -> String {

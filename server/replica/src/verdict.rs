@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::mutations::{Mutation, mutated};
 use crate::record::{Record, RecordKind, StatementText};
 
-/// Records that replicas may complain of at once. Of more, the lowest can't be complained of any more.
-const MAX_COMPLAINED: usize = 256;
+/// Records that one replica complains of at once: the lowest of those that fail.
+pub const MAX_COMPLAINTS: usize = 32;
+/// Records that replicas may complain of at once, thirty-two of them each of others. Of more, which those leave behind that
+/// are gone, the lowest can't be complained of any more.
+const MAX_COMPLAINED: usize = 32 * MAX_COMPLAINTS;
 /// Verdicts that are remembered, so that what is said late makes no second one. Below the lowest of them there are no more.
 const MAX_DECIDED: usize = 1024;
 /// Bytes of a failure; what is behind them makes no difference.
@@ -133,6 +136,9 @@ impl Verdicts {
     /// Whether the record is to be skipped: every one of the `origins`, the replicas that have ever appended to the log, fails
     /// with the same, but for those that all of the complaints excuse; and more than half of all do fail.
     pub fn decide(&mut self, index: u64, origins: &BTreeSet<u32>) -> Option<Verdict> {
+        if index < self.below {
+            return None;
+        }
         let failure = match self.waiting(index, origins)? {
             waiting if waiting.is_decided() || mutated(Mutation::VerdictOfOne) => waiting.failure,
             _ => return None,

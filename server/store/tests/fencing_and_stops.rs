@@ -176,7 +176,8 @@ async fn a_replaced_incarnation_changes_nothing() {
     ] {
         let error = result.unwrap_err();
         let text = error.to_string();
-        assert!(error.is_of_another_log() && text.contains("0x3") && text.contains("0x4"), "{call}: {text}");
+        let (ours, theirs) = (LOG.to_string(), uuid::Uuid::from_u128(4).to_string());
+        assert!(error.is_of_another_log() && text.contains(&ours) && text.contains(&theirs), "{call}: {text}");
     }
     assert!(old.claim().await.unwrap_err().is_stale());
     // Remembered beyond the agent's life.

@@ -7,6 +7,7 @@
 //! <root>/bodies/<segment>/<name>/<%05d>    chunks of a body too large for an entry; goes when its segment goes
 //! <root>/incarnations/<replica>/i-<session>-<%010d>  the one living incarnation of a replica
 //! <root>/members/<replica>                 ephemeral: the replica lives, and where
+//! <root>/pulses/<replica>                  written before the incarnations are listed, so that the list is no older
 //! <root>/push-key                          what replicas prove by that an entry that they push is of this log
 //! <root>/positions/<replica>               what the replica's restore points still need of the log
 //! ```
@@ -79,6 +80,10 @@ impl Layout {
 
     pub(crate) fn incarnations(&self, replica: u32) -> String {
         format!("{}/incarnations/{replica}", self.root)
+    }
+
+    pub(crate) fn pulse(&self, replica: u32) -> String {
+        format!("{}/pulses/{replica}", self.root)
     }
 
     pub(crate) fn members(&self) -> String {

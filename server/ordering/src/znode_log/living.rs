@@ -7,21 +7,37 @@ use zookeeper_client::{Error, MultiReadResult, MultiWriteError};
 use super::{Inner, unavailable};
 use crate::{Incarnation, Life, LogError};
 
+/// See [`crate::OrderedLog::resign`].
+pub(super) async fn resign(inner: &Inner) -> Result<(), LogError> {
+    let client = inner.control.client().await;
+    let mut writer = client.new_multi_writer();
+    writer
+        .add_check_version(&inner.incarnation_path, 0)
+        .and_then(|()| writer.add_delete(&inner.incarnation_path, None))
+        .map_err(unavailable)?;
+    committed(writer.commit().await)
+}
+
+/// The outcome of a transaction whose first operation checks the incarnation.
+fn committed<T>(outcome: Result<T, MultiWriteError>) -> Result<(), LogError> {
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => Err(LogError::Fenced),
+        Err(error) => Err(unavailable(error.into())),
+    }
+}
+
 /// See [`crate::OrderedLog::living`]. The write before the reads makes them see whatever was committed before the call:
 /// a session reads nothing that is older than its own writes, and a write, unlike a `sync`, needs a quorum.
 pub(super) async fn living(inner: &Inner) -> Result<BTreeSet<Life>, LogError> {
     let client = inner.control.client().await;
-    let folder = inner.layout.incarnations(inner.config.replica);
+    let pulse = inner.layout.pulse(inner.config.replica);
     let mut writer = client.new_multi_writer();
     writer
         .add_check_version(&inner.incarnation_path, 0)
-        .and_then(|()| writer.add_set_data(&folder, &[], None))
+        .and_then(|()| writer.add_set_data(&pulse, &[], None))
         .map_err(unavailable)?;
-    match writer.commit().await {
-        Ok(_) => {}
-        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => return Err(LogError::Fenced),
-        Err(error) => return Err(unavailable(error.into())),
-    }
+    committed(writer.commit().await)?;
     let all = inner.layout.all_incarnations();
     let replicas = client.list_children(&all).await.map_err(unavailable)?;
     let mut lives = BTreeSet::new();

@@ -277,6 +277,10 @@ impl OrderedLog for ZnodeLog {
         self.inner.bounded(living::living(&self.inner)).await
     }
 
+    async fn resign(&self) -> Result<(), LogError> {
+        self.inner.bounded(living::resign(&self.inner)).await
+    }
+
     fn vouch(&self, shown: Arc<AtomicU64>) {
         self.inner.pushes.vouch(shown);
     }

@@ -151,7 +151,9 @@ impl Opening<'_> {
         let client = self.control.client().await;
         let directory = CreateMode::Persistent.with_acls(self.access.acls());
         let incarnations = self.layout.incarnations(self.config.replica);
-        for path in [&self.layout.bodies(), &incarnations, &self.layout.members(), &self.layout.positions()] {
+        let pulse = self.layout.pulse(self.config.replica);
+        let folders = [&self.layout.bodies(), &incarnations, &pulse, &self.layout.members(), &self.layout.positions()];
+        for path in folders {
             client.mkdir(path, &directory).await.map_err(|error| step_error(path, error))?;
         }
         let requests = self.layout.requests();

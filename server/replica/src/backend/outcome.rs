@@ -156,14 +156,19 @@ fn is_harmless(code: ErrorCode) -> bool {
     )
 }
 
-/// Errors of the server (0x0000) that say that the machine, the disk or the JVM is in trouble, whatever the statement.
-const OF_THE_MACHINE: [&str; 6] = [
-    "java.lang.OutOfMemoryError",
-    "org.apache.cassandra.io.FSWriteError",
-    "org.apache.cassandra.io.FSReadError",
-    "org.apache.cassandra.io.sstable.CorruptSSTableException",
-    "java.io.IOException",
-    "java.util.concurrent.RejectedExecutionException",
+/// Exceptions in errors of the server (0x0000) that say that the machine, the disk or the JVM is in trouble, whatever the
+/// statement. Wherever they stand: others may be around them, and those of Cassandra's own come without their package.
+const OF_THE_MACHINE: [&str; 10] = [
+    "OutOfMemoryError",
+    "InternalError",
+    "FSWriteError",
+    "FSReadError",
+    "FSDiskFullWriteError",
+    "CorruptSSTableException",
+    "IOException",
+    "EOFException",
+    "java.nio.file.",
+    "RejectedExecutionException",
 ];
 /// Why a read or write failed on the one node that there is, where that is the statement's doing or nobody's.
 const REASONS: [&str; 3] = ["UNKNOWN from", "READ_TOO_MANY_TOMBSTONES from", "READ_SIZE from"];
@@ -172,7 +177,7 @@ const REASONS: [&str; 3] = ["UNKNOWN from", "READ_TOO_MANY_TOMBSTONES from", "RE
 /// overload, nothing that passes with a start, a stop or a full disk.
 fn is_failed_attempt(code: Option<ErrorCode>, message: &str) -> bool {
     match code {
-        Some(ErrorCode::Server) => !OF_THE_MACHINE.iter().any(|begin| message.starts_with(begin)),
+        Some(ErrorCode::Server) => !OF_THE_MACHINE.iter().any(|each| message.contains(each)),
         Some(ErrorCode::WriteFailure | ErrorCode::ReadFailure) => REASONS.iter().any(|each| message.contains(each)),
         Some(ErrorCode::Protocol) | None => true,
         Some(_) => false,
@@ -240,7 +245,11 @@ mod tests {
         for other in ["java.lang.IllegalArgumentException: Length", "java.lang.NullPointerException", ""] {
             assert!(matches!(server(other), Meaning::Failure(Failure::Refused { ambiguous: true, .. })), "{other}");
         }
-        for trouble in ["java.lang.OutOfMemoryError: Java heap space", "org.apache.cassandra.io.FSWriteError: full"] {
+        for trouble in [
+            "java.lang.OutOfMemoryError: Java heap space",
+            "FSWriteError in /data/cassandra/data/k/t/nb-1-big-Data.db",
+            "java.lang.RuntimeException: java.io.UncheckedIOException: java.nio.file.FileSystemException",
+        ] {
             assert!(matches!(server(trouble), Meaning::Failure(Failure::Retry { ambiguous: true, .. })), "{trouble}");
         }
         let write = |message| judge(Envelope::response(3, Opcode::Error, error_text(ErrorCode::WriteFailure, message)));

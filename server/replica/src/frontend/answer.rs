@@ -70,6 +70,12 @@ pub fn late_read(consistency: Consistency) -> Bytes {
     response::error("the read took too long to be a snapshot: writes to its table had to go on", &detail)
 }
 
+/// The body for a read whose replica does not know at its end that no newer incarnation of it serves already.
+pub fn unsure_read(consistency: Consistency) -> Bytes {
+    let detail = ErrorDetail::ReadTimeout { consistency, received: 0, required: 1, data_present: false };
+    response::error("the ordered log does not answer: this replica may have been replaced meanwhile", &detail)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

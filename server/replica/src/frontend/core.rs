@@ -4,6 +4,7 @@ use std::future::Future;
 
 use tokio::sync::{broadcast, watch};
 
+use crate::frontier::Standing;
 use crate::lanes::Lanes;
 use crate::reads::Hold;
 use crate::replica::{Outcome, ProposeError, ReplicaHandle, Request, SchemaEvent, SchemaVersion, Serving};
@@ -18,6 +19,10 @@ pub trait Core: Clone + Send + Sync + 'static {
     fn barrier(&self) -> impl Future<Output = Result<u64, ProposeError>> + Send;
     /// Holds lanes for a read, as soon as the records in them now have executed. Bounded in time.
     fn hold(&self, lanes: Lanes) -> impl Future<Output = Result<Hold, ProposeError>> + Send;
+    /// Whether what was read at a linearizable level may be shown.
+    fn standing(&self) -> Standing;
+    /// Finds out from the log whether this life of the replica has not ended. Bounded in time.
+    fn prove(&self) -> impl Future<Output = Result<(), ProposeError>> + Send;
     /// The version of the schema applied here.
     fn schema(&self) -> watch::Receiver<SchemaVersion>;
     /// Schema changes as they are applied here.
@@ -39,6 +44,14 @@ impl Core for ReplicaHandle {
 
     async fn hold(&self, lanes: Lanes) -> Result<Hold, ProposeError> {
         ReplicaHandle::hold(self, lanes).await
+    }
+
+    fn standing(&self) -> Standing {
+        ReplicaHandle::standing(self)
+    }
+
+    async fn prove(&self) -> Result<(), ProposeError> {
+        ReplicaHandle::prove(self).await
     }
 
     fn schema(&self) -> watch::Receiver<SchemaVersion> {

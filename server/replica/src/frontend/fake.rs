@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use tokio_util::{codec::Framed, sync::CancellationToken, task::AbortOnDropHandle
 use uuid::Uuid;
 
 use super::{Config, Core, Frontend, Identity, Metrics, Peers};
+use crate::frontier::Standing;
 use crate::lanes::Lanes;
 use crate::reads::Hold;
 use crate::replica::{Outcome, ProposeError, Request, SchemaEvent, SchemaVersion, Serving};
@@ -42,6 +43,11 @@ pub struct FakeCore {
     /// Lanes held by reads, ever; and whether they are held too long.
     pub held: Arc<Mutex<Vec<Lanes>>>,
     pub expired: Arc<AtomicBool>,
+    /// Whether the replica still is; a barrier does not say so if it is forgotten.
+    pub standing: Standing,
+    pub forgotten: Arc<AtomicBool>,
+    /// Whether the log says that it is no more.
+    pub unproved: Arc<AtomicBool>,
     /// Each proposal takes one; as many as there will ever be, unless a test takes them away.
     pub gate: Arc<Semaphore>,
 }
@@ -56,6 +62,9 @@ impl FakeCore {
             fail: Arc::default(),
             held: Arc::default(),
             expired: Arc::default(),
+            standing: Standing::default(),
+            forgotten: Arc::default(),
+            unproved: Arc::default(),
             gate: Arc::new(Semaphore::new(1000)),
         }
     }
@@ -79,6 +88,9 @@ impl Core for FakeCore {
 
     async fn barrier(&self) -> Result<u64, ProposeError> {
         self.failure()?;
+        if !self.forgotten.load(Ordering::SeqCst) {
+            self.standing.at(tokio::time::Instant::now());
+        }
         Ok(1)
     }
 
@@ -86,6 +98,17 @@ impl Core for FakeCore {
         self.failure()?;
         self.held.lock().unwrap().push(lanes);
         Ok(Hold::new(self.expired.clone()))
+    }
+
+    fn standing(&self) -> Standing {
+        self.standing.clone()
+    }
+
+    async fn prove(&self) -> Result<(), ProposeError> {
+        match self.unproved.load(Ordering::SeqCst) {
+            true => Err(ProposeError::NotServing { reason: "replaced".into(), maybe_written: false }),
+            false => Ok(()),
+        }
     }
 
     fn schema(&self) -> watch::Receiver<SchemaVersion> {

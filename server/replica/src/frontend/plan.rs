@@ -18,7 +18,7 @@ pub enum Plan {
     /// It reads what belongs to this node alone (the system's keyspaces): relay it, whatever its level.
     Local,
     /// It reads: relay it, when its level allows it.
-    Read(Box<Statement>),
+    Read(Arc<Statement>),
     /// It reads a topology table: answer it here.
     Topology(Arc<Select>),
     /// It sets the session's keyspace: relay it and take note.
@@ -102,7 +102,7 @@ fn select(text: &str, statement: Statement, keyspace: Option<&str>) -> Plan {
             Err(message) => Plan::Refuse(Refusal::invalid(message)),
         };
     }
-    if keyspace.is_some_and(is_system_keyspace) { Plan::Local } else { Plan::Read(Box::new(statement)) }
+    if keyspace.is_some_and(is_system_keyspace) { Plan::Local } else { Plan::Read(Arc::new(statement)) }
 }
 
 /// Whether a DDL statement is about a trigger.

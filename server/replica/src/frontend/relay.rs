@@ -2,15 +2,17 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures::future::BoxFuture;
 use replicateddb_cql::{
     Consistency,
     frame::{Envelope, Opcode},
     response::{self, ErrorCode, ResultBody, ResultKind},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     answer,
@@ -20,15 +22,15 @@ use super::{
     prepared::{Prepared, PreparedCache},
     socket::{Out, Reader},
 };
-use crate::reads::Hold;
+use crate::{frontier::Standing, reads::Hold};
 
 /// What the answer to a relayed request means to the session.
 #[derive(Debug)]
 pub enum Expect {
     /// Nothing: it is passed on.
     Answer,
-    /// Rows read at this level while lanes were held.
-    Snapshot(Hold, Consistency),
+    /// Rows read in their place in the order.
+    Placed(Placed),
     /// A statement is prepared, to be remembered under the id that the answer names.
     Prepared(Prepared),
     /// The session uses another keyspace.
@@ -37,10 +39,49 @@ pub enum Expect {
     Verdict,
 }
 
+/// A read at a linearizable level that has its place in the order.
+pub struct Placed {
+    /// Lanes that are held for it, if it reads more than a partition.
+    pub hold: Option<Hold>,
+    /// Of the replica.
+    pub standing: Standing,
+    /// Finds out from the log whether the replica's life had not ended, when it is not known at the read's end.
+    pub proof: BoxFuture<'static, bool>,
+    /// The level.
+    pub consistency: Consistency,
+}
+
+impl fmt::Debug for Placed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Placed").field("hold", &self.hold).field("consistency", &self.consistency).finish()
+    }
+}
+
+impl Placed {
+    /// What the client gets when this has come from Cassandra: now, or, if the replica may have been replaced meanwhile and
+    /// the read be newer than what others read by now, when that is known. Bounded as proposing is.
+    fn shown(self, envelope: Envelope) -> Result<Envelope, BoxFuture<'static, Envelope>> {
+        let Self { hold, standing, proof, consistency } = self;
+        let envelope = match hold.is_none_or(Hold::finish) {
+            true => envelope,
+            false => return Ok(answer::error_body(envelope.stream, answer::late_read(consistency))),
+        };
+        if standing.holds() {
+            return Ok(envelope);
+        }
+        Err(Box::pin(async move {
+            match proof.await {
+                true => envelope,
+                false => answer::error_body(envelope.stream, answer::unsure_read(consistency)),
+            }
+        }))
+    }
+}
+
 #[derive(Debug)]
 struct Waiting {
     expect: Expect,
-    _ticket: Ticket,
+    ticket: Ticket,
 }
 
 /// Requests under way to the backend, by stream.
@@ -83,7 +124,7 @@ impl Relay {
         let stream = envelope.stream;
         match lock(&self.waiting).entry(stream) {
             Entry::Occupied(_) => return Err(RelayError::StreamInUse(stream)),
-            Entry::Vacant(free) => free.insert(Waiting { expect, _ticket: ticket }),
+            Entry::Vacant(free) => free.insert(Waiting { expect, ticket }),
         };
         self.backend.send(envelope).await.map_err(|_| RelayError::Closed)
     }
@@ -91,6 +132,7 @@ impl Relay {
     /// Passes answers on until the backend's connection or the client's queue ends. Each holds its share of `bytes`, all
     /// clients' bound, from before it is read until it is written.
     pub async fn answers(&self, mut backend: Reader, out: Out, bytes: Arc<Semaphore>) {
+        let mut unproved = JoinSet::new();
         loop {
             let length = match backend.next_length().await {
                 Ok(length) => u32::try_from(length.min(MAX_ANSWER_BYTES)).unwrap_or(u32::MAX),
@@ -104,21 +146,31 @@ impl Relay {
             };
             // An answer to no request: the connection can't be trusted any more.
             let Some(waiting) = lock(&self.waiting).remove(&envelope.stream) else { return };
-            let answer = self.noted(envelope, waiting.expect);
+            let Waiting { expect, ticket } = waiting;
+            let answer = match self.noted(envelope, expect) {
+                Ok(answer) => answer,
+                Err(later) => {
+                    // Bounded by the requests of the session, whose tickets go with them.
+                    let out = out.clone();
+                    unproved.spawn(async move {
+                        let _ = out.send_counted(later.await, share).await;
+                        drop(ticket);
+                    });
+                    continue;
+                }
+            };
+            while unproved.try_join_next().is_some() {}
             if out.send_counted(answer, share).await.is_err() {
                 return;
             }
         }
     }
 
-    /// Takes from an answer what the session has to know, and gives what the client is to get.
-    fn noted(&self, envelope: Envelope, expect: Expect) -> Envelope {
-        match expect {
+    /// Takes from an answer what the session has to know, and gives what the client is to get, now or later.
+    fn noted(&self, envelope: Envelope, expect: Expect) -> Result<Envelope, BoxFuture<'static, Envelope>> {
+        Ok(match expect {
             Expect::Answer => envelope,
-            Expect::Snapshot(hold, consistency) => match hold.finish() {
-                true => envelope,
-                false => answer::error_body(envelope.stream, answer::late_read(consistency)),
-            },
+            Expect::Placed(placed) => return placed.shown(envelope),
             Expect::Keyspace => {
                 if let Some(ResultBody::SetKeyspace(name)) = result(&envelope, ResultKind::SetKeyspace) {
                     *lock(&self.keyspace) = Some(name);
@@ -127,10 +179,10 @@ impl Relay {
             }
             Expect::Prepared(prepared) => {
                 let Some(ResultBody::Prepared(answer)) = result(&envelope, ResultKind::Prepared) else {
-                    return envelope;
+                    return Ok(envelope);
                 };
                 if let Plan::Refuse(refusal) = &prepared.plan {
-                    return refusal.answer(envelope.stream);
+                    return Ok(refusal.answer(envelope.stream));
                 }
                 self.prepared.insert(&answer.id, prepared);
                 envelope
@@ -141,7 +193,7 @@ impl Relay {
                                change is unknown";
                 answer::error(envelope.stream, ErrorCode::Invalid, message)
             }
-        }
+        })
     }
 }
 

@@ -25,13 +25,13 @@ use super::{
     plan::Refusal,
     prepared::PreparedCache,
     refuse::{self, Verdict},
+    relay::Placed,
     schema::SchemaCache,
     select::Select,
     topology::Topology,
     write::Write,
 };
 use crate::keyspace::confine;
-use crate::reads::Hold;
 use crate::replica::{Outcome, ProposeError};
 
 /// Shared by the sessions on one generation of the backend.
@@ -73,21 +73,26 @@ impl<C: Core> Service<C> {
         select: &Statement,
         keyspace: Option<&str>,
         consistency: Consistency,
-    ) -> Result<Option<Hold>, Bytes> {
+    ) -> Result<Placed, Bytes> {
         let failed = |error: ProposeError| answer::read_error(&error, consistency);
+        let placed = |hold| {
+            let core = self.core.clone();
+            let proof = Box::pin(async move { core.prove().await.is_ok() });
+            Placed { hold, standing: self.core.standing(), proof, consistency }
+        };
         self.core.barrier().await.map_err(failed)?;
         let keyspace = select.keyspace.as_ref().map(Ident::as_str).or(keyspace);
         let (Some(keyspace), Some(table)) = (keyspace, &select.table) else {
             // Cassandra will say what is missing.
-            return Ok(None);
+            return Ok(placed(None));
         };
         let version = *self.core.schema().borrow();
         let columns = self.schema.columns(&self.control, version, keyspace, table.as_str()).await;
         let columns = columns.map_err(|error| error.body())?;
         let lanes = columns.and_then(|columns| columns.read_lanes(keyspace, table.as_str(), &select.equalities));
         match lanes {
-            None => Ok(None),
-            Some(lanes) => self.core.hold(lanes).await.map(Some).map_err(failed),
+            None => Ok(placed(None)),
+            Some(lanes) => self.core.hold(lanes).await.map(|hold| placed(Some(hold))).map_err(failed),
         }
     }
 

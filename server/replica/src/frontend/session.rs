@@ -374,7 +374,7 @@ impl<C: Core> Session<C> {
     async fn read(
         &mut self,
         envelope: Envelope,
-        select: &Statement,
+        select: &Arc<Statement>,
         keyspace: Option<&str>,
         consistency: Consistency,
         ticket: Ticket,
@@ -395,10 +395,7 @@ impl<C: Core> Session<C> {
         let ticket = ticket.class(RequestClass::LinearizableRead);
         self.tasks.spawn(async move {
             match service.place(&select, keyspace.as_deref(), consistency).await {
-                Ok(hold) => {
-                    let expect = hold.map_or(Expect::Answer, |hold| Expect::Snapshot(hold, consistency));
-                    Ok(relay.send(envelope, expect, ticket).await?)
-                }
+                Ok(placed) => Ok(relay.send(envelope, Expect::Placed(placed), ticket).await?),
                 Err(body) => out.send(answer::error_body(envelope.stream, body)).await.map_err(|_| End::Closed),
             }
         });

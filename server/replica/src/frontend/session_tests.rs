@@ -131,6 +131,26 @@ async fn a_cassandra_that_went_away_before_a_write_was_proposed_sends_the_client
 }
 
 #[tokio::test]
+async fn a_linearizable_read_is_shown_only_by_a_replica_that_still_is() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    // What was known of the replica is old by the time of the read.
+    bed.core.forgotten.store(true, Ordering::SeqCst);
+    let since = std::time::Instant::now();
+    while bed.core.standing.holds() {
+        assert!(since.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let select = "SELECT * FROM a.t WHERE k = 1";
+    assert_eq!(client.query(select, Consistency::Quorum).await.opcode, Opcode::Result, "the log says so");
+    bed.core.unproved.store(true, Ordering::SeqCst);
+    let error = client.error(select, Consistency::Quorum).await;
+    assert_eq!(error.kind(), Some(ErrorCode::ReadTimeout), "{}", error.message);
+    assert_eq!(client.query(select, Consistency::One).await.opcode, Opcode::Result, "at ONE it may be old");
+}
+
+#[tokio::test]
 async fn reads_wait_for_a_barrier_by_level_and_reach_cassandra_at_one() {
     let bed = Bed::start(10).await;
     bed.serve(1);

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::{Data, ModelConnector, ModelStore};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use replicateddb_ordering::memory::{Config as LogConfig, Fault, MemoryStorage};
-use replicateddb_ordering::{Life, Position};
+use replicateddb_ordering::memory::{Config as LogConfig, Fault, MemoryLog, MemoryStorage};
+use replicateddb_ordering::{Life, OrderedLog, Position};
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::clock::Clock;
 use replicateddb_replica::config::Config;
@@ -42,8 +42,10 @@ pub const PATIENCE: Duration = Duration::from_secs(600);
 pub struct Told {
     /// Index → timestamp of the write, as answered.
     times: BTreeMap<u64, i64>,
-    /// Reads that showed everything acknowledged before them.
+    /// Reads that showed everything acknowledged or shown before them.
     reads: u64,
+    /// What they showed.
+    shown: BTreeMap<String, i64>,
     /// Value → timestamp of the write, as answered.
     acknowledged: BTreeMap<String, i64>,
     /// Values that certainly were not written.
@@ -60,6 +62,8 @@ pub struct Cluster {
     pub log: MemoryStorage,
     pub stores: Vec<ModelStore>,
     pub handles: Vec<Mutex<Option<ReplicaHandle>>>,
+    /// Replaced, and not dead yet.
+    zombies: Vec<Mutex<Option<ReplicaHandle>>>,
     /// The newest life of each replica.
     lives: Vec<Mutex<Option<Life>>>,
     told: Mutex<Told>,
@@ -104,6 +108,7 @@ impl Cluster {
             log,
             stores: (0..REPLICAS).map(|n| ModelStore::new(seed.wrapping_add(u64::from(n)), n)).collect(),
             handles: (0..REPLICAS).map(|_| Mutex::default()).collect(),
+            zombies: (0..REPLICAS).map(|_| Mutex::default()).collect(),
             lives: (0..REPLICAS).map(|_| Mutex::default()).collect(),
             told: Mutex::default(),
             before_start: (0..REPLICAS).map(|_| Mutex::default()).collect(),
@@ -118,8 +123,18 @@ impl Cluster {
     }
 
     pub fn start(&self, replica: u32) {
+        self.begin(replica, self.open(replica));
+    }
+
+    /// The log knows a new life of the replica, which has not begun.
+    fn open(&self, replica: u32) -> MemoryLog {
         let (log, incarnation) = self.log.open(replica);
         *self.lives[replica as usize].lock().unwrap() = Some((replica, incarnation));
+        log
+    }
+
+    fn begin(&self, replica: u32, log: MemoryLog) {
+        let incarnation = log.incarnation();
         let mut config = Config { replica, restore_point_interval: Duration::from_secs(3), ..Config::default() };
         let (began, skew) = (self.began, self.skew[replica as usize]);
         config.clock = Clock::new(move || now_us(began) + skew);
@@ -218,11 +233,22 @@ impl Cluster {
         assert!(waited.is_ok(), "replica {n} does not come to serve: {:?}", handle.status());
     }
 
-    /// I4, I5: after a barrier, everything acknowledged before it is there; and a held table stands still.
+    /// I4, I5: after a barrier, everything acknowledged or shown before it is there; and a held table stands still.
     async fn read(&self, replica: u32, table: &str) {
         let Some(handle) = self.handle(replica) else { return };
         self.read_one(replica, &handle);
-        let before = self.acknowledged();
+        self.read_through(replica, &handle, table).await;
+    }
+
+    /// As [`Self::read`], through a replica that has been replaced, as long as that does not know it, or its store is its own.
+    async fn read_zombie(&self, replica: u32, table: &str) {
+        let Some(zombie) = self.zombies[replica as usize].lock().unwrap().clone() else { return };
+        self.read_through(replica, &zombie, table).await;
+    }
+
+    async fn read_through(&self, replica: u32, handle: &ReplicaHandle, table: &str) {
+        let Serving::Yes { generation, .. } = *handle.serving().borrow() else { return };
+        let before = self.acknowledged_or_shown();
         if handle.barrier().await.is_err() {
             return;
         }
@@ -239,12 +265,17 @@ impl Cluster {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let second = of_table();
         // What is read from a store that was rewound meanwhile reaches nobody.
-        if !hold.finish() || first.1 != second.1 || !store.is_running() {
+        if !hold.finish() || first.1 != generation || second.1 != generation || !store.is_running() {
             return;
         }
         assert_eq!(first.0, second.0, "a held table changes");
-        shows(&all, &before, "I4: acknowledged before the barrier");
-        self.told.lock().unwrap().reads += 1;
+        if !handle.standing().holds() && handle.prove().await.is_err() {
+            return;
+        }
+        shows(&all, &before, "I4: acknowledged or shown before the barrier");
+        let mut told = self.told.lock().unwrap();
+        told.reads += 1;
+        told.shown.extend(first.0.into_iter().map(|((_, value), time)| (value, time)));
     }
 
     /// I5: at ONE, a replica shows at least what was acknowledged when it was started.
@@ -262,6 +293,11 @@ impl Cluster {
     fn acknowledged(&self) -> Vec<(String, i64)> {
         let told = self.told.lock().unwrap();
         told.acknowledged.iter().map(|(value, time)| (value.clone(), *time)).collect()
+    }
+
+    fn acknowledged_or_shown(&self) -> Vec<(String, i64)> {
+        let told = self.told.lock().unwrap();
+        told.acknowledged.iter().chain(&told.shown).map(|(value, time)| (value.clone(), *time)).collect()
     }
 
     fn report(&self) -> Report {
@@ -355,7 +391,9 @@ async fn client(cluster: Arc<Cluster>, name: u32, seed: u64, fails: bool) {
         let patience = Duration::from_millis(if random.random_range(0..20u32) == 0 { 5 } else { 1_000_000 });
         let replica = random.random_range(0..REPLICAS);
         if random.random_range(0..10u32) == 0 {
-            cluster.read(replica, &format!("t{}", random.random_range(0..3u32))).await;
+            let table = format!("t{}", random.random_range(0..3u32));
+            cluster.read_zombie(replica, &table).await;
+            cluster.read(random.random_range(0..REPLICAS), &table).await;
             continue;
         }
         let _ = tokio::time::timeout(patience, cluster.ask(replica, request, &value)).await;
@@ -386,10 +424,14 @@ async fn trouble(cluster: Arc<Cluster>, seed: u64, worst: u32) {
             }
             // A zombie lingers while its successor starts (I6).
             4 => {
-                let zombie = cluster.handle(replica);
-                cluster.start(replica);
+                let zombie = cluster.handles[replica as usize].lock().unwrap().take();
+                *cluster.zombies[replica as usize].lock().unwrap() = zombie;
+                let log = cluster.open(replica);
+                // Its successor comes late to the store.
+                tokio::time::sleep(Duration::from_millis(random.random_range(0..4000))).await;
+                cluster.begin(replica, log);
                 tokio::time::sleep(Duration::from_millis(random.random_range(0..2000))).await;
-                drop(zombie);
+                cluster.zombies[replica as usize].lock().unwrap().take();
             }
             // To its end, whenever the trouble ends.
             5 => {
@@ -407,11 +449,11 @@ async fn trouble(cluster: Arc<Cluster>, seed: u64, worst: u32) {
             9 => {
                 let lives = cluster.lives.iter().filter_map(|life| *life.lock().unwrap());
                 cluster.log.cut_off(lives.collect());
-                let zombie = cluster.handle(replica);
+                *cluster.zombies[replica as usize].lock().unwrap() = cluster.handle(replica);
                 cluster.start(replica);
                 tokio::time::sleep(Duration::from_millis(random.random_range(100..6000))).await;
                 cluster.log.cut_off(BTreeSet::new());
-                drop(zombie);
+                cluster.zombies[replica as usize].lock().unwrap().take();
             }
             8 => {
                 cluster.log.set_available(false);
@@ -455,6 +497,7 @@ async fn history(seed: u64) -> Report {
     }
     trouble.abort();
     let _ = trouble.await;
+    cluster.zombies.iter().for_each(|zombie| drop(zombie.lock().unwrap().take()));
     cluster.log.set_available(true);
     cluster.log.cut_off(BTreeSet::new());
     cluster.log.clear_faults();
