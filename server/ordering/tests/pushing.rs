@@ -3,13 +3,15 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use common::{config, new_root, server};
 use futures::future::join_all;
 use replicateddb_ordering::conformance::{append, entry, read};
 use replicateddb_ordering::znode_log::{Config, ZnodeLog};
-use replicateddb_ordering::{OrderedLog, Position};
+use replicateddb_ordering::{AppendError, LogError, OrderedLog, Position};
 use tokio::task::JoinHandle;
 
 /// How long what must happen may take, on a busy machine.
@@ -92,4 +94,36 @@ async fn the_log_has_what_is_not_pushed() {
     let (_, orders) =
         tokio::time::timeout(PATIENCE, futures::future::join(writing, reading)).await.expect("all is read");
     assert!(orders.iter().all(|order| *order == orders[0]), "one order");
+}
+
+/// Who lives is listed as it is, and answers; who was replaced, or has resigned, is not, and can't list anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lives_are_listed_and_asked() {
+    let server = server();
+    let root = new_root();
+    let open = async |replica| ZnodeLog::open(config(&server.connect(), &root, replica)).await.unwrap();
+    let ((zero, of_zero), (one, of_one), (two, of_two)) = (open(0).await, open(1).await, open(2).await);
+    let all = BTreeSet::from([(0, of_zero), (1, of_one), (2, of_two)]);
+    assert_eq!(zero.living().await, Ok(all.clone()));
+    assert_eq!(zero.ask(&all).await, None, "nobody is connected");
+    for (log, shown) in [(&one, 7), (&two, 5)] {
+        log.vouch(Arc::new(AtomicU64::new(shown)));
+        connect(log, &zero);
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while zero.ask(&all).await != Some(7) {
+        assert!(tokio::time::Instant::now() < deadline, "no answer");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (_again, of_one_again) = open(1).await;
+    let now = BTreeSet::from([(0, of_zero), (1, of_one_again), (2, of_two)]);
+    assert_eq!(zero.living().await, Ok(now.clone()));
+    assert_eq!(zero.ask(&now).await, None, "the new life does not answer yet");
+    assert_eq!(one.living().await, Err(LogError::Fenced));
+    two.resign().await.unwrap();
+    assert_eq!(zero.living().await, Ok(BTreeSet::from([(0, of_zero), (1, of_one_again)])));
+    assert_eq!(two.append(entry(2, 0)).await, Err(AppendError::Fenced));
+    assert_eq!(two.resign().await, Err(LogError::Fenced));
+    let (_, of_two_again) = open(2).await;
+    assert!(zero.living().await.unwrap().contains(&(2, of_two_again)), "it may come back");
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use zookeeper_client::{Error, MultiReadResult, MultiWriteError};
+use zookeeper_client::{Client, Error, MultiReadResult, MultiWriteError};
 
-use super::{Inner, unavailable};
+use super::{Inner, truncate, unavailable};
 use crate::{Incarnation, Life, LogError};
 
 /// See [`crate::OrderedLog::resign`].
@@ -15,14 +15,17 @@ pub(super) async fn resign(inner: &Inner) -> Result<(), LogError> {
         .add_check_version(&inner.incarnation_path, 0)
         .and_then(|()| writer.add_delete(&inner.incarnation_path, None))
         .map_err(unavailable)?;
-    committed(writer.commit().await)
+    committed(inner, &client, writer.commit().await).await
 }
 
 /// The outcome of a transaction whose first operation checks the incarnation.
-fn committed<T>(outcome: Result<T, MultiWriteError>) -> Result<(), LogError> {
+async fn committed<T>(inner: &Inner, client: &Client, outcome: Result<T, MultiWriteError>) -> Result<(), LogError> {
     match outcome {
         Ok(_) => Ok(()),
-        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => Err(LogError::Fenced),
+        // It is over, unless the whole log has gone.
+        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
+            Err(truncate::read_header(inner, client).await.err().unwrap_or(LogError::Fenced))
+        }
         Err(error) => Err(unavailable(error.into())),
     }
 }
@@ -37,7 +40,7 @@ pub(super) async fn living(inner: &Inner) -> Result<BTreeSet<Life>, LogError> {
         .add_check_version(&inner.incarnation_path, 0)
         .and_then(|()| writer.add_set_data(&pulse, &[], None))
         .map_err(unavailable)?;
-    committed(writer.commit().await)?;
+    committed(inner, &client, writer.commit().await).await?;
     let all = inner.layout.all_incarnations();
     let replicas = client.list_children(&all).await.map_err(unavailable)?;
     let mut lives = BTreeSet::new();
