@@ -33,8 +33,8 @@ const LEASE: Duration = Duration::from_secs(1);
 const RENEW: Duration = Duration::from_millis(600);
 /// How long after its beginning a life serves nobody, and how long after the list has changed no question is asked.
 pub const SETTLE: Duration = Duration::from_secs(2);
-/// Without reads for so long, the list is left to grow old.
-const IDLE: Duration = Duration::from_secs(30);
+/// Without reads for so long, the list is left to grow old: the reads of the seconds after that go through the log.
+const IDLE: Duration = Duration::from_secs(600);
 
 /// Whom to ask, and until when.
 #[derive(Debug, Clone)]
