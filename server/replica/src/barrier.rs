@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::frontier::Frontier;
-use crate::propose::Proposer;
+use crate::propose::{FENCED, Proposer};
 use crate::record::{Record, RecordKind};
 use crate::replica::ProposeError;
 use crate::shared::Shared;
@@ -59,9 +59,8 @@ async fn run<L: OrderedLog>(
         biased;
         () = rounds(&shared, &frontier, &proposer, queue) => "nobody holds the replica any more".to_owned(),
         () = keeping => {
-            let reason = "a newer incarnation of this replica has taken over (I6)".to_owned();
-            shared.fail(&reason);
-            reason
+            shared.fail(FENCED);
+            FENCED.to_owned()
         }
     }
 }
@@ -100,11 +99,14 @@ async fn round<L: OrderedLog>(shared: &Shared, frontier: &Frontier<L>, proposer:
             shared.metrics.asked_barriers.inc();
             shared.reached(index).await.map(|()| index)
         }
-        None => {
-            let begun = Instant::now();
-            let outcome = proposer.propose(Record::bare(RecordKind::Barrier)).await?;
-            shared.standing.at(begun);
-            Ok(outcome.index)
-        }
+        None => through_log(shared, proposer).await,
     }
+}
+
+/// A barrier that is a record in the log: everything before it is applied here, and this life had not ended when it was begun.
+pub async fn through_log(shared: &Shared, proposer: &Proposer) -> Passed {
+    let begun = Instant::now();
+    let outcome = proposer.propose(Record::bare(RecordKind::Barrier)).await?;
+    shared.standing.at(begun);
+    Ok(outcome.index)
 }

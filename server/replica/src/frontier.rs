@@ -22,9 +22,9 @@ use replicateddb_ordering::{Life, LogError, OrderedLog};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 
+use crate::barrier::through_log;
 use crate::mutations::{Mutation, mutated};
 use crate::propose::Proposer;
-use crate::record::{Record, RecordKind};
 use crate::shared::Shared;
 
 /// How long the list of lives is good for, from before it was asked for.
@@ -122,7 +122,11 @@ impl<L: OrderedLog> Frontier<L> {
     /// Keeps the list of lives good while there are reads. Completes when this life has ended.
     pub async fn keep(&self, proposer: Proposer) {
         loop {
-            if self.lock().1.elapsed() >= IDLE || self.lock().0.is_none() {
+            let idle = {
+                let lease = self.lock();
+                lease.1.elapsed() >= IDLE || lease.0.is_none()
+            };
+            if idle {
                 self.wanted.notified().await;
             }
             let from = Instant::now();
@@ -148,7 +152,7 @@ impl<L: OrderedLog> Frontier<L> {
         });
         self.lock().0 = Some(lease.clone());
         if !lease.passed && lease.settled(now) {
-            let barrier = proposer.propose(Record::bare(RecordKind::Barrier)).await;
+            let barrier = through_log(&self.shared, proposer).await;
             barrier.map_err(|error| LogError::Unavailable { reason: error.to_string() })?;
             lease.passed = true;
             self.lock().0 = Some(lease);

@@ -16,6 +16,7 @@ pub mod admin;
 mod apply;
 pub mod backend;
 mod barrier;
+mod bell;
 mod cadence;
 pub mod checkpoint;
 pub mod clock;

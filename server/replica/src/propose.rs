@@ -124,6 +124,9 @@ pub struct Proposer {
     metrics: Metrics,
 }
 
+/// Why a replica whose life has ended stops, for people.
+pub const FENCED: &str = "a newer incarnation of this replica has taken over (I6)";
+
 /// Why proposing has ended for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {

@@ -8,12 +8,11 @@ use bytes::Bytes;
 use replicateddb_ordering::OrderedLog;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::barrier::Barriers;
+use crate::barrier::{Barriers, through_log};
 use crate::command::{Command, Rebuild};
 use crate::config::Config;
 use crate::frontier::Standing;
@@ -21,7 +20,7 @@ use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::propose::{Proposer, proposer};
 use crate::reads::Hold;
-use crate::record::{Record, RecordKind};
+use crate::record::Record;
 use crate::shared::Shared;
 use crate::site::{Agent, Connector};
 use crate::supervise::Supervisor;
@@ -353,10 +352,7 @@ impl ReplicaHandle {
     /// # Errors
     /// It has, or it could not be found out.
     pub async fn prove(&self) -> Result<(), ProposeError> {
-        let begun = Instant::now();
-        self.proposer.propose(Record::bare(RecordKind::Barrier)).await?;
-        self.shared.standing.at(begun);
-        Ok(())
+        through_log(&self.shared, &self.proposer).await.map(drop)
     }
 
     /// The version of the schema applied here.

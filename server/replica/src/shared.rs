@@ -9,6 +9,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
+use crate::bell::found;
 use crate::config::Config;
 use crate::frontier::{SETTLE, Standing};
 use crate::metrics::Metrics;
@@ -247,17 +248,7 @@ impl Shared {
     /// # Errors
     /// [`ProposeError::Unavailable`] past the bound.
     pub async fn reached(&self, index: u64) -> Result<(), ProposeError> {
-        let reached = async {
-            loop {
-                let mut moved = std::pin::pin!(self.moved.notified());
-                // Before looking, so that no ring falls in between.
-                moved.as_mut().enable();
-                if self.applied() >= index {
-                    return;
-                }
-                moved.await;
-            }
-        };
+        let reached = found(&self.moved, || (self.applied() >= index).then_some(()));
         timeout(self.config.limits.apply_wait, reached).await.map_err(|_| ProposeError::Unavailable {
             reason: format!("what was written up to index {index} is not applied on this replica yet"),
             maybe_written: false,

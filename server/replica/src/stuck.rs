@@ -10,6 +10,7 @@ use replicateddb_ordering::Position;
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
+use crate::bell::found;
 use crate::mutations::{Mutation, mutated};
 use crate::record::{Entry, RecordKind};
 use crate::state::{Admitted, State};
@@ -114,41 +115,30 @@ impl Stuck {
     /// # Errors
     /// There is a verdict: the record is not executed, and the store has to be rewound.
     pub async fn may_complete(&self, index: u64) -> Result<(), String> {
-        loop {
-            let changed = self.changed.notified();
-            let mut changed = std::pin::pin!(changed);
-            changed.as_mut().enable();
-            {
-                let mut inner = self.lock();
-                if let Some(failure) = inner.verdicts.get(&index) {
-                    return Err(skipped_because(index, failure));
-                }
-                let Some(case) = inner.cases.get_mut(&index) else { return Ok(()) };
-                if case.said.is_none() || mutated(Mutation::CompleteDespiteComplaint) {
-                    inner.cases.remove(&index);
-                    self.tell(inner);
-                    return Ok(());
-                }
-                if case.withdrawal == Withdrawal::No {
-                    case.withdrawal = Withdrawal::Wanted;
-                    self.tell(inner);
-                }
+        found(&self.changed, || {
+            let mut inner = self.lock();
+            if let Some(failure) = inner.verdicts.get(&index) {
+                return Some(Err(skipped_because(index, failure)));
             }
-            changed.await;
-        }
+            let Some(case) = inner.cases.get_mut(&index) else { return Some(Ok(())) };
+            if case.said.is_none() || mutated(Mutation::CompleteDespiteComplaint) {
+                inner.cases.remove(&index);
+                self.tell(inner);
+                return Some(Ok(()));
+            }
+            if case.withdrawal == Withdrawal::No {
+                case.withdrawal = Withdrawal::Wanted;
+                self.tell(inner);
+            }
+            None
+        })
+        .await
     }
 
     /// The verdict on the record, as soon as there is one. Cancel-safe.
     pub async fn verdict(&self, index: u64) -> String {
-        loop {
-            let changed = self.changed.notified();
-            let mut changed = std::pin::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(failure) = self.verdict_on(index) {
-                return skipped_because(index, &failure);
-            }
-            changed.await;
-        }
+        let failure = found(&self.changed, || self.verdict_on(index)).await;
+        skipped_because(index, &failure)
     }
 
     /// The failure in the verdict on a record, if there is one.
@@ -199,15 +189,7 @@ impl Stuck {
 
     /// Completes when nothing is complained of up to this index.
     pub async fn settled(&self, index: u64) {
-        loop {
-            let changed = self.changed.notified();
-            let mut changed = std::pin::pin!(changed);
-            changed.as_mut().enable();
-            if self.lock().cases.range(..=index).next().is_none() {
-                return;
-            }
-            changed.await;
-        }
+        found(&self.changed, || self.lock().cases.range(..=index).next().is_none().then_some(())).await;
     }
 
     /// Whether the applier is to [hand over](Stuck::hand_over) its state.
@@ -243,23 +225,19 @@ impl Stuck {
     /// A state to look ahead from, as soon as there is reason to. Withdrawals are made again: an earlier look may have
     /// missed them.
     pub async fn state(&self) -> State {
-        loop {
-            let changed = self.changed.notified();
-            let mut changed = std::pin::pin!(changed);
-            changed.as_mut().enable();
-            {
-                let mut inner = self.lock();
-                if let Some(state) = inner.handed.take() {
-                    (inner.ahead_of, inner.behind) = (Some(state.index()), false);
-                    for case in inner.cases.values_mut().filter(|case| case.withdrawal != Withdrawal::No) {
-                        case.withdrawal = Withdrawal::Wanted;
-                    }
-                    return state;
-                }
+        found(&self.changed, || {
+            let mut inner = self.lock();
+            let Some(state) = inner.handed.take() else {
                 inner.wanted = !inner.cases.is_empty();
+                return None;
+            };
+            (inner.ahead_of, inner.behind) = (Some(state.index()), false);
+            for case in inner.cases.values_mut().filter(|case| case.withdrawal != Withdrawal::No) {
+                case.withdrawal = Withdrawal::Wanted;
             }
-            changed.await;
-        }
+            Some(state)
+        })
+        .await
     }
 
     /// Nothing fails, or one has to look from further back: looking ahead begins anew.

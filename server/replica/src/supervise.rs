@@ -14,7 +14,7 @@ use crate::command::{Command, Rebuild};
 use crate::log_keeper::{LogKeeper, beat};
 use crate::look_ahead::LookAhead;
 use crate::mutations::{Mutation, mutated};
-use crate::propose::{Ended, Proposer};
+use crate::propose::{Ended, FENCED, Proposer};
 use crate::record::{Record, RecordKind};
 use crate::recovery::{Recovered, RecoveryError, distrust, recover};
 use crate::replica::{Phase, Serving};
@@ -66,7 +66,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             biased;
             reason = self.live() => reason,
             ended = &mut proposing => match ended {
-                Ended::Fenced => "a newer incarnation of this replica has taken over (I6)".to_owned(),
+                Ended::Fenced => FENCED.to_owned(),
                 Ended::Closed => "nobody holds the replica any more".to_owned(),
             },
             never = watching => match never {},
@@ -74,11 +74,11 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             never = ahead => match never {},
         };
         match self.stop.is_cancelled() {
-            true => self.shared.end(Phase::Stopping, &reason),
+            true => {
+                self.shared.end(Phase::Stopping, &reason);
+                self.resign().await;
+            }
             false => self.shared.fail(&reason),
-        }
-        if self.stop.is_cancelled() {
-            self.resign().await;
         }
         reason
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use zookeeper_client::{Client, Error, MultiReadResult, MultiWriteError};
+use zookeeper_client::MultiReadResult;
 
 use super::{Inner, truncate, unavailable};
 use crate::{Incarnation, Life, LogError};
@@ -15,18 +15,9 @@ pub(super) async fn resign(inner: &Inner) -> Result<(), LogError> {
         .add_check_version(&inner.incarnation_path, 0)
         .and_then(|()| writer.add_delete(&inner.incarnation_path, None))
         .map_err(unavailable)?;
-    committed(inner, &client, writer.commit().await).await
-}
-
-/// The outcome of a transaction whose first operation checks the incarnation.
-async fn committed<T>(inner: &Inner, client: &Client, outcome: Result<T, MultiWriteError>) -> Result<(), LogError> {
-    match outcome {
+    match writer.commit().await {
         Ok(_) => Ok(()),
-        // It is over, unless the whole log has gone.
-        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
-            Err(truncate::read_header(inner, client).await.err().unwrap_or(LogError::Fenced))
-        }
-        Err(error) => Err(unavailable(error.into())),
+        Err(error) => Err(truncate::write_error(inner, &client, error).await),
     }
 }
 
@@ -40,7 +31,9 @@ pub(super) async fn living(inner: &Inner) -> Result<BTreeSet<Life>, LogError> {
         .add_check_version(&inner.incarnation_path, 0)
         .and_then(|()| writer.add_set_data(&pulse, &[], None))
         .map_err(unavailable)?;
-    committed(inner, &client, writer.commit().await).await?;
+    if let Err(error) = writer.commit().await {
+        return Err(truncate::write_error(inner, &client, error).await);
+    }
     let all = inner.layout.all_incarnations();
     let replicas = client.list_children(&all).await.map_err(unavailable)?;
     let mut lives = BTreeSet::new();

@@ -66,14 +66,16 @@ pub fn read_error(error: &ProposeError, consistency: Consistency) -> Bytes {
 
 /// The body for a read that took longer than its lanes could be held.
 pub fn late_read(consistency: Consistency) -> Bytes {
-    let detail = ErrorDetail::ReadTimeout { consistency, received: 0, required: 1, data_present: false };
-    response::error("the read took too long to be a snapshot: writes to its table had to go on", &detail)
+    read_timeout(consistency, "the read took too long to be a snapshot: writes to its table had to go on")
 }
 
 /// The body for a read whose replica does not know at its end that no newer incarnation of it serves already.
 pub fn unsure_read(consistency: Consistency) -> Bytes {
-    let detail = ErrorDetail::ReadTimeout { consistency, received: 0, required: 1, data_present: false };
-    response::error("the ordered log does not answer: this replica may have been replaced meanwhile", &detail)
+    read_timeout(consistency, "the ordered log does not answer: this replica may have been replaced meanwhile")
+}
+
+fn read_timeout(consistency: Consistency, message: &str) -> Bytes {
+    response::error(message, &ErrorDetail::ReadTimeout { consistency, received: 0, required: 1, data_present: false })
 }
 
 #[cfg(test)]
