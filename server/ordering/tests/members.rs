@@ -112,9 +112,12 @@ async fn come_back_with_the_log() {
     timeout(PATIENCE, registered.wait_for(|registered| !registered)).await.expect("it is not registered").unwrap();
 
     let persistent = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    // At once, as data come back: a header without the incarnation would say that this life has ended.
+    let mut writer = client.new_multi_writer();
     for (path, data) in [(&requests, &header[..]), (&segment, b"open"), (&incarnation, b"")] {
-        client.create(path, data, &persistent).await.unwrap();
+        writer.add_create(path, data, &persistent).unwrap();
     }
+    writer.commit().await.unwrap();
     see(&members, &[member(0, 9043)]).await;
     timeout(PATIENCE, registered.wait_for(|registered| *registered)).await.expect("it is registered again").unwrap();
 }
