@@ -171,9 +171,11 @@ impl Run {
         site.fire();
         match by {
             Trigger::Load | Trigger::Start => {}
-            Trigger::RestorePoint => drop(site.post("restore-point", "").await),
-            // It may die of the first.
-            Trigger::Truncation => drop((site.post("restore-point", "").await, site.post("restore-point", "").await)),
+            // Until it dies of one: the first answer may be of a restore point that was under way before the point was armed.
+            Trigger::RestorePoint | Trigger::Truncation => {
+                let asked = async { while site.post("restore-point", "").await.is_some() {} };
+                timeout(PATIENCE, asked).await.expect("a restore point comes to the point");
+            }
             Trigger::Stop => site.signal_replica(Signal::SIGTERM),
             Trigger::Rebuild => {
                 let past_the_log = session(site.cassandra()).await;
@@ -231,18 +233,23 @@ impl Run {
         site.fire();
         {
             let site = &*site;
-            let asked = site.post("restore-point", "");
-            // A restore point may take a few tens of milliseconds only.
+            let passed = || site.passings(at.name()) > passings;
+            // The answer to the first may be of a restore point that was under way before the point was armed.
+            let asked = async { while site.post("restore-point", "").await.is_some() && !passed() {} };
+            // A restore point may take a few tens of milliseconds only; one that was quicker than we are is killed just behind it.
             let told = async {
-                while site.passings(at.name()) <= passings {
+                while !passed() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             };
-            tokio::select! {
-                told = timeout(PATIENCE, told) => assert!(told.is_ok(), "waited in vain for the point"),
-                // It was quicker than we are: then the victim is killed just behind it.
-                _ = asked => assert!(site.passings(at.name()) > passings, "the restore point never came to the point"),
-            }
+            let come = async {
+                tokio::select! {
+                    () = told => {}
+                    () = asked => {}
+                }
+            };
+            timeout(PATIENCE, come).await.expect("a restore point comes to the point");
+            assert!(passed(), "it does not make restore points");
         }
         match victim {
             Victim::Cassandra => {
