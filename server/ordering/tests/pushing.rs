@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use common::{config, new_root, server};
 use futures::future::join_all;
-use replicateddb_ordering::conformance::{append, entry, read};
+use replicateddb_ordering::conformance::{append, entry, parse, read, read_to_end};
+use replicateddb_ordering::fixture::ZooKeeper;
 use replicateddb_ordering::znode_log::{Config, ZnodeLog};
 use replicateddb_ordering::{AppendError, LogError, OrderedLog, Position};
 use tokio::task::JoinHandle;
@@ -126,4 +127,119 @@ async fn lives_are_listed_and_asked() {
     assert_eq!(two.resign().await, Err(LogError::Fenced));
     let (_, of_two_again) = open(2).await;
     assert!(zero.living().await.unwrap().contains(&(2, of_two_again)), "it may come back");
+}
+
+/// The replicas 0, 1 and 2, which push to each other; once entries of the others are handed over to 0.
+async fn three(server: &ZooKeeper, root: &str) -> Vec<(ZnodeLog, Vec<JoinHandle<()>>)> {
+    let opened = join_all((0..3).map(|replica| ZnodeLog::open(config(&server.connect(), root, replica)))).await;
+    let logs: Vec<ZnodeLog> = opened.into_iter().map(|opened| opened.expect("opened").0).collect();
+    let pushing = logs.iter().map(|from| {
+        let others = logs.iter().filter(|to| to.incarnation() != from.incarnation());
+        others.flat_map(|to| connect(from, to)).collect()
+    });
+    let connections: Vec<Vec<JoinHandle<()>>> = pushing.collect();
+    for log in &logs[1..] {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !log.is_carried() {
+            assert!(tokio::time::Instant::now() < deadline, "nobody appends for it");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    logs.into_iter().zip(connections).collect()
+}
+
+/// Entries that are handed over stand in the log once, where their writers are told; in fewer transactions than entries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_appends_for_all() {
+    const ENTRIES: u32 = 50;
+    let server = server();
+    let root = new_root();
+    let logs = three(&server, &root).await;
+    let writing = join_all(logs.iter().enumerate().map(async |(replica, (log, _))| {
+        let mut places = Vec::new();
+        for number in 0..ENTRIES {
+            places.push((append(log, entry(replica as u32, number)).await, entry(replica as u32, number)));
+        }
+        places
+    }));
+    let places = tokio::time::timeout(PATIENCE, writing).await.expect("all are appended");
+    let count = 3 * ENTRIES as usize;
+    let orders = join_all(logs.iter().map(|(log, _)| read(log, Position::START, count))).await;
+    assert!(orders.iter().all(|order| *order == orders[0]), "one order");
+    let mut told: Vec<_> = places.into_iter().flatten().collect();
+    told.sort();
+    let stands: Vec<_> = orders[0].iter().map(|committed| (committed.position, committed.entry.clone())).collect();
+    assert_eq!(told, stands, "each stands once, where its writer was told");
+    let transactions: BTreeSet<i64> = log_nodes(&server, &root).await;
+    assert!(transactions.len() < count * 2 / 3, "{} transactions for {count} entries", transactions.len());
+}
+
+/// The transactions that the entries of the first segment came with.
+async fn log_nodes(server: &ZooKeeper, root: &str) -> BTreeSet<i64> {
+    let client = zookeeper_client::Client::connect(&server.connect()).await.expect("connected");
+    let folder = format!("{root}/requests/0000000000");
+    let names = client.list_children(&folder).await.expect("listed");
+    join_all(names.iter().map(async |name| {
+        client.check_stat(&format!("{folder}/{name}")).await.expect("looked at").expect("it is there").czxid
+    }))
+    .await
+    .into_iter()
+    .collect()
+}
+
+/// Whoever appends for the others goes, with entries of theirs on their way: they append them again, by themselves. Its next
+/// life has nothing to do with the last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_others_go_on_without_it() {
+    const ENTRIES: u32 = 60;
+    let server = server();
+    let root = new_root();
+    let logs = three(&server, &root).await;
+    let writing = join_all(logs.iter().enumerate().skip(1).map(async |(replica, (log, _))| {
+        let mut unknown = 0;
+        for number in 0..ENTRIES {
+            if number == 20 && replica == 1 {
+                logs[0].1.iter().for_each(JoinHandle::abort);
+            }
+            while let Err(error) = log.append(entry(replica as u32, number)).await {
+                assert!(matches!(error, AppendError::Unknown { .. }), "{error}");
+                unknown += 1;
+            }
+        }
+        unknown
+    }));
+    let unknown = tokio::time::timeout(PATIENCE, writing).await.expect("all are appended");
+    assert!(unknown.iter().all(|unknown| *unknown <= 1), "{unknown:?}: each has one entry on its way at most");
+    let all = read_to_end(&logs[1].0, Position::START).await;
+    for replica in 1..3 {
+        let mut numbers: Vec<u32> = all
+            .iter()
+            .map(|committed| parse(&committed.entry))
+            .filter(|(of, _)| *of == replica)
+            .map(|(_, n)| n)
+            .collect();
+        assert!(numbers.is_sorted(), "in the order of its appends");
+        numbers.dedup();
+        assert_eq!(numbers, Vec::from_iter(0..ENTRIES), "each is there");
+    }
+}
+
+/// An entry of a life that is over comes to nothing, and those that go with it are none the worse (I6).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_appended_for_a_life_that_is_over() {
+    let server = server();
+    let root = new_root();
+    let logs = three(&server, &root).await;
+    let (_again, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
+    for number in 0..20 {
+        let (zero, old, two) = futures::join!(
+            logs[0].0.append(entry(0, number)),
+            logs[1].0.append(entry(1, number)),
+            logs[2].0.append(entry(2, number))
+        );
+        assert!(zero.is_ok() && two.is_ok(), "{zero:?} {two:?}");
+        assert_eq!(old, Err(AppendError::Fenced));
+    }
+    let all = read_to_end(&logs[2].0, Position::START).await;
+    assert_eq!(all.len(), 40, "nothing of the old life");
 }

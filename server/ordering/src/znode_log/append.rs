@@ -1,8 +1,8 @@
-//! Appending: bounded, fenced, and honest about what is not known.
+//! Appending: bounded, fenced, and honest about what is not known. Which entries go together is in [`super::gather`].
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use replicateddb_faults::{Fault, once_sent, pass};
@@ -13,7 +13,7 @@ use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 
 use super::bodies::{self, BodyError};
 use super::layout::SegmentState;
-use super::plan::{self, AppendVerdict};
+use super::plan::{self, AppendVerdict, Place};
 use super::{Inner, open, truncate};
 use crate::connection::Connection;
 use crate::{AppendError, Appended, Committed, LogError, Position, framing};
@@ -48,8 +48,73 @@ impl Drop for Boarded {
     }
 }
 
+/// Whose entry it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Writer {
+    /// The replica.
+    pub(super) replica: u32,
+    /// The name of its incarnation's node, which must be there when the entry is committed (I6).
+    pub(super) node: String,
+}
+
+/// What became of an entry.
+pub(super) type Outcome = Result<Appended, AppendError>;
+
+/// An entry on its way.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) writer: Writer,
+    pub(super) entry: Bytes,
+    deadline: Instant,
+    claimed: Arc<AtomicBool>,
+    answer: Option<oneshot::Sender<Outcome>>,
+}
+
+/// Where the outcome of an entry comes.
+pub(super) struct Coming {
+    deadline: Instant,
+    claimed: Arc<AtomicBool>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Part {
+    /// With where its outcome comes.
+    pub(super) fn new(writer: Writer, entry: Bytes, deadline: Instant) -> (Self, Coming) {
+        let (answer, outcome) = oneshot::channel();
+        let claimed = Arc::new(AtomicBool::new(false));
+        let coming = Coming { deadline, claimed: claimed.clone(), outcome };
+        (Self { writer, entry, deadline, claimed, answer: Some(answer) }, coming)
+    }
+
+    /// Takes it for a transaction. `false`: it was given up, and its caller told so.
+    fn claim(&self) -> bool {
+        !self.claimed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Answers the caller, once.
+    fn reply(&mut self, outcome: Outcome) {
+        if let Some(answer) = self.answer.take() {
+            // A caller who has gone away does not care.
+            answer.send(outcome).ok();
+        }
+    }
+}
+
+impl Coming {
+    /// Waits for it. What no transaction has taken by the deadline is given up.
+    async fn outcome(mut self) -> Outcome {
+        if let Ok(outcome) = timeout_at(self.deadline, &mut self.outcome).await {
+            return outcome.unwrap_or_else(|_| Err(given_up()));
+        }
+        match self.claimed.swap(true, Ordering::AcqRel) {
+            false => Err(too_many()),
+            true => self.outcome.await.unwrap_or_else(|_| Err(given_up())),
+        }
+    }
+}
+
 /// See [`crate::OrderedLog::append`].
-pub(super) async fn append(inner: Arc<Inner>, entry: Bytes) -> Result<Appended, AppendError> {
+pub(super) async fn append(inner: Arc<Inner>, entry: Bytes) -> Outcome {
     let limit = inner.config.max_body_bytes;
     if entry.len() > limit {
         return Err(AppendError::TooLarge { bytes: entry.len(), limit });
@@ -58,55 +123,111 @@ pub(super) async fn append(inner: Arc<Inner>, entry: Bytes) -> Result<Appended, 
         return Err(AppendError::Fenced);
     }
     let deadline = Instant::now() + inner.config.append_timeout;
-    let permit = timeout_at(deadline, inner.permits.clone().acquire_owned()).await;
-    let Ok(Ok(permit)) = permit else {
-        return Err(unavailable("too many appends are under way"));
-    };
-    // A task of its own: the permit is held until ZooKeeper has answered, whatever becomes of the caller, since a
-    // request that was handed to the client is sent even if its future is dropped.
-    let (answer, outcome) = oneshot::channel();
-    tokio::spawn(Append { inner, entry, deadline, answer: Some(answer), _permit: permit }.run());
-    match outcome.await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(AppendError::Unknown { detail: "the append was given up".into() }),
+    let alone = entry.len() > inner.config.max_entry_bytes;
+    if !alone && let Some(outcome) = inner.pushes.carry(&entry).await {
+        if let Ok(Appended { position, commit_time_ms }) = outcome {
+            inner.saw_segment(position.segment);
+            inner.recent.put(Committed { position, commit_time_ms, entry });
+        }
+        return outcome;
     }
+    let (part, coming) = Part::new(inner.pushes.own_writer().clone(), entry, deadline);
+    // By another task: it lasts until ZooKeeper has answered, whatever becomes of the caller, since a request that was handed
+    // to the client is sent even if its future is dropped.
+    let taken = match alone {
+        true => spawn_alone(&inner, part).await,
+        false => timeout_at(deadline, inner.gather.send(part)).await.is_ok_and(|sent| sent.is_ok()),
+    };
+    if !taken {
+        return Err(too_many());
+    }
+    coming.outcome().await
+}
+
+/// Appends an entry of another replica, together with others.
+pub(super) async fn carried(inner: Arc<Inner>, writer: Writer, entry: Bytes) -> Outcome {
+    let limit = inner.config.max_entry_bytes;
+    if entry.len() > limit {
+        return Err(AppendError::TooLarge { bytes: entry.len(), limit });
+    }
+    let (part, coming) = Part::new(writer, entry, Instant::now() + inner.config.append_timeout);
+    if inner.gather.try_send(part).is_err() {
+        return Err(too_many());
+    }
+    drop(inner);
+    coming.outcome().await
+}
+
+/// Starts the append of an entry with a body. `false`: too many are under way.
+async fn spawn_alone(inner: &Arc<Inner>, part: Part) -> bool {
+    let permit = timeout_at(part.deadline, inner.permits.clone().acquire_owned()).await;
+    let Ok(Ok(permit)) = permit else { return false };
+    tokio::spawn(Transaction::new(inner.clone(), vec![part], permit).run());
+    true
+}
+
+fn too_many() -> AppendError {
+    unavailable("too many appends are under way")
+}
+
+fn given_up() -> AppendError {
+    AppendError::Unknown { detail: "the append was given up".into() }
 }
 
 fn unavailable(reason: impl Into<String>) -> AppendError {
     AppendError::Unavailable { reason: reason.into() }
 }
 
-/// One append under way.
-struct Append {
+/// Entries that are appended together.
+pub(super) struct Transaction {
     inner: Arc<Inner>,
-    entry: Bytes,
-    deadline: Instant,
-    answer: Option<oneshot::Sender<Result<Appended, AppendError>>>,
+    parts: Vec<Part>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Append {
-    async fn run(mut self) {
-        let outcome = self.propose().await;
-        self.reply(outcome);
+impl Transaction {
+    /// The permit bounds the transactions under way, and is held until ZooKeeper has answered.
+    pub(super) fn new(inner: Arc<Inner>, parts: Vec<Part>, permit: OwnedSemaphorePermit) -> Self {
+        Self { inner, parts, _permit: permit }
     }
 
-    /// Answers the caller, once.
-    fn reply(&mut self, outcome: Result<Appended, AppendError>) {
-        if let Some(answer) = self.answer.take() {
-            // A caller who has gone away does not care.
-            answer.send(outcome).ok();
+    /// Appends them; each has its outcome at the end.
+    pub(super) async fn run(mut self) {
+        self.parts.retain(Part::claim);
+        if let Err(error) = self.propose().await {
+            self.reply(&error);
         }
     }
 
-    /// Proposes until a segment takes the entry; each round but the last ends with a newer segment known.
-    async fn propose(&mut self) -> Result<Appended, AppendError> {
+    /// The same to all that have no answer yet.
+    fn reply(&mut self, error: &AppendError) {
+        self.parts.iter_mut().for_each(|part| part.reply(Err(error.clone())));
+    }
+
+    /// The first of the entries' deadlines.
+    fn deadline(&self) -> Instant {
+        self.parts.iter().map(|part| part.deadline).min().unwrap_or_else(Instant::now)
+    }
+
+    /// The writers, each once.
+    fn writers(&self) -> Vec<Writer> {
+        let mut writers: Vec<Writer> = Vec::new();
+        for part in &self.parts {
+            if !writers.contains(&part.writer) {
+                writers.push(part.writer.clone());
+            }
+        }
+        writers
+    }
+
+    /// Proposes until a segment takes the entries; each round but the last ends with a newer segment known, or a writer less.
+    async fn propose(&mut self) -> Result<(), AppendError> {
         let inner = self.inner.clone();
-        loop {
+        while !self.parts.is_empty() {
             let (client, _boarded) = self.board().await?;
             let segment = inner.segment();
-            let frame = match self.frame(&client, segment).await {
-                Ok(frame) => frame,
+            let frames = match self.frames(&client, segment).await {
+                Ok(frames) => frames,
                 Err(BodyError::SegmentClosed) => {
                     self.find_segment(segment).await?;
                     continue;
@@ -116,17 +237,35 @@ impl Append {
                     return Err(unavailable(format!("the entry's body could not be stored: {detail}")));
                 }
             };
-            match self.commit(&client, segment, &frame).await {
-                AppendVerdict::Committed { sequence, commit_time_ms } => {
+            let writers = self.writers();
+            match self.commit(&client, segment, &writers, &frames).await {
+                AppendVerdict::Committed(places) => {
                     pass(Fault::AppendAcknowledged);
-                    return Ok(self.committed(Position::new(segment, sequence), commit_time_ms));
+                    self.committed(segment, &places);
+                    return Ok(());
                 }
                 AppendVerdict::Sealed => inner.saw_segment(segment.saturating_add(1)),
                 AppendVerdict::NoSegment => self.find_segment(segment).await?,
-                AppendVerdict::Fenced => return Err(self.over(&client).await),
+                AppendVerdict::Fenced(writer) => match writers.get(writer) {
+                    Some(writer) => self.leave_out(&client, writer).await,
+                    None => return Err(unavailable("ZooKeeper refuses what was not asked")),
+                },
                 AppendVerdict::Refused(reason) => return Err(unavailable(reason)),
                 AppendVerdict::Unknown(detail) => return Err(AppendError::Unknown { detail }),
             }
+        }
+        Ok(())
+    }
+
+    /// The life of this writer is over: nothing of it was appended, and the others go without it.
+    async fn leave_out(&mut self, client: &Client, writer: &Writer) {
+        let error = match writer == self.inner.pushes.own_writer() {
+            true => self.over(client).await,
+            // It finds out by itself what that means.
+            false => unavailable("ZooKeeper does not know the writer's incarnation"),
+        };
+        for mut part in self.parts.extract_if(.., |part| part.writer == *writer) {
+            part.reply(Err(error.clone()));
         }
     }
 
@@ -141,56 +280,72 @@ impl Append {
                 return Ok((client, Boarded { inner: self.inner.clone(), lane: index }));
             }
             let waits = self.inner.lanes.iter().map(|lane| Box::pin(lane.connection.client()));
-            if timeout_at(self.deadline, futures::future::select_all(waits)).await.is_err() {
+            if timeout_at(self.deadline(), futures::future::select_all(waits)).await.is_err() {
                 return Err(unavailable("not connected to ZooKeeper"));
             }
         }
     }
 
-    /// What the entry's znode will hold; stores a large body first.
-    async fn frame(&self, client: &Client, segment: u32) -> Result<Vec<u8>, BodyError> {
-        if self.entry.len() <= self.inner.config.max_entry_bytes {
-            return Ok(framing::encode_inline(&self.entry));
+    /// What the entries' znodes will hold; stores a large body first.
+    async fn frames(&self, client: &Client, segment: u32) -> Result<Vec<Vec<u8>>, BodyError> {
+        let mut frames = Vec::with_capacity(self.parts.len());
+        for Part { entry, .. } in &self.parts {
+            frames.push(if entry.len() <= self.inner.config.max_entry_bytes {
+                framing::encode_inline(entry)
+            } else {
+                let store = bodies::store(&self.inner, client, segment, entry);
+                match timeout_at(self.deadline(), store).await {
+                    Ok(stored) => framing::encode_side(&stored?),
+                    Err(_) => return Err(BodyError::Failed("ZooKeeper did not answer in time".into())),
+                }
+            });
         }
-        let store = bodies::store(&self.inner, client, segment, &self.entry);
-        match timeout_at(self.deadline, store).await {
-            Ok(stored) => stored.map(|body| framing::encode_side(&body)),
-            Err(_) => Err(BodyError::Failed("ZooKeeper did not answer in time".into())),
-        }
+        Ok(frames)
     }
 
-    /// The transaction. Past the deadline the caller is told that nobody knows, and the answer is awaited all the same.
-    async fn commit(&mut self, client: &Client, segment: u32, frame: &[u8]) -> AppendVerdict {
+    /// The transaction. Past the deadline the callers are told that nobody knows, and the answer is awaited all the same.
+    async fn commit(&mut self, client: &Client, segment: u32, writers: &[Writer], frames: &[Vec<u8>]) -> AppendVerdict {
         let inner = self.inner.clone();
+        let deadline = self.deadline();
         let options = CreateMode::PersistentSequential.with_acls(inner.access.acls());
         let mut writer = client.new_multi_writer();
         // In the order that `plan::append_verdict` reads.
         let added = writer
             .add_check_version(&inner.layout.segment(segment), SegmentState::OPEN_VERSION)
-            .and_then(|()| writer.add_check_version(&inner.incarnation_path, 0))
-            .and_then(|()| writer.add_create(&inner.layout.entry_prefix(segment), frame, &options));
+            .and_then(|()| {
+                let mut paths = writers.iter().map(|life| inner.layout.incarnation(life.replica, &life.node));
+                paths.try_for_each(|path| writer.add_check_version(&path, 0))
+            })
+            .and_then(|()| {
+                let prefix = inner.layout.entry_prefix(segment);
+                frames.iter().try_for_each(|frame| writer.add_create(&prefix, frame, &options))
+            });
         if let Err(error) = added {
             return AppendVerdict::Refused(error.to_string());
         }
         pass(Fault::AppendUnsent);
         let mut answer = std::pin::pin!(once_sent(Fault::AppendSent, writer.commit()));
-        if let Ok(answer) = timeout_at(self.deadline, &mut answer).await {
-            return plan::append_verdict(answer);
+        if let Ok(answer) = timeout_at(deadline, &mut answer).await {
+            return plan::append_verdict(answer, writers.len(), frames.len());
         }
         let detail = format!("ZooKeeper did not answer within {:?}", inner.config.append_timeout);
-        self.reply(Err(AppendError::Unknown { detail }));
-        plan::append_verdict(answer.await)
+        self.reply(&AppendError::Unknown { detail });
+        plan::append_verdict(answer.await, writers.len(), frames.len())
     }
 
-    fn committed(&self, position: Position, commit_time_ms: i64) -> Appended {
+    fn committed(&mut self, segment: u32, places: &[Place]) {
         let inner = &self.inner;
-        let committed = Committed { position, commit_time_ms, entry: self.entry.clone() };
-        inner.pushes.committed(&committed);
-        inner.recent.put(committed);
-        if position.sequence.saturating_add(1) >= inner.config.segment_entries {
-            start_seal(inner, position.segment);
+        for (part, place) in self.parts.iter_mut().zip(places) {
+            let (position, commit_time_ms) = (Position::new(segment, place.sequence), place.commit_time_ms);
+            let committed = Committed { position, commit_time_ms, entry: part.entry.clone() };
+            inner.pushes.committed(part.writer.replica, &committed);
+            inner.recent.put(committed);
+            part.reply(Ok(Appended { position, commit_time_ms }));
         }
-        Appended { position, commit_time_ms }
+        let end = places.last().map_or(0, |place| place.sequence.saturating_add(1));
+        if end >= inner.config.segment_entries {
+            start_seal(inner, segment);
+        }
     }
 
     /// Nothing was appended, for ZooKeeper does not know the incarnation.
@@ -211,7 +366,7 @@ impl Append {
             let client = inner.control.client().await;
             open::newest_segment(&client, &inner.layout).await
         };
-        match timeout_at(self.deadline, look).await {
+        match timeout_at(self.deadline(), look).await {
             Ok(Ok(Some(newest))) if newest > closed => {
                 inner.saw_segment(newest);
                 Ok(())

@@ -82,6 +82,11 @@ impl Layout {
         format!("{}/incarnations/{replica}", self.root)
     }
 
+    /// The node of one life, by its name.
+    pub(crate) fn incarnation(&self, replica: u32, node: &str) -> String {
+        format!("{}/{node}", self.incarnations(replica))
+    }
+
     pub(crate) fn pulse(&self, replica: u32) -> String {
         format!("{}/pulses/{replica}", self.root)
     }

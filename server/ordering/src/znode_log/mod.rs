@@ -1,9 +1,10 @@
 //! The leaderless engine: ZooKeeper's order of sequential creates is the order.
 //!
-//! Every replica appends for itself. An append is one transaction, `multi{check(segment is open), check(own incarnation
-//! lives), create(sequential)}`; a segment that is full is sealed by `multi{check(own incarnation), set(sealed), create
-//! the next}`, so that nothing ever follows a seal and nothing of an old incarnation follows its end (I6). `layout`
-//! has the names, `plan` decides, the rest talks to ZooKeeper.
+//! Every replica can append for itself, and the lowest that is there does for the others, as long as it answers. An append is
+//! one transaction, `multi{check(segment is open), check(the writers' incarnations live), create(sequential), ...}`; a
+//! segment that is full is sealed by `multi{check(own incarnation), set(sealed), create the next}`, so that nothing ever
+//! follows a seal and nothing of an old incarnation follows its end (I6). `layout` has the names, `plan` decides, the rest
+//! talks to ZooKeeper.
 //!
 //! Appends and everything else use sessions of their own: the client delays a request until the one before it is
 //! acknowledged by TCP (it does not set `TCP_NODELAY`), so that one append in flight per session is quickest, and a
@@ -11,6 +12,7 @@
 
 mod append;
 mod bodies;
+mod gather;
 mod layout;
 mod living;
 mod open;
@@ -30,7 +32,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use zookeeper_client::Client;
 
@@ -38,7 +40,7 @@ pub use self::open::OpenError;
 pub use self::push::PushError;
 pub use crate::connection::DigestAuth;
 
-use self::append::AppendLane;
+use self::append::{AppendLane, Part};
 use self::layout::Layout;
 use self::push::Pushes;
 use self::recent::Recent;
@@ -67,7 +69,7 @@ pub struct Config {
     pub admin_timeout: Duration,
     /// Entries after which a segment is sealed. Appends under way go beyond it by a few.
     pub segment_entries: u32,
-    /// Appends under way at once; further ones wait.
+    /// Transactions of appends under way at once; further entries wait. Those without a body go one transaction at a time.
     pub batches_in_flight: usize,
     /// ZooKeeper sessions that appends are spread over, at most one per append under way.
     pub append_sessions: usize,
@@ -148,7 +150,9 @@ struct Inner {
     lanes: Vec<AppendLane>,
     /// The session for everything else.
     control: Arc<Connection>,
-    /// Bounds the appends under way (I7); held until ZooKeeper's answer, not only until the caller's time-out.
+    /// Where entries are handed in that go together.
+    gather: mpsc::Sender<Part>,
+    /// Bounds the transactions under way (I7); held until ZooKeeper's answer, not only until the caller's time-out.
     permits: Arc<Semaphore>,
     /// The newest segment known; it may be sealed by now.
     segment: AtomicU32,
@@ -175,21 +179,25 @@ impl ZnodeLog {
     /// # Errors
     /// If the settings are wrong, what is in ZooKeeper is no log of ours, or ZooKeeper can't be reached in time.
     pub async fn open(config: Config) -> Result<(Self, Incarnation), OpenError> {
-        let inner = open::open(config).await?;
+        let (gather, parts) = mpsc::channel(gather::QUEUE);
+        let inner = Arc::new(open::open(config, gather).await?);
+        tokio::spawn(gather::run(Arc::downgrade(&inner), parts));
         let incarnation = inner.incarnation;
-        Ok((Self { inner: Arc::new(inner) }, incarnation))
+        Ok((Self { inner }, incarnation))
     }
 
-    /// Sends every entry that this handle commits from now on, and answers what the other side asks, until the connection
-    /// ends: the other side has [`ZnodeLog::take_pushes`].
+    /// Sends every entry that this handle commits from now on, answers what the other side asks, and appends what it is
+    /// handed, until the connection ends: the other side has [`ZnodeLog::take_pushes`].
     ///
     /// # Errors
     /// Why it has ended.
     pub async fn push_to(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<(), PushError> {
-        self.inner.pushes.send(stream).await
+        let inner = &self.inner;
+        inner.pushes.send(stream, |writer, entry| append::carried(inner.clone(), writer, entry)).await
     }
 
-    /// Takes the entries that another replica commits, until the connection ends: its tails read them from memory.
+    /// Takes the entries that another replica commits, until the connection ends: its tails read them from memory. Once the
+    /// connection is two seconds old, own entries are handed over to that replica, if it is the lowest of all.
     ///
     /// # Errors
     /// Why it has ended.
@@ -208,6 +216,12 @@ impl ZnodeLog {
     #[cfg(feature = "conformance")]
     pub fn has_pushed(&self, position: Position) -> bool {
         self.inner.recent.get(position).is_some()
+    }
+
+    /// Whether another replica would append this one's next entry.
+    #[cfg(feature = "conformance")]
+    pub fn is_carried(&self) -> bool {
+        self.inner.pushes.is_carried()
     }
 
     pub(crate) fn layout(&self) -> &Layout {

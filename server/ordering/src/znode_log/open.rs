@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
-use super::append::AppendLane;
+use super::append::{AppendLane, Part};
 use super::layout::{Layout, LogHeader, SegmentState, segment_of};
 use super::push::Pushes;
 use super::recent::Recent;
@@ -55,7 +55,7 @@ pub enum OpenError {
     },
 }
 
-pub(super) async fn open(config: Config) -> Result<Inner, OpenError> {
+pub(super) async fn open(config: Config, gather: mpsc::Sender<Part>) -> Result<Inner, OpenError> {
     config.check().map_err(OpenError::Config)?;
     let layout = Layout::new(&config.root).map_err(OpenError::Config)?;
     let access =
@@ -70,13 +70,19 @@ pub(super) async fn open(config: Config) -> Result<Inner, OpenError> {
     let connections = [control.clone()].into_iter().chain(lanes.iter().map(AppendLane::connection)).collect();
     let (health, health_task) = watch_health(connections);
     Ok(Inner {
+        gather,
         permits: Arc::new(Semaphore::new(config.batches_in_flight)),
         segment: AtomicU32::new(opened.segment),
         sealing: AtomicBool::new(false),
         fenced: AtomicBool::new(false),
         body_counter: AtomicU64::new(0),
         recent: Recent::new(config.recent_entries, config.recent_bytes),
-        pushes: Pushes::new(opened.push_key, opened.log_id, (config.replica, opened.incarnation)),
+        pushes: Pushes::new(
+            opened.push_key,
+            opened.log_id,
+            (config.replica, opened.incarnation),
+            node_of(&opened.incarnation_path),
+        ),
         log_id: opened.log_id,
         incarnation: opened.incarnation,
         incarnation_path: opened.incarnation_path,
@@ -88,6 +94,11 @@ pub(super) async fn open(config: Config) -> Result<Inner, OpenError> {
         lanes,
         control,
     })
+}
+
+/// The last part of a path.
+fn node_of(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or(path).to_owned()
 }
 
 /// What opening finds out.

@@ -12,49 +12,73 @@ pub(crate) const READ_TARGET_BYTES: usize = 1 << 20;
 /// Entries read at once after a read that found less than it asked for.
 const MIN_READ_ENTRIES: usize = 4;
 
-/// Operations of an append's transaction, in order.
+/// Operations of an append's transaction, in order: the segment's check, one for the life of each writer, the entries.
 pub(crate) const APPEND_CHECKS_SEGMENT: usize = 0;
-pub(crate) const APPEND_CHECKS_INCARNATION: usize = 1;
-const APPEND_CREATES: usize = 2;
+const APPEND_CHECKS_WRITERS: usize = 1;
+
+/// Where an entry came to stand in its segment, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) sequence: u32,
+    pub(crate) commit_time_ms: i64,
+}
 
 /// What became of an append's transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AppendVerdict {
-    /// The entry is committed in the segment it was proposed for.
-    Committed { sequence: u32, commit_time_ms: i64 },
+    /// The entries are committed in the segment they were proposed for.
+    Committed(Vec<Place>),
     /// Not committed: the segment takes no more entries.
     Sealed,
     /// Not committed: the segment is not there (any more).
     NoSegment,
-    /// Not committed: the incarnation is over.
-    Fenced,
+    /// None of the entries is committed: the life of this writer, counted from 0, is over.
+    Fenced(usize),
     /// Not committed: ZooKeeper refuses it.
     Refused(String),
     /// Nobody knows.
     Unknown(String),
 }
 
-/// Reads the answer to `multi{check segment, check incarnation, create sequential}`. Only a verdict on one of the
-/// operations says that nothing was committed; every other error leaves it open.
-pub(crate) fn append_verdict(answer: Result<Vec<MultiWriteResult>, MultiWriteError>) -> AppendVerdict {
+/// Reads the answer to `multi{check segment, check the life of each of `writers`, create sequential for each of `entries`}`.
+/// Only a verdict on one of the operations says that nothing was committed; every other error leaves it open.
+pub(crate) fn append_verdict(
+    answer: Result<Vec<MultiWriteResult>, MultiWriteError>,
+    writers: usize,
+    entries: usize,
+) -> AppendVerdict {
     match answer {
-        Ok(results) => match results.get(APPEND_CREATES) {
-            Some(MultiWriteResult::Create { path, stat }) if !stat.is_invalid() => match sequence_of(path) {
-                Some(sequence) => AppendVerdict::Committed { sequence, commit_time_ms: stat.ctime },
-                None => AppendVerdict::Unknown(format!("ZooKeeper named the entry {path}")),
-            },
-            _ => AppendVerdict::Unknown("ZooKeeper's answer lacks the created entry".into()),
-        },
+        Ok(results) => {
+            let created = results.iter().skip(APPEND_CHECKS_WRITERS + writers);
+            let places: Result<Vec<Place>, String> = created.map(place).collect();
+            match places {
+                Ok(places) if places.len() == entries => AppendVerdict::Committed(places),
+                Ok(_) => AppendVerdict::Unknown("ZooKeeper's answer lacks a created entry".into()),
+                Err(detail) => AppendVerdict::Unknown(detail),
+            }
+        }
         Err(MultiWriteError::OperationFailed { index, source }) => match (index, source) {
             (APPEND_CHECKS_SEGMENT, Error::BadVersion) => AppendVerdict::Sealed,
             (APPEND_CHECKS_SEGMENT, Error::NoNode) => AppendVerdict::NoSegment,
-            (APPEND_CHECKS_INCARNATION, Error::NoNode) => AppendVerdict::Fenced,
+            (index, Error::NoNode) if (APPEND_CHECKS_WRITERS..=writers).contains(&index) => {
+                AppendVerdict::Fenced(index - APPEND_CHECKS_WRITERS)
+            }
             (index, source) if is_refusal(&source) => {
                 AppendVerdict::Refused(format!("ZooKeeper refuses operation {index}: {source}"))
             }
             (index, source) => AppendVerdict::Unknown(format!("operation {index}: {source}")),
         },
         Err(MultiWriteError::RequestFailed { source }) => AppendVerdict::Unknown(source.to_string()),
+    }
+}
+
+fn place(result: &MultiWriteResult) -> Result<Place, String> {
+    match result {
+        MultiWriteResult::Create { path, stat } if !stat.is_invalid() => match sequence_of(path) {
+            Some(sequence) => Ok(Place { sequence, commit_time_ms: stat.ctime }),
+            None => Err(format!("ZooKeeper named the entry {path}")),
+        },
+        _ => Err("ZooKeeper's answer lacks a created entry".into()),
     }
 }
 
@@ -293,24 +317,29 @@ mod tests {
 
     #[test]
     fn verdicts() {
-        let created = |path: &str, czxid| {
-            let create = MultiWriteResult::Create { path: path.into(), stat: stat(czxid) };
-            append_verdict(Ok(vec![MultiWriteResult::Check, MultiWriteResult::Check, create]))
-        };
-        assert_eq!(
-            created("/r/requests/0000000001/e-0000000007", 9),
-            AppendVerdict::Committed { sequence: 7, commit_time_ms: 42 }
-        );
-        assert!(matches!(created("/r/requests/0000000001/e-0000000007", -1), AppendVerdict::Unknown(_)));
+        let check = || MultiWriteResult::Check;
+        let create = |path: &str, czxid| MultiWriteResult::Create { path: path.into(), stat: stat(czxid) };
+        let created = |path: &str, czxid| append_verdict(Ok(vec![check(), check(), create(path, czxid)]), 1, 1);
+        let place = |sequence| Place { sequence, commit_time_ms: 42 };
+        let entry = "/r/requests/0000000001/e-0000000007";
+        assert_eq!(created(entry, 9), AppendVerdict::Committed(vec![place(7)]));
+        assert!(matches!(created(entry, -1), AppendVerdict::Unknown(_)));
         assert!(matches!(created("/r/elsewhere", 9), AppendVerdict::Unknown(_)));
-        let failed = |index, source| append_verdict(Err(MultiWriteError::OperationFailed { index, source }));
+        let next = "/r/requests/0000000001/e-0000000008";
+        let two = || vec![check(), check(), check(), create(entry, 9), create(next, 9)];
+        assert_eq!(append_verdict(Ok(two()), 2, 2), AppendVerdict::Committed(vec![place(7), place(8)]));
+        assert!(matches!(append_verdict(Ok(two()), 2, 3), AppendVerdict::Unknown(_)), "one is missing");
+        assert!(matches!(append_verdict(Ok(two()), 1, 2), AppendVerdict::Unknown(_)), "a check too many");
+        let failed = |index, source| append_verdict(Err(MultiWriteError::OperationFailed { index, source }), 2, 2);
         assert_eq!(failed(0, Error::BadVersion), AppendVerdict::Sealed);
         assert_eq!(failed(0, Error::NoNode), AppendVerdict::NoSegment);
-        assert_eq!(failed(1, Error::NoNode), AppendVerdict::Fenced);
-        assert!(matches!(failed(2, Error::NoAuth), AppendVerdict::Refused(_)));
-        assert!(matches!(failed(2, Error::UnexpectedErrorCode(-200)), AppendVerdict::Unknown(_)));
+        assert_eq!(failed(1, Error::NoNode), AppendVerdict::Fenced(0));
+        assert_eq!(failed(2, Error::NoNode), AppendVerdict::Fenced(1));
+        assert!(matches!(failed(3, Error::NoNode), AppendVerdict::Refused(_)), "the segment has gone meanwhile");
+        assert!(matches!(failed(3, Error::NoAuth), AppendVerdict::Refused(_)));
+        assert!(matches!(failed(3, Error::UnexpectedErrorCode(-200)), AppendVerdict::Unknown(_)));
         for source in [Error::ConnectionLoss, Error::SessionExpired, Error::ClientClosed, Error::Throttled] {
-            let verdict = append_verdict(Err(MultiWriteError::RequestFailed { source }));
+            let verdict = append_verdict(Err(MultiWriteError::RequestFailed { source }), 1, 1);
             assert!(matches!(verdict, AppendVerdict::Unknown(_)));
         }
     }

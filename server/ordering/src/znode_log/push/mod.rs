@@ -1,5 +1,6 @@
 //! Committed entries, pushed from replica to replica, so that nobody has to ask ZooKeeper for each of them. In the other
-//! direction the receiver asks what the sender has shown to its clients ([`crate::OrderedLog::ask`]).
+//! direction the receiver asks what the sender has shown to its clients ([`crate::OrderedLog::ask`]), and hands over entries
+//! that the sender appends for it ([`carry`]): so one replica, the lowest that is there, appends for all.
 //!
 //! A replica sends what it has appended, with its position, to all that are connected; who gets it keeps it like an entry of
 //! its own ([`super::recent`]). The log is the fallback: whatever does not come in [`GRACE`], the tail reads there, so a
@@ -10,23 +11,28 @@
 //!
 //! ```text
 //! receiver → sender   nonce (16 bytes)
-//! sender → receiver   MAC of what follows (16), "RDBp", version 2, log id (16), replica (4), incarnation (8), nonce (16)
+//! sender → receiver   MAC of what follows (16), "RDBp", version 3, log id (16), replica (4), incarnation (8), nonce (16)
 //! sender → receiver   frames: MAC (16), kind (1), and for an entry: segment (4), sequence (4), commit time in ms (8), entry;
 //!                     for an answer: the index (8), or nothing where there is none yet
 //! receiver → sender   questions: MAC (16), kind (1); they are answered in their order
+//! both                entries that are handed over, and what became of them: MAC (16), then as in [`carry`]
 //! ```
 //! Each with its length (4 bytes) before it; numbers big-endian.
 
-use std::collections::{BTreeSet, VecDeque};
+mod carry;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::StreamExt;
 use futures::future::try_join_all;
-use futures::{Sink, SinkExt, Stream, StreamExt};
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use futures::stream::FuturesUnordered;
+use hmac::Mac;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{mpsc, oneshot};
@@ -34,7 +40,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use uuid::Uuid;
 
-use crate::{Committed, Incarnation, Life, LogId, Position};
+use self::carry::{Carry, MAX_CARRIED_BYTES, Told, parse_told, told};
+use self::wire::{Keyed, MAC_BYTES, framed, keyed, next, opened, put, sealed, whole};
+use super::append::{Outcome, Writer};
+use crate::{AppendError, Committed, Incarnation, Life, LogId, Position};
 
 /// How long a tail waits for a pushed entry before it reads the log: well above the time that a push takes, and little
 /// where one is lost.
@@ -53,10 +62,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const QUESTIONS: usize = 16;
 /// How long an answer is waited for: whoever asked has another way, which takes about as long.
 const ANSWER_WAIT: Duration = Duration::from_millis(50);
+/// Entries of another replica that are on their way through a connection.
+const CARRIES: usize = 16;
+/// How long a connection has to be there before entries are handed over: whoever starts again and again is left alone.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How long an entry that was handed over is waited for. Then it is appended again, by this replica itself.
+const CARRY_WAIT: Duration = Duration::from_secs(1);
+/// How long nothing is handed over to a replica that has not appended what it was handed.
+const AVOIDED: Duration = Duration::from_secs(10);
 const MAGIC: &[u8; 4] = b"RDBp";
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const NONCE_BYTES: usize = 16;
-const MAC_BYTES: usize = 16;
 /// Position and commit time.
 const HEAD_BYTES: usize = 16;
 const HELLO_BYTES: usize = 4 + 1 + 16 + 4 + 8 + NONCE_BYTES;
@@ -64,10 +80,10 @@ const ALIVE: u8 = 0;
 const ENTRY: u8 = 1;
 const ANSWER: u8 = 2;
 const QUESTION: u8 = 3;
+const CARRY: u8 = 4;
+const CARRIED: u8 = 5;
 /// Frames are numbered in each direction; those of the receiver from here on, so that none passes for one of the other's.
 const FROM_RECEIVER: u64 = 1 << 63;
-
-type Keyed = Hmac<Sha256>;
 
 /// Why a connection of pushed entries has ended.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +105,9 @@ pub(super) struct Pushes {
     key: Vec<u8>,
     log: LogId,
     own_life: Life,
-    /// Own entries, once committed.
-    own: broadcast::Sender<Committed>,
+    own_writer: Writer,
+    /// Entries that this handle has committed, with the replica whose they are.
+    own: broadcast::Sender<(u32, Committed)>,
     /// What others are answered.
     shown: OnceLock<Arc<AtomicU64>>,
     peers: Mutex<Peers>,
@@ -106,15 +123,32 @@ struct Peers {
     count: u64,
 }
 
+impl Peers {
+    /// Who appends for a replica of that number now.
+    fn carrier(&self, below: u32, now: Instant) -> Option<&Peer> {
+        let settled = self.connected.iter().filter(|peer| peer.life.0 < below && peer.carries_from <= now);
+        settled.min_by_key(|peer| peer.life.0)
+    }
+}
+
 /// Told the index of an answer.
 type Asker = oneshot::Sender<u64>;
+
+/// What a receiver wants of a sender.
+#[derive(Debug)]
+enum Call {
+    Ask(Asker),
+    Carry(Bytes, oneshot::Sender<Told>),
+}
 
 /// A connection from another replica.
 #[derive(Debug)]
 struct Peer {
     number: u64,
     life: Life,
-    questions: mpsc::Sender<Asker>,
+    calls: mpsc::Sender<Call>,
+    /// From when on entries are handed over.
+    carries_from: Instant,
 }
 
 /// A connection from a replica, known while it lives.
@@ -127,16 +161,64 @@ impl Drop for Known<'_> {
 }
 
 impl Pushes {
-    pub(super) fn new(key: Vec<u8>, log: LogId, own_life: Life) -> Self {
+    pub(super) fn new(key: Vec<u8>, log: LogId, own_life: Life, own_node: String) -> Self {
         let own = broadcast::Sender::new(QUEUE);
-        Self { key, log, own_life, own, shown: OnceLock::new(), peers: Mutex::default() }
+        let own_writer = Writer { replica: own_life.0, node: own_node };
+        Self { key, log, own_life, own_writer, own, shown: OnceLock::new(), peers: Mutex::default() }
     }
 
-    /// An own entry is committed.
-    pub(super) fn committed(&self, committed: &Committed) {
+    /// This handle as a writer.
+    pub(super) fn own_writer(&self) -> &Writer {
+        &self.own_writer
+    }
+
+    /// This handle has committed an entry of that replica.
+    pub(super) fn committed(&self, replica: u32, committed: &Committed) {
         if committed.entry.len() <= MAX_ENTRY_BYTES {
             // Nobody connected is fine.
-            let _ = self.own.send(committed.clone());
+            let _ = self.own.send((replica, committed.clone()));
+        }
+    }
+
+    /// Has an own entry appended by the replica that appends for all: the lowest that is connected, if it is lower than this
+    /// one. `None`: nothing was proposed, append it here.
+    pub(super) async fn carry(&self, entry: &Bytes) -> Option<Outcome> {
+        let (peer, answer) = self.hand_over(entry)?;
+        match timeout(CARRY_WAIT, answer).await {
+            Ok(Ok(Told::At(appended))) => return Some(Ok(appended)),
+            Ok(Ok(Told::Nowhere)) => {
+                self.avoid(peer);
+                return None;
+            }
+            Ok(Ok(Told::Unknown) | Err(_)) | Err(_) => {}
+        }
+        self.avoid(peer);
+        Some(Err(AppendError::Unknown {
+            detail: "the replica that appends for all did not say what became of it".into(),
+        }))
+    }
+
+    fn hand_over(&self, entry: &Bytes) -> Option<(u64, oneshot::Receiver<Told>)> {
+        if entry.len() > MAX_CARRIED_BYTES {
+            return None;
+        }
+        let peers = self.peers();
+        let carrier = peers.carrier(self.own_life.0, Instant::now())?;
+        let (answer, told) = oneshot::channel();
+        carrier.calls.try_send(Call::Carry(entry.clone(), answer)).ok()?;
+        Some((carrier.number, told))
+    }
+
+    /// Whether there is one that own entries are handed over to.
+    #[cfg(feature = "conformance")]
+    pub(super) fn is_carried(&self) -> bool {
+        self.peers().carrier(self.own_life.0, Instant::now()).is_some()
+    }
+
+    /// Hands nothing over to that peer for a while.
+    fn avoid(&self, number: u64) {
+        for peer in self.peers().connected.iter_mut().filter(|peer| peer.number == number) {
+            peer.carries_from = Instant::now() + AVOIDED;
         }
     }
 
@@ -166,7 +248,7 @@ impl Pushes {
                 // The newest connection of that life.
                 let peer = peers.connected.iter().rev().find(|peer| peer.life == *life)?;
                 let (asker, answer) = oneshot::channel();
-                peer.questions.try_send(asker).ok()?;
+                peer.calls.try_send(Call::Ask(asker)).ok()?;
                 Some(answer)
             };
             lives.iter().filter(|life| **life != self.own_life).map(ask).collect::<Option<_>>()?
@@ -175,10 +257,12 @@ impl Pushes {
         Some(shown.into_iter().max().unwrap_or(0))
     }
 
-    /// Sends every own entry from now on, and answers, until the connection ends.
-    pub(super) async fn send<S>(&self, stream: S) -> Result<(), PushError>
+    /// Sends every entry that is committed from now on, answers, and has `carry` append what it is handed, until the
+    /// connection ends.
+    pub(super) async fn send<S, F>(&self, stream: S, carry: impl Fn(Writer, Bytes) -> F) -> Result<(), PushError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
+        F: Future<Output = Outcome>,
     {
         let mut own = self.own.subscribe();
         let mut framed = framed(stream);
@@ -189,39 +273,57 @@ impl Pushes {
         let hello = self.hello();
         let session = self.session(&theirs, &hello);
         put(&mut framed, sealed(&session, 0, &[&hello])).await?;
-        let mut questions = FROM_RECEIVER..;
-        for number in 1u64.. {
+        let (mut own_numbers, mut numbers) = (1u64.., FROM_RECEIVER..);
+        let mut seal = |parts: &[&[u8]]| sealed(&session, own_numbers.next().unwrap_or_default(), parts);
+        let mut carrying = FuturesUnordered::new();
+        // Whose entries it knows without being sent them.
+        let mut receiver = None;
+        loop {
             let frame = tokio::select! {
-                asked = framed.next() => {
-                    let question = opened(&session, questions.next().unwrap_or(FROM_RECEIVER), whole(asked)?)?;
-                    if *question != [QUESTION] {
-                        return Err(PushError::Foreign("a question that asks nothing"));
+                called = framed.next() => {
+                    let mut call = opened(&session, numbers.next().unwrap_or(FROM_RECEIVER), whole(called)?)?;
+                    match (call.try_get_u8(), call.len()) {
+                        (Ok(QUESTION), 0) => {
+                            let shown = self.shown.get().map(|shown| shown.load(Ordering::SeqCst).to_be_bytes());
+                            seal(&[&[ANSWER], shown.as_ref().map_or(&[], |shown| &shown[..])])
+                        }
+                        (Ok(CARRY), _) => {
+                            let Carry { number, writer, entry } = Carry::parse(call)?;
+                            if carrying.len() < CARRIES {
+                                receiver = Some(writer.replica);
+                                let outcome = carry(writer, entry);
+                                carrying.push(async move { (number, Told::from(outcome.await)) });
+                                continue;
+                            }
+                            seal(&[&told(number, Told::Nowhere)])
+                        }
+                        _ => return Err(PushError::Foreign("a question that asks nothing")),
                     }
-                    let shown = self.shown.get().map(|shown| shown.load(Ordering::SeqCst).to_be_bytes());
-                    sealed(&session, number, &[&[ANSWER], shown.as_ref().map_or(&[], |shown| &shown[..])])
                 }
+                Some((number, outcome)) = carrying.next(), if !carrying.is_empty() => seal(&[&told(number, outcome)]),
                 committed = timeout(HEARTBEAT, own.recv()) => match committed {
-                    Ok(Ok(committed)) => sealed(&session, number, &[&head(&committed), &committed.entry]),
+                    Ok(Ok((replica, _))) if receiver == Some(replica) => continue,
+                    Ok(Ok((_, committed))) => seal(&[&head(&committed), &committed.entry]),
                     // Who lags reads the rest in the log.
-                    Err(_) | Ok(Err(RecvError::Lagged(_))) => sealed(&session, number, &[&[ALIVE]]),
-                    Ok(Err(RecvError::Closed)) => break,
+                    Err(_) | Ok(Err(RecvError::Lagged(_))) => seal(&[&[ALIVE]]),
+                    Ok(Err(RecvError::Closed)) => return Ok(()),
                 },
             };
             put(&mut framed, frame).await?;
         }
-        Ok(())
     }
 
-    /// Takes entries of another replica, and asks it, until the connection ends.
+    /// Takes entries of another replica, asks it, and hands own ones over to it, until the connection ends.
     pub(super) async fn receive<S>(&self, stream: S, mut take: impl FnMut(Committed)) -> Result<(), PushError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let mut framed = framed(stream);
         let (session, life) = self.greeted(&mut framed).await?;
-        let (questions, mut asked) = mpsc::channel(QUESTIONS);
-        let _known = self.known(life, questions);
+        let (calls, mut called) = mpsc::channel(QUESTIONS + CARRIES);
+        let _known = self.known(life, calls);
         let mut unanswered: VecDeque<Asker> = VecDeque::new();
+        let mut carried: BTreeMap<u64, oneshot::Sender<Told>> = BTreeMap::new();
         let (mut numbers, mut own_numbers) = (1u64.., FROM_RECEIVER..);
         let mut heard = Instant::now();
         loop {
@@ -241,14 +343,32 @@ impl Pushes {
                                 let _ = asker.send(shown);
                             }
                         }
+                        (Ok(CARRIED), _) => {
+                            let (number, told) = parse_told(frame)?;
+                            let writer = carried.remove(&number).ok_or(PushError::Foreign("an answer to nothing"))?;
+                            let _ = writer.send(told);
+                        }
                         (Ok(ALIVE), _) => {}
                         _ => return Err(PushError::Foreign("a frame that says nothing")),
                     }
                 }
-                Some(asker) = asked.recv(), if unanswered.len() < QUESTIONS => {
-                    unanswered.push_back(asker);
+                Some(call) = called.recv(), if unanswered.len() < QUESTIONS && carried.len() < CARRIES => {
                     let number = own_numbers.next().unwrap_or(FROM_RECEIVER);
-                    put(&mut framed, sealed(&session, number, &[&[QUESTION]])).await?;
+                    let frame = match call {
+                        Call::Ask(asker) => {
+                            unanswered.push_back(asker);
+                            sealed(&session, number, &[&[QUESTION]])
+                        }
+                        Call::Carry(entry, writer) => {
+                            let Some(head) = Carry::head(number, &self.own_writer) else {
+                                let _ = writer.send(Told::Nowhere);
+                                continue;
+                            };
+                            carried.insert(number, writer);
+                            sealed(&session, number, &[&head, &entry])
+                        }
+                    };
+                    put(&mut framed, frame).await?;
                 }
                 () = sleep_until(heard + SILENCE) => return Err(PushError::Silent),
             }
@@ -279,11 +399,11 @@ impl Pushes {
         Ok((session, (hello.get_u32(), Incarnation(hello.get_i64()))))
     }
 
-    fn known(&self, life: Life, questions: mpsc::Sender<Asker>) -> Known<'_> {
+    fn known(&self, life: Life, calls: mpsc::Sender<Call>) -> Known<'_> {
         let mut peers = self.peers();
         peers.count += 1;
         let number = peers.count;
-        peers.connected.push(Peer { number, life, questions });
+        peers.connected.push(Peer { number, life, calls, carries_from: Instant::now() + SETTLED });
         Known(self, number)
     }
 
@@ -310,10 +430,7 @@ impl Pushes {
     }
 }
 
-fn keyed(key: &[u8]) -> Keyed {
-    Keyed::new_from_slice(key).expect("HMAC takes keys of any length")
-}
-
+/// What the frame of an entry has before it.
 fn head(committed: &Committed) -> BytesMut {
     let mut head = BytesMut::with_capacity(1 + HEAD_BYTES);
     head.put_u8(ENTRY);
@@ -323,57 +440,6 @@ fn head(committed: &Committed) -> BytesMut {
     head
 }
 
-/// A frame: the MAC of its number in the connection and its parts, then these.
-fn sealed(session: &Keyed, number: u64, parts: &[&[u8]]) -> Bytes {
-    let mut mac = session.clone().chain_update(number.to_be_bytes());
-    parts.iter().for_each(|part| mac.update(part));
-    let mut frame = BytesMut::with_capacity(MAC_BYTES + parts.iter().map(|part| part.len()).sum::<usize>());
-    frame.extend(mac.finalize().into_bytes().into_iter().take(MAC_BYTES));
-    parts.iter().for_each(|part| frame.put_slice(part));
-    frame.freeze()
-}
-
-/// What a frame says, if it is the one of that number.
-fn opened(session: &Keyed, number: u64, mut frame: Bytes) -> Result<Bytes, PushError> {
-    if frame.len() < MAC_BYTES {
-        return Err(PushError::Foreign("a frame without a MAC"));
-    }
-    let mac = frame.split_to(MAC_BYTES);
-    let expected = session.clone().chain_update(number.to_be_bytes()).chain_update(&frame);
-    match expected.verify_truncated_left(&mac) {
-        Ok(()) => Ok(frame),
-        Err(_) => Err(PushError::Foreign("a frame with a wrong MAC")),
-    }
-}
-
-fn framed<S: AsyncRead + AsyncWrite>(stream: S) -> Framed<S, LengthDelimitedCodec> {
-    let codec =
-        LengthDelimitedCodec::builder().max_frame_length(MAX_ENTRY_BYTES + 1 + HEAD_BYTES + MAC_BYTES).new_codec();
-    Framed::new(stream, codec)
-}
-
-/// A frame, unless the connection has ended.
-fn whole(frame: Option<std::io::Result<BytesMut>>) -> Result<Bytes, PushError> {
-    match frame {
-        Some(frame) => Ok(frame?.freeze()),
-        None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
-    }
-}
-
-async fn next<S>(framed: &mut S, limit: Duration) -> Result<Bytes, PushError>
-where
-    S: Stream<Item = std::io::Result<BytesMut>> + Unpin,
-{
-    whole(timeout(limit, framed.next()).await.map_err(|_| PushError::Silent)?)
-}
-
-async fn put<S>(framed: &mut S, frame: Bytes) -> Result<(), PushError>
-where
-    S: Sink<Bytes, Error = std::io::Error> + Unpin,
-{
-    timeout(PATIENCE, framed.send(frame)).await.map_err(|_| PushError::Silent)?.map_err(Into::into)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,7 +447,12 @@ mod tests {
     const KEY: &[u8] = b"a key of the log";
 
     fn of(key: &[u8], log: u128, replica: u32) -> Pushes {
-        Pushes::new(key.into(), LogId(Uuid::from_u128(log)), (replica, Incarnation(70 + i64::from(replica))))
+        let life = (replica, Incarnation(70 + i64::from(replica)));
+        Pushes::new(key.into(), LogId(Uuid::from_u128(log)), life, format!("i-{replica}"))
+    }
+
+    async fn nothing_is_appended(_: Writer, _: Bytes) -> Outcome {
+        Err(AppendError::Unavailable { reason: "nothing is handed over here".into() })
     }
 
     fn committed(sequence: u32, bytes: usize) -> Committed {
@@ -398,14 +469,14 @@ mod tests {
         let receiving = receiver.clone();
         let task = tokio::spawn(async move { receiving.receive(far, |entry| got.send(entry).expect("open")).await });
         let sending = async {
-            let mut sent = std::pin::pin!(sender.send(near));
+            let mut sent = std::pin::pin!(sender.send(near, nothing_is_appended));
             // Connected with the first sign of life: what is committed before nobody hears.
             while !receiver.complete() {
                 assert!(timeout(Duration::from_millis(1), &mut sent).await.is_err());
             }
-            sender.committed(&committed(1, 10));
-            sender.committed(&committed(2, MAX_ENTRY_BYTES + 1));
-            sender.committed(&committed(3, MAX_ENTRY_BYTES));
+            sender.committed(0, &committed(1, 10));
+            sender.committed(0, &committed(2, MAX_ENTRY_BYTES + 1));
+            sender.committed(0, &committed(3, MAX_ENTRY_BYTES));
             while gets.len() < 2 {
                 assert!(timeout(Duration::from_millis(1), &mut sent).await.is_err());
             }
@@ -425,7 +496,7 @@ mod tests {
         assert_eq!(asking.ask(&both).await, None, "nobody is connected");
         assert_eq!(asking.ask(&[(1, Incarnation(71))].into()).await, Some(0), "there is nobody to ask");
         let (sender, receiver) = (asked.clone(), asking.clone());
-        let sending = tokio::spawn(async move { sender.send(near).await });
+        let sending = tokio::spawn(async move { sender.send(near, nothing_is_appended).await });
         let _receiving = tokio::spawn(async move { receiver.receive(far, |_| {}).await });
         asking.expect([0].into());
         while !asking.complete() {
@@ -456,26 +527,10 @@ mod tests {
             let (sender, receiver) = (of(key, log, 0), of(KEY, 5, 1));
             let (near, far) = tokio::io::duplex(1 << 16);
             let (_, received) = tokio::join!(
-                timeout(Duration::from_millis(100), sender.send(near)),
+                timeout(Duration::from_millis(100), sender.send(near, nothing_is_appended)),
                 receiver.receive(far, |_| panic!("taken from a stranger"))
             );
             assert!(matches!(received, Err(PushError::Foreign(_))), "{received:?}");
-        }
-    }
-
-    #[test]
-    fn a_frame_is_good_once_and_whole() {
-        let pushes = of(KEY, 5, 0);
-        let session = pushes.session(b"nonce", b"hello");
-        let frame = sealed(&session, 7, &[&[ALIVE]]);
-        assert!(opened(&session, 7, frame.clone()).is_ok());
-        assert!(opened(&session, 8, frame.clone()).is_err(), "again");
-        assert!(opened(&pushes.session(b"other", b"hello"), 7, frame.clone()).is_err(), "in another connection");
-        for at in 0..frame.len() {
-            let mut damaged = frame.to_vec();
-            damaged[at] ^= 1;
-            assert!(opened(&session, 7, damaged.into()).is_err(), "byte {at}");
-            assert!(opened(&session, 7, frame.slice(..at)).is_err(), "cut at {at}");
         }
     }
 }
