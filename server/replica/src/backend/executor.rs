@@ -19,7 +19,7 @@ use replicateddb_cql::{lex, rewrite};
 use tokio::sync::watch;
 
 use super::connection::Connection;
-use super::group::{Groups, Member, Told};
+use super::group::{Bounds, Groups, Member, Told};
 use super::nulls::{NULL_IN_WHERE, names_null, null_in_where};
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
@@ -157,7 +157,9 @@ impl Cassandra {
     /// It can't be reached, or is another one.
     pub(crate) async fn connect(address: &str, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
         let pool = Pool::connect(address, generation, name).await?;
-        let groups = Arc::new(Groups::new(pool.clone()));
+        // One that is told an application's name is not ours to configure.
+        let bounds = if name.is_none() { Bounds::CONFIGURED } else { Bounds::ANY };
+        let groups = Arc::new(Groups::new(pool.clone(), bounds));
         Ok(Self { pool, prepared: Arc::default(), groups })
     }
 

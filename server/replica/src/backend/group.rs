@@ -1,4 +1,4 @@
-//! Plain writes of different partitions, sent together: one request for up to [`RECORDS`] of them. Cassandra's cost of a
+//! Plain writes of different partitions, sent together: one request for as many as [`Bounds`] allow. Cassandra's cost of a
 //! request is far above that of a row (its threads are woken, and spin before they sleep), so what is ready at the same
 //! moment goes as one unlogged batch in which each statement says its own write time.
 //!
@@ -19,11 +19,23 @@ use tokio_util::task::AbortOnDropHandle;
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
 
-/// Writes in one batch. Cassandra warns of more than ten partitions (`unlogged_batch_across_partitions_warn_threshold`).
-const RECORDS: usize = 10;
-/// Bytes of values, keys and what Cassandra counts for each row, in one batch. It warns from 5 KiB on
-/// (`batch_size_warn_threshold`).
-const BYTES: usize = 4 << 10;
+/// What one batch holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Writes.
+    records: usize,
+    /// Bytes of values, keys and what Cassandra counts for each row.
+    bytes: usize,
+}
+
+impl Bounds {
+    /// For a Cassandra that the store agent configures: far below what that lets it warn of.
+    pub const CONFIGURED: Self = Self { records: 64, bytes: 64 << 10 };
+    /// For any: Cassandra by itself warns of more than ten partitions (`unlogged_batch_across_partitions_warn_threshold`) and
+    /// from 5 KiB on (`batch_size_warn_threshold`).
+    pub const ANY: Self = Self { records: 10, bytes: 4 << 10 };
+}
+
 /// What a row has beside its values, bytes: generous.
 const ROW_BYTES: usize = 64;
 /// Batches on their way at once. What comes meanwhile makes the next ones larger.
@@ -88,9 +100,9 @@ pub struct Groups {
 
 impl Groups {
     /// On the connections of one generation.
-    pub fn new(pool: Pool) -> Self {
+    pub fn new(pool: Pool, bounds: Bounds) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        Self { apart: Mutex::default(), queue, _task: AbortOnDropHandle::new(tokio::spawn(run(pool, waiting))) }
+        Self { apart: Mutex::default(), queue, _task: AbortOnDropHandle::new(tokio::spawn(run(pool, bounds, waiting))) }
     }
 
     /// Has a write executed with others that are ready now.
@@ -121,7 +133,7 @@ impl Groups {
     }
 }
 
-async fn run(pool: Pool, mut queue: mpsc::Receiver<Waiting>) {
+async fn run(pool: Pool, bounds: Bounds, mut queue: mpsc::Receiver<Waiting>) {
     let mut in_flight = FuturesUnordered::new();
     let mut left: Option<Waiting> = None;
     loop {
@@ -132,7 +144,7 @@ async fn run(pool: Pool, mut queue: mpsc::Receiver<Waiting>) {
                 let Some(first) = first else { return };
                 // Whoever made this one ready may be about to make more ready.
                 tokio::task::yield_now().await;
-                let group = collect(first, &mut left, &mut queue);
+                let group = collect(first, bounds, &mut left, &mut queue);
                 in_flight.push(send(&pool, group));
             }
         }
@@ -147,14 +159,19 @@ async fn next(left: &mut Option<Waiting>, queue: &mut mpsc::Receiver<Waiting>) -
 }
 
 /// The first and those behind it that go with it; one that does not is left for the next group.
-fn collect(first: Waiting, left: &mut Option<Waiting>, queue: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
+fn collect(
+    first: Waiting,
+    bounds: Bounds,
+    left: &mut Option<Waiting>,
+    queue: &mut mpsc::Receiver<Waiting>,
+) -> Vec<Waiting> {
     let mut bytes = first.member.bytes();
     let mut group = vec![first];
-    while group.len() < RECORDS
+    while group.len() < bounds.records
         && let Ok(waiting) = queue.try_recv()
     {
         bytes += waiting.member.bytes();
-        let fits = bytes <= BYTES && group.first().is_some_and(|first| first.member.fits(&waiting.member));
+        let fits = bytes <= bounds.bytes && group.first().is_some_and(|first| first.member.fits(&waiting.member));
         if !fits {
             *left = Some(waiting);
             break;
