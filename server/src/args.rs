@@ -140,7 +140,7 @@ pub struct ReplicaArgs {
     #[arg(long, env = "RDB_RESTORE_POINT_INTERVAL", default_value = "60s", value_parser = parse_duration)]
     pub restore_point_interval: Duration,
     /// Records between restore points.
-    #[arg(long, env = "RDB_RESTORE_POINT_RECORDS", default_value_t = 50_000)]
+    #[arg(long, env = "RDB_RESTORE_POINT_RECORDS", default_value_t = 100_000)]
     pub restore_point_records: u64,
     /// Records that a replica that is away may be behind the others' restore points before the log no longer waits for it;
     /// when it comes back it takes over a restore point of another one. Ten times as many for one that is there.

@@ -67,7 +67,7 @@ pub struct PointsArgs {
     #[arg(long, value_name = "SECONDS")]
     pub interval: Option<u64>,
     /// Records between restore points.
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(16..))]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(16..))]
     pub records: u64,
     /// Kills nothing.
     #[arg(long)]

@@ -76,7 +76,7 @@ pub struct RestorePoints {
 
 impl Default for RestorePoints {
     fn default() -> Self {
-        Self { interval_seconds: 60, records: 50_000 }
+        Self { interval_seconds: 60, records: 100_000 }
     }
 }
 

@@ -78,7 +78,7 @@ impl Default for Config {
             intake_records: 8192,
             intake_bytes: 16 << 20,
             restore_point_interval: Duration::from_secs(60),
-            restore_point_records: 50_000,
+            restore_point_records: 100_000,
             restore_point_timeout: Duration::from_secs(60),
             restore_point_retry: Duration::from_secs(15),
             log_keep_interval: Duration::from_secs(10),

@@ -30,6 +30,8 @@ const COMMIT_WAIT: Duration = Duration::from_secs(1800);
 const ABORT_WAIT: Duration = Duration::from_secs(60);
 /// Fewest records between two restore points, however often the store had to be rewound.
 const FEWEST_RECORDS: u64 = 16;
+/// The golden ratio's fraction of 2^32.
+const GOLDEN_RATIO: u32 = 0x9E37_79B9;
 /// How often the pause after a failed attempt doubles.
 const MOST_DOUBLINGS: u32 = 5;
 /// People who may wait for a restore point they asked for.
@@ -133,9 +135,13 @@ impl<A: Agent> RestorePoints<A> {
     /// A record with an effect was applied; `index` is the last that was admitted.
     pub fn wrote(&mut self, index: u64) {
         self.writes += 1;
-        if self.writes.is_multiple_of(self.records) {
+        if self.turn(index) != self.turn(self.last.0) {
             self.look(index);
         }
+    }
+
+    fn turn(&self, index: u64) -> u64 {
+        turn(self.shared.config.replica, self.records, index)
     }
 
     /// Somebody wants one now.
@@ -153,10 +159,9 @@ impl<A: Agent> RestorePoints<A> {
         let config = &self.shared.config;
         let (last, since) = self.last;
         let by_time = self.writes > 0 && since.elapsed() >= config.restore_point_interval;
-        let by_count = self.writes >= self.records;
-        // Records without an effect pile up, too: a replay has to read them.
-        let by_index = index.saturating_sub(last) >= self.records;
-        let due = by_time || by_count || by_index || !self.askers.is_empty();
+        // Records without an effect count, too: a replay has to read them.
+        let by_index = self.turn(index) != self.turn(last);
+        let due = by_time || by_index || !self.askers.is_empty();
         if due && matches!(self.doing, Doing::Nothing) && Instant::now() >= self.not_before {
             pass(Fault::RestorePointFlushing);
             let (agent, shared) = (self.agent.clone(), self.shared.clone());
@@ -347,4 +352,28 @@ async fn bounded<A: Agent>(
     // nobody commits the id either.
     let _ = tokio::time::timeout(ABORT_WAIT, agent.abort(id)).await;
     Err(failed)
+}
+
+/// In which stretch of `records` records an index is; each ends with a restore point. They begin elsewhere on each replica, or
+/// all of a set would have their pauses, and the work of writing memtables, at the same moment. Multiples of the golden ratio
+/// are far apart, however many there are (Knuth, The Art of Computer Programming, 6.4).
+fn turn(replica: u32, records: u64, index: u64) -> u64 {
+    let offset = (u128::from(records) * u128::from(replica.wrapping_mul(GOLDEN_RATIO))) >> u32::BITS;
+    index.saturating_add(u64::try_from(offset).unwrap_or(0)) / records.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_take_turns() {
+        for (records, apart) in [(100_000, 20_000), (16, 3)] {
+            let end = |replica| (0..=records).find(|index| turn(replica, records, *index) != turn(replica, records, 0));
+            let ends: Vec<u64> = (0..3).map(|replica| end(replica).expect("each stretch ends")).collect();
+            assert!(ends.iter().all(|end| (1..=records).contains(end)), "{ends:?}");
+            let distances = [(0, 1), (0, 2), (1, 2)].map(|(a, b): (usize, usize)| ends[a].abs_diff(ends[b]));
+            assert!(distances.iter().all(|distance| (apart..=records - apart).contains(distance)), "{ends:?}");
+        }
+    }
 }
