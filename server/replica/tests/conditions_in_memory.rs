@@ -254,9 +254,42 @@ async fn answers_and_cells_are_those_of_cassandra() {
 
     let (late, of_late) = late.unwrap();
     assert!(of_late.in_memory.get() > 100, "{}", of_late.in_memory.get());
-    // Decided anew after a rewind, among others than the first time.
+    expiring(&handle).await;
+    agree(&handle, &late).await;
+    // Decided anew after a rewind, among others than the first time, and long after what expires has expired.
     site.kill_and_recover(&handle).await;
     agree(&handle, &late).await;
+}
+
+/// The same write to many rows at once.
+async fn to_all(
+    handle: &ReplicaHandle,
+    rows: std::ops::Range<i32>,
+    statement: &'static str,
+    values: impl Fn(i32) -> Vec<Value>,
+) -> Vec<(u8, u8, Bytes)> {
+    let writes = rows.map(|k| answer(handle, request(RequestKind::Dml, vec![(statement, values(k))])));
+    futures::future::join_all(writes).await
+}
+
+/// What expires holds no condition later, and what was written while it did tells by its write time when that was.
+async fn expiring(handle: &ReplicaHandle) {
+    const ROWS: std::ops::Range<i32> = 1000..1024;
+    let inserted =
+        to_all(handle, ROWS, "INSERT INTO p (k, v) VALUES (?, ?) USING TTL 5", |k| vec![int(k), int(1)]).await;
+    assert!(inserted.iter().all(|answer| answer.1 == 8));
+    let mut held = 0;
+    site::until("the end of what expires", async || {
+        let update = "UPDATE p SET w = ? WHERE k = ? IF v = ?";
+        let answers = to_all(handle, ROWS, update, |k| vec![text("alive"), int(k), int(1)]).await;
+        held += answers.iter().filter(|answer| is_applied(answer)).count();
+        answers.iter().all(|answer| !is_applied(answer)).then_some(())
+    })
+    .await;
+    assert!(held >= ROWS.len(), "{held}");
+    let again =
+        to_all(handle, ROWS, "INSERT INTO p (k, v) VALUES (?, ?) IF NOT EXISTS", |k| vec![int(k), int(2)]).await;
+    assert!(!again.iter().any(is_applied), "rows of a cell that does not expire");
 }
 
 /// Passes bytes on, and cuts connections instead of passing on what Cassandra answers, as often as it is told to.
@@ -315,26 +348,23 @@ async fn what_was_decided_stays_decided() {
     let (handle, metrics) = start(&site, &log, 0, &cutter.address);
     served(&handle).await;
     schema(&handle).await;
-    let all = |statement: &'static str, values: fn(i32) -> Vec<Value>| {
-        let handle = handle.clone();
-        async move {
-            let writes = (0..ROWS).map(|k| answer(&handle, request(RequestKind::Dml, vec![(statement, values(k))])));
-            futures::future::join_all(writes).await
-        }
-    };
+    let all = async |statement, values: fn(i32) -> Vec<Value>| to_all(&handle, 0..ROWS, statement, values).await;
     let update = "UPDATE p SET v = ? WHERE k = ? IF v = ?";
     for inserted in all("INSERT INTO p (k, v) VALUES (?, ?)", |k| vec![int(k), int(0)]).await {
         assert_eq!(inserted.1, 8);
     }
-    // Until every row is known, so that no condition needs a question that could be cut off in place of the write.
-    assert!(all(update, |k| vec![int(1), int(k), int(0)]).await.iter().all(is_applied));
-    assert!(all(update, |k| vec![int(0), int(k), int(1)]).await.iter().all(is_applied));
-    let mut known = 0;
+    // Until every row is known, so that no condition needs a question that could be cut off in place of the write. A single
+    // row is not read: new ones keep it company.
+    let mut new = ROWS..;
     site::until("rows that are all known", async || {
+        let others: Vec<i32> = new.by_ref().take(4).collect();
+        let insert = "INSERT INTO p (k, v) VALUES (?, ?)";
+        to_all(&handle, others[0]..others[3] + 1, insert, |k| vec![int(k), int(0)]).await;
+        let same = |k| vec![int(0), int(k), int(0)];
+        assert!(to_all(&handle, 0..others[3] + 1, update, same).await.iter().all(is_applied));
         let before = metrics.in_memory.get();
-        assert!(all(update, |k| vec![int(0), int(k), int(0)]).await.iter().all(is_applied));
-        known = metrics.in_memory.get() - before;
-        (known == ROWS as u64).then_some(())
+        assert!(to_all(&handle, 0..ROWS, update, same).await.iter().all(is_applied));
+        (metrics.in_memory.get() - before == ROWS as u64).then_some(())
     })
     .await;
     let (rewinds, before) = (metrics.rewinds.get(), metrics.in_memory.get());

@@ -81,14 +81,12 @@ impl Conditions {
         self.decisions().get(&place.timestamp_us).cloned()
     }
 
-    /// Keeps the decision that a condition holds. Returns false if there are too many.
-    fn decide(&self, place: Place, after: Image) -> bool {
+    /// Keeps the decision that a condition holds, unless there are too many.
+    fn decide(&self, place: Place, after: Image) {
         let mut decided = self.decisions();
-        let room = decided.len() < DECIDED;
-        if room {
+        if decided.len() < DECIDED {
             decided.insert(place.timestamp_us, after);
         }
-        room
     }
 
     fn images(&self) -> MutexGuard<'_, Images> {
@@ -174,14 +172,18 @@ impl Cassandra {
         Ok(reply)
     }
 
-    /// What is known of the row: by its image if that is enough, otherwise read if others are, too.
+    /// What is known of the row: by its image if that is enough, otherwise read if others are, too. Nothing if Cassandra does not
+    /// take the plain write's text.
     async fn look(
         &self,
         place: Place,
         write: &Conditional<'_>,
         image: Option<Image>,
     ) -> Result<Option<Image>, Failure> {
-        let Conditional { eligible, said, .. } = write;
+        let Conditional { eligible, said, keyspace, .. } = write;
+        let Preparing::Done(_) = self.prepared.get(&self.pool, *keyspace, &eligible.timed).await? else {
+            return Ok(None);
+        };
         if let Some(image) = image.filter(|image| image.holds(&said.asked).is_some()) {
             return Ok(Some(image));
         }
@@ -209,7 +211,7 @@ impl Cassandra {
     async fn execute_decided(&self, place: Place, write: &Conditional<'_>) -> Result<Option<Reply>, Failure> {
         let Conditional { eligible, said, keyspace, .. } = write;
         let Preparing::Done(timed) = self.prepared.get(&self.pool, *keyspace, &eligible.timed).await? else {
-            return Ok(None);
+            return Err(forgetful());
         };
         let Some(member) = Member::new(&timed, eligible.time_marker, said.plain.clone(), *keyspace, place) else {
             return Ok(None);
