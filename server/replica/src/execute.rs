@@ -74,7 +74,8 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                 Failure::Gone { reason } => break Err(reason),
                 Failure::Retry { reason, ambiguous: unknown } | Failure::Refused { reason, ambiguous: unknown } => {
                     self.shared.metrics.error(if unknown { "apply_unknown" } else { "apply_retry" });
-                    if unknown && !self.repeatable && !mutated(Mutation::RepeatAmbiguous) {
+                    let repeatable = self.repeatable || self.backend.is_decided(self.place());
+                    if unknown && !repeatable && !mutated(Mutation::RepeatAmbiguous) {
                         // Each attempt costs a rewind: between complaint and verdict there need not be many.
                         if stuck.is_ripe(index, config.complain_after) {
                             let _ = tokio::time::timeout(config.complain_after, stuck.verdict(index)).await;
@@ -106,6 +107,9 @@ impl<B: Backend, A: Agent> Execution<B, A> {
             self.shared.condition(Condition::Apply, None);
         }
         if let Ok(reply) = &result {
+            if self.backend.settle(self.place()) {
+                self.shared.metrics.in_memory.inc();
+            }
             pass(Fault::RecordExecuted);
             self.hold_compaction(reply).await;
         }
@@ -120,7 +124,11 @@ impl<B: Backend, A: Agent> Execution<B, A> {
             return Ok(Reply::void());
         }
         pass(Fault::RecordUnsent);
-        self.backend.execute(Place { timestamp_us: *timestamp_us, table_id: self.table_id }, record).await
+        self.backend.execute(self.place(), record).await
+    }
+
+    fn place(&self) -> Place {
+        Place { timestamp_us: self.admitted.timestamp_us, table_id: self.table_id }
     }
 
     /// Reads every table, or keeps why not: whatever a digest meets, it holds every lane for a bounded time. While the

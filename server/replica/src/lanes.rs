@@ -13,9 +13,12 @@ use crate::mutations::{Mutation, mutated};
 
 /// A place in the tree. Names are hashed: a collision costs parallelism, never order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Lane {
+pub(crate) enum Lane {
+    /// Everything.
     All,
+    /// A table.
     Table(u64),
+    /// A partition key of a table.
     Key(u64, u64),
 }
 
@@ -74,6 +77,11 @@ impl Lanes {
 
     fn take(&mut self, lane: Lane) {
         self.held.insert(lane, Mode::Write);
+    }
+
+    /// The lanes that are written: whatever may change is in them or below them.
+    pub(crate) fn written(&self) -> impl Iterator<Item = Lane> {
+        self.held.iter().filter(|(_, mode)| **mode == Mode::Write).map(|(lane, _)| *lane)
     }
 
     /// Whether it writes in the lane of everything.

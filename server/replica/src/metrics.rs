@@ -67,6 +67,8 @@ pub struct Metrics {
     pub restore_point_phase_seconds: Family<PhaseLabel, Histogram, fn() -> Histogram>,
     /// Records applied, by kind.
     pub applied: Family<KindLabel, Counter>,
+    /// Conditional writes whose condition was decided in memory.
+    pub in_memory: Counter,
     /// Records applied while not serving.
     pub replayed: Counter,
     /// Entries appended, every copy counted.
@@ -119,6 +121,7 @@ impl Default for Metrics {
             restore_point_seconds: latency(),
             restore_point_phase_seconds: Family::new_with_constructor(latency),
             applied: Family::default(),
+            in_memory: Counter::default(),
             replayed: Counter::default(),
             appends: Counter::default(),
             asked_barriers: Counter::default(),
@@ -164,6 +167,7 @@ impl Metrics {
         let phases = self.restore_point_phase_seconds.clone();
         registry.register("restore_point_phase_seconds", "Parts of a restore point", phases);
         let mut counter = |name, help, metric: &Counter| registry.register(name, help, metric.clone());
+        counter("in_memory_conditions", "Conditional writes decided in memory", &self.in_memory);
         counter("replayed_records", "Records applied while not serving", &self.replayed);
         counter("appends", "Entries appended to the log", &self.appends);
         let help = "Barriers for which the other replicas were asked, in place of the log";

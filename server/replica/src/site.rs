@@ -73,6 +73,15 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn plan(&self, record: &Record) -> impl Future<Output = Result<Plan, Failure>> + Send;
     /// Executes a `Dml`, `Batch`, `Ddl` or `Truncate` record once.
     fn execute(&self, place: Place, record: &Record) -> impl Future<Output = Result<Reply, Failure>> + Send;
+    /// Whether the record at this place may be attempted again whatever its plan says: what it does was decided in an attempt,
+    /// and every further one does the same.
+    fn is_decided(&self, _place: Place) -> bool {
+        false
+    }
+    /// The record at this place has its result, and is not attempted again. Returns whether its condition was decided in memory.
+    fn settle(&self, _place: Place) -> bool {
+        false
+    }
     /// The schema changed: forget what was prepared.
     fn forget_prepared(&self);
     /// Reads every user table as of the second `now_s` since 1970.

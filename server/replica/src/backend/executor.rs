@@ -18,6 +18,7 @@ use replicateddb_cql::wire::Value;
 use replicateddb_cql::{lex, rewrite};
 use tokio::sync::watch;
 
+use super::conditional::Conditions;
 use super::connection::Connection;
 use super::group::{Bounds, Groups, Member, Told};
 use super::nulls::{NULL_IN_WHERE, names_null, null_in_where};
@@ -32,7 +33,7 @@ use crate::replica::TableDigest;
 use crate::site::{Backend, Connector, Health, Place, Plan};
 
 /// Attempts to execute a statement that Cassandra says it doesn't know right after it prepared it.
-const PREPARE_ATTEMPTS: usize = 3;
+pub(super) const PREPARE_ATTEMPTS: usize = 3;
 /// A batch becomes one statement, whose values are counted in two bytes.
 const MANY_VALUES: &str =
     "the statements of a conditional batch have at most 65535 values in all: make several batches";
@@ -59,13 +60,14 @@ impl Connector for CassandraConnector {
 /// One generation of the local Cassandra.
 #[derive(Clone)]
 pub struct Cassandra {
-    pool: Pool,
-    prepared: Arc<PreparedCache>,
-    groups: Arc<Groups>,
+    pub(super) pool: Pool,
+    pub(super) prepared: Arc<PreparedCache>,
+    pub(super) groups: Arc<Groups>,
+    pub(super) conditions: Arc<Conditions>,
 }
 
 /// A statement as it is sent.
-enum Ready {
+pub(super) enum Ready {
     /// Without markers: as text.
     Text,
     /// With markers: prepared.
@@ -111,6 +113,66 @@ impl Backend for Cassandra {
     }
 
     async fn execute(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
+        match self.conditional(record).await? {
+            Some(write) => self.execute_conditional(place, &write).await,
+            None => {
+                self.forget_images(record).await?;
+                self.execute_record(place, record).await
+            }
+        }
+    }
+
+    fn is_decided(&self, place: Place) -> bool {
+        self.conditions.is_decided(place)
+    }
+
+    fn settle(&self, place: Place) -> bool {
+        self.conditions.settle(place)
+    }
+
+    fn forget_prepared(&self) {
+        self.prepared.clear();
+    }
+
+    async fn digest(&self, now_s: i32) -> Result<BTreeMap<String, TableDigest>, Failure> {
+        self.digest_of(None, now_s).await
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.pool.health()
+    }
+}
+
+impl Cassandra {
+    /// Connects to this generation; the connections tell Cassandra the name of their application, if there is one.
+    ///
+    /// # Errors
+    /// It can't be reached, or is another one.
+    pub(crate) async fn connect(address: &str, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
+        let pool = Pool::connect(address, generation, name).await?;
+        // One that is told an application's name is not ours to configure.
+        let bounds = if name.is_none() { Bounds::CONFIGURED } else { Bounds::ANY };
+        let groups = Arc::new(Groups::new(pool.clone(), bounds));
+        let conditions = Arc::new(Conditions::new(pool.clone()));
+        Ok(Self { pool, prepared: Arc::default(), groups, conditions })
+    }
+
+    /// Digests of one keyspace's tables, or of all users'.
+    pub(crate) async fn digest_of(
+        &self,
+        keyspace: Option<&str>,
+        now_s: i32,
+    ) -> Result<BTreeMap<String, TableDigest>, Failure> {
+        scan::digest(&self.pool.any().await?, keyspace, now_s).await
+    }
+
+    /// A connection that uses no keyspace.
+    pub(crate) async fn connection(&self) -> Result<Connection, Failure> {
+        self.pool.any().await
+    }
+
+    /// Has Cassandra execute a record.
+    async fn execute_record(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
         let keyspace = record.keyspace.as_deref();
         let [statement] = record.statements.as_slice() else {
             return self.execute_batch(place, record).await;
@@ -137,48 +199,25 @@ impl Backend for Cassandra {
         }
     }
 
-    fn forget_prepared(&self) {
-        self.prepared.clear();
-    }
-
-    async fn digest(&self, now_s: i32) -> Result<BTreeMap<String, TableDigest>, Failure> {
-        self.digest_of(None, now_s).await
-    }
-
-    fn health(&self) -> watch::Receiver<Health> {
-        self.pool.health()
-    }
-}
-
-impl Cassandra {
-    /// Connects to this generation; the connections tell Cassandra the name of their application, if there is one.
-    ///
-    /// # Errors
-    /// It can't be reached, or is another one.
-    pub(crate) async fn connect(address: &str, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
-        let pool = Pool::connect(address, generation, name).await?;
-        // One that is told an application's name is not ours to configure.
-        let bounds = if name.is_none() { Bounds::CONFIGURED } else { Bounds::ANY };
-        let groups = Arc::new(Groups::new(pool.clone(), bounds));
-        Ok(Self { pool, prepared: Arc::default(), groups })
-    }
-
-    /// Digests of one keyspace's tables, or of all users'.
-    pub(crate) async fn digest_of(
-        &self,
-        keyspace: Option<&str>,
-        now_s: i32,
-    ) -> Result<BTreeMap<String, TableDigest>, Failure> {
-        scan::digest(&self.pool.any().await?, keyspace, now_s).await
-    }
-
-    /// A connection that uses no keyspace.
-    pub(crate) async fn connection(&self) -> Result<Connection, Failure> {
-        self.pool.any().await
+    /// What a `Dml` or `Batch` record may change, and everything for others.
+    pub(super) async fn lanes_of(&self, record: &Record) -> Result<Lanes, Failure> {
+        let mut lanes = Lanes::none();
+        if !matches!(record.kind, RecordKind::Dml | RecordKind::Batch) {
+            return Ok(Lanes::all());
+        }
+        let keyspace = record.keyspace.as_deref();
+        for statement in &record.statements {
+            match self.ready(keyspace, statement).await? {
+                Ready::Refused(_) => return Ok(Lanes::all()),
+                Ready::Text => add_tables(&mut lanes, &classify(&statement.text), keyspace),
+                Ready::Prepared(known) => add_lanes(&mut lanes, &known, keyspace, &statement.values),
+            }
+        }
+        Ok(lanes)
     }
 
     /// Prepares a statement that has values.
-    async fn ready(&self, keyspace: Option<&str>, statement: &StatementText) -> Result<Ready, Failure> {
+    pub(super) async fn ready(&self, keyspace: Option<&str>, statement: &StatementText) -> Result<Ready, Failure> {
         if statement.values.is_empty() {
             return Ok(Ready::Text);
         }
@@ -203,21 +242,8 @@ impl Cassandra {
         let Ready::Prepared(plain) = self.ready(keyspace, statement).await? else { return Ok(None) };
         let Some((text, marker)) = plain.timed.as_ref().filter(|_| plain.repeatable) else { return Ok(None) };
         let Preparing::Done(timed) = self.prepared.get(&self.pool, keyspace, text).await? else { return Ok(None) };
-        let timestamp = place.timestamp_us.to_be_bytes();
-        let mut values: Vec<Value> = statement.values.iter().map(|bound| bound.value).collect();
-        if *marker > values.len() {
-            return Ok(None);
-        }
-        values.insert(*marker, Value::Bytes(Bytes::copy_from_slice(&timestamp)));
-        let Ok(values) = Values::positional(&values) else { return Ok(None) };
-        let unqualified = timed.said.each().any(|each| each.keyspace.is_none());
-        let member = Member {
-            id: timed.prepared.id.clone(),
-            values,
-            keyspace: keyspace.filter(|_| unqualified).map(str::to_owned),
-            timestamp_us: place.timestamp_us,
-            now_s: place.now_s(),
-        };
+        let values = statement.values.iter().map(|bound| bound.value).collect();
+        let Some(member) = Member::new(&timed, *marker, values, keyspace, place) else { return Ok(None) };
         match self.groups.execute(member).await {
             Told::Done => Ok(Some(Reply::void())),
             Told::Alone => Ok(None),
@@ -229,7 +255,7 @@ impl Cassandra {
         }
     }
 
-    async fn execute_one(
+    pub(super) async fn execute_one(
         &self,
         place: Place,
         keyspace: Option<&str>,
@@ -250,9 +276,7 @@ impl Cassandra {
             let id = &known.prepared;
             let body =
                 request::v5::execute(&id.id, &id.metadata_id, &params, Some(place.now_s())).map_err(unsendable)?;
-            // Cassandra wants an unqualified statement executed in the keyspace it was prepared in.
-            let unqualified = known.said.each().any(|each| each.keyspace.is_none());
-            let connection = self.pool.using(keyspace.filter(|_| unqualified)).await?;
+            let connection = self.pool.using(known.needs(keyspace)).await?;
             match judge(connection.ask(Opcode::Execute, body).await?) {
                 Meaning::Reply(reply) => return reply.in_v4().map_err(unreadable),
                 Meaning::Failure(failure) => return Err(failure),
@@ -405,7 +429,7 @@ fn makes_up_its_id(said: &Statement) -> bool {
 }
 
 /// A record that was proposed can be sent: the front end checks what it takes from clients.
-fn unsendable(error: replicateddb_cql::ProtocolError) -> Failure {
+pub(super) fn unsendable(error: replicateddb_cql::ProtocolError) -> Failure {
     Failure::Retry { reason: format!("the record can't be sent: {error}"), ambiguous: false }
 }
 
@@ -414,7 +438,7 @@ fn unreadable(error: replicateddb_cql::ProtocolError) -> Failure {
     Failure::Retry { reason: format!("an answer that can't be read: {error}"), ambiguous: true }
 }
 
-fn forgetful() -> Failure {
+pub(super) fn forgetful() -> Failure {
     Failure::Retry { reason: "Cassandra forgets what it has just prepared".to_owned(), ambiguous: false }
 }
 
@@ -433,7 +457,7 @@ fn unlogged(text: &str) -> Cow<'_, str> {
 }
 
 /// Adds the lanes of a prepared statement: its partition where the markers tell, otherwise its tables.
-fn add_lanes(lanes: &mut Lanes, known: &Known, keyspace: Option<&str>, values: &Values) {
+pub(super) fn add_lanes(lanes: &mut Lanes, known: &Known, keyspace: Option<&str>, values: &Values) {
     // The protocol's key indices don't tell a single key from the elements of an IN.
     let single = known.said.kind.is_dml() && !known.said.has_in && !values.is_named();
     match partition_key(&known.prepared, values).filter(|_| single) {

@@ -13,11 +13,14 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Values};
+use replicateddb_cql::wire::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
+use super::prepared::Known;
+use crate::site::Place;
 
 /// What one batch holds.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +77,28 @@ pub struct Member {
 }
 
 impl Member {
+    /// A write by its text with a marker for its write time, that marker's place, and its other values. `None` if there are too
+    /// many of them, or too few.
+    pub fn new(
+        timed: &Known,
+        marker: usize,
+        mut values: Vec<Value>,
+        keyspace: Option<&str>,
+        place: Place,
+    ) -> Option<Self> {
+        if marker > values.len() {
+            return None;
+        }
+        values.insert(marker, Value::Bytes(Bytes::copy_from_slice(&place.timestamp_us.to_be_bytes())));
+        Some(Self {
+            id: timed.prepared.id.clone(),
+            values: Values::positional(&values).ok()?,
+            keyspace: timed.needs(keyspace).map(str::to_owned),
+            timestamp_us: place.timestamp_us,
+            now_s: place.now_s(),
+        })
+    }
+
     fn bytes(&self) -> usize {
         self.values.raw().len() + ROW_BYTES
     }

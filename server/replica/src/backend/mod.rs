@@ -4,6 +4,7 @@
 //! Every connection reads the generation first (see `replicateddb_store::generation`): one made to another JVM than
 //! recovery ended with carries nothing (I5, I6).
 
+mod conditional;
 pub mod connection;
 pub mod executor;
 mod group;

@@ -9,7 +9,9 @@ use replicateddb_cql::request;
 use replicateddb_cql::response::{self, Column, ColumnType, Prepared, ResultBody};
 use replicateddb_cql::statement::{Statement, classify};
 use replicateddb_cql::{lex, rewrite};
+use tokio::sync::OnceCell;
 
+use super::conditional::{Candidate, Eligible, candidate};
 use super::nulls::names_null;
 use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
@@ -35,6 +37,10 @@ pub struct Known {
     pub repeatable: bool,
     /// The text with a marker for its write time, and that marker's place; see [`rewrite::with_timestamp_marker`].
     pub timed: Option<(String, usize)>,
+    /// The conditional write that it may be.
+    pub candidate: Option<Candidate>,
+    /// What that is by the schema, once that was asked for.
+    pub eligible: OnceCell<Option<Arc<Eligible>>>,
 }
 
 impl Known {
@@ -42,8 +48,15 @@ impl Known {
     pub fn new(text: &str, prepared: Prepared) -> Self {
         let said = classify(text);
         let repeatable = is_repeatable(text, &said, &prepared.bind);
-        let timed = rewrite::with_timestamp_marker(text, &said);
-        Self { prepared, said, names_null: names_null(text), suspects: in_text(text), repeatable, timed }
+        let (names_null, suspects) = (names_null(text), in_text(text));
+        let (timed, candidate) = (rewrite::with_timestamp_marker(text, &said), candidate(text, &said));
+        let eligible = OnceCell::new();
+        Self { prepared, said, names_null, suspects, repeatable, timed, candidate, eligible }
+    }
+
+    /// The keyspace that it has to be executed in: Cassandra wants the one that an unqualified statement was prepared in.
+    pub fn needs<'a>(&self, keyspace: Option<&'a str>) -> Option<&'a str> {
+        keyspace.filter(|_| self.said.each().any(|each| each.keyspace.is_none()))
     }
 }
 

@@ -113,6 +113,14 @@ impl Backend for KeyspaceBackend {
         }
     }
 
+    fn is_decided(&self, place: Place) -> bool {
+        self.inner.is_decided(place)
+    }
+
+    fn settle(&self, place: Place) -> bool {
+        self.inner.settle(place)
+    }
+
     fn forget_prepared(&self) {
         self.inner.forget_prepared();
     }
