@@ -11,7 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use replicateddb_ordering::{Committed, OrderedLog, TailError};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 
-use crate::propose::{Answer, Proposer};
+use crate::propose::{Proposer, Said};
 use crate::record::Entry;
 use crate::shared::{Condition, Shared};
 use crate::state::{Admitted, State};
@@ -34,8 +34,8 @@ pub struct LookAhead<L> {
     /// The last sign of life of each replica, and when it was seen first.
     heard: BTreeMap<u32, (Option<(i64, u64)>, Instant)>,
     looked: Option<Instant>,
-    /// Own complaints that are not applied.
-    said: FuturesUnordered<BoxFuture<'static, (u64, Complaint, Answer)>>,
+    /// Own complaints on their way into the log.
+    said: FuturesUnordered<BoxFuture<'static, (u64, Complaint, Said)>>,
 }
 
 impl<L: OrderedLog> LookAhead<L> {
@@ -66,10 +66,8 @@ impl<L: OrderedLog> LookAhead<L> {
         while !self.shared.stuck.is_over() {
             tokio::select! {
                 biased;
-                Some((index, complaint, answer)) = self.said.next(), if !self.said.is_empty() => {
-                    if answer.is_err() {
-                        self.shared.stuck.unsaid(index, &complaint);
-                    }
+                Some((index, complaint, said)) = self.said.next(), if !self.said.is_empty() => {
+                    self.shared.stuck.told(index, &complaint, said.is_ok());
                 }
                 _ = round.tick() => {
                     let silent = self.silent(&state).await;
@@ -93,10 +91,10 @@ impl<L: OrderedLog> LookAhead<L> {
         for (index, complaint) in stuck.due(state, silent, config.replica, config.complain_after) {
             tracing::warn!(index, ?complaint, "complaining of a record, or taking that back");
             match self.proposer.complain(complaint.record(index)) {
-                Ok(answer) => self.said.push(Box::pin(async move { (index, complaint, answer.await) })),
+                Ok(said) => self.said.push(Box::pin(async move { (index, complaint, said.await) })),
                 Err(error) => {
                     tracing::warn!(%error, index, "the complaint can't be made now");
-                    stuck.unsaid(index, &complaint);
+                    stuck.told(index, &complaint, false);
                 }
             }
         }

@@ -35,6 +35,9 @@ struct Case {
     since: Instant,
     /// The last complaint, and when it was made.
     said: Option<(Complaint, Instant)>,
+    /// Round of what is said of it and neither stands in the log nor was refused: one at a time, so that what takes a complaint
+    /// back always finds room.
+    on_its_way: Option<u64>,
     /// It could not be ordered, though an earlier one may have been.
     again: bool,
     withdrawal: Withdrawal,
@@ -99,6 +102,7 @@ impl Stuck {
             attempts: 0,
             since: now,
             said: None,
+            on_its_way: None,
             again: false,
             withdrawal: Withdrawal::No,
         });
@@ -291,6 +295,9 @@ impl Stuck {
                 Withdrawal::Wanted => None,
                 _ => continue,
             };
+            if case.on_its_way.is_some() {
+                continue;
+            }
             let excused = if failure.is_some() { silent.clone() } else { BTreeSet::new() };
             let again = std::mem::take(&mut case.again)
                 || case.said.as_ref().is_none_or(|(said, when)| {
@@ -299,6 +306,7 @@ impl Stuck {
                 });
             if again {
                 *rounds += 1;
+                case.on_its_way = Some(*rounds);
                 let complaint = Complaint { failure, excused, round: *rounds };
                 match complaint.failure {
                     Some(_) => case.said = Some((complaint.clone(), Instant::now())),
@@ -311,10 +319,14 @@ impl Stuck {
         due
     }
 
-    /// What was to be said could not be; it becomes due again.
-    pub fn unsaid(&self, index: u64, complaint: &Complaint) {
+    /// What was said stands in the log; or it could not be said, and becomes due again.
+    pub fn told(&self, index: u64, complaint: &Complaint, in_the_log: bool) {
         let mut inner = self.lock();
         let Some(case) = inner.cases.get_mut(&index) else { return };
+        case.on_its_way.take_if(|round| *round == complaint.round);
+        if in_the_log {
+            return;
+        }
         if case.withdrawal == Withdrawal::Sent(complaint.round) {
             case.withdrawal = Withdrawal::Wanted;
         }
