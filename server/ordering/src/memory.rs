@@ -85,6 +85,8 @@ struct State {
     questions: u32,
     /// Lives that the log can't be reached from.
     cut_off: BTreeSet<Life>,
+    /// Lives whose tails stand still.
+    held_tails: BTreeSet<Life>,
     faults: VecDeque<Fault>,
     health: LogHealth,
     /// Each with one receiver, for the same reason.
@@ -108,6 +110,7 @@ impl MemoryStorage {
             shown: BTreeMap::new(),
             questions: 0,
             cut_off: BTreeSet::new(),
+            held_tails: BTreeSet::new(),
             faults: VecDeque::new(),
             health: LogHealth::Connected,
             health_watchers: Vec::new(),
@@ -156,9 +159,20 @@ impl MemoryStorage {
         self.shared.ring();
     }
 
+    /// Lets the tails of these lives alone stand still, until the next call.
+    pub fn hold_tails(&self, lives: BTreeSet<Life>) {
+        self.shared.state().held_tails = lives;
+        self.shared.ring();
+    }
+
     /// Sets the clock that commit times come from, in milliseconds since 1970; `None` is the system's.
     pub fn set_clock(&self, now_ms: Option<i64>) {
         self.shared.state().clock_ms = now_ms;
+    }
+
+    /// The lives that may append.
+    pub fn living(&self) -> BTreeSet<Life> {
+        self.shared.state().living()
     }
 
     /// Every retained entry.
@@ -244,6 +258,10 @@ impl State {
     fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
     }
+
+    fn living(&self) -> BTreeSet<Life> {
+        self.incarnations.iter().map(|(replica, incarnation)| (*replica, *incarnation)).collect()
+    }
 }
 
 fn system_time_ms() -> i64 {
@@ -297,6 +315,10 @@ impl MemoryLog {
         state.health.is_connected() && !state.cut_off.contains(&(self.replica, self.incarnation))
     }
 
+    fn is_tailing(&self, state: &State) -> bool {
+        self.is_reachable(state) && !state.held_tails.contains(&(self.replica, self.incarnation))
+    }
+
     fn is_fenced(&self, state: &State) -> bool {
         state.incarnations.get(&self.replica) != Some(&self.incarnation)
     }
@@ -321,7 +343,7 @@ impl OrderedLog for MemoryLog {
                 // Before reading, so that no ring falls in between.
                 let mut rung = pin!(shared.bell.notified());
                 rung.as_mut().enable();
-                let available = log.is_reachable(&shared.state());
+                let available = log.is_tailing(&shared.state());
                 match available.then(|| shared.read(from)).transpose() {
                     Err(error) => return Some((Err(error), None)),
                     Ok(Some(Some(committed))) => {
@@ -385,7 +407,7 @@ impl OrderedLog for MemoryLog {
         if self.is_fenced(&state) {
             return Err(LogError::Fenced);
         }
-        Ok(state.incarnations.iter().map(|(replica, incarnation)| (*replica, *incarnation)).collect())
+        Ok(state.living())
     }
 
     async fn resign(&self) -> Result<(), LogError> {
@@ -397,6 +419,20 @@ impl OrderedLog for MemoryLog {
             return Err(LogError::Fenced);
         }
         state.incarnations.remove(&self.replica);
+        Ok(())
+    }
+
+    async fn retire(&self, (replica, incarnation): Life) -> Result<(), LogError> {
+        let mut state = self.shared.state();
+        if !self.is_reachable(&state) {
+            return Err(LogError::Unavailable { reason: "the log is taken away".into() });
+        }
+        if self.is_fenced(&state) {
+            return Err(LogError::Fenced);
+        }
+        if state.incarnations.get(&replica) == Some(&incarnation) {
+            state.incarnations.remove(&replica);
+        }
         Ok(())
     }
 

@@ -137,7 +137,7 @@ pub struct Proposer {
 }
 
 /// Why a replica whose life has ended stops, for people.
-pub const FENCED: &str = "a newer incarnation of this replica has taken over (I6)";
+pub const FENCED: &str = "a newer incarnation of this replica has taken over, or the others took it for gone (I6)";
 
 /// Why proposing has ended for good.
 #[derive(Debug, Clone, PartialEq, Eq)]

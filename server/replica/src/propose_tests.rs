@@ -57,7 +57,8 @@ async fn complaints_hold_their_bytes_until_they_stand_in_the_log() {
     let statements = vec![StatementText { text, values: replicateddb_cql::request::Values::none() }];
     let complaint = Record { statements, ..Record::bare(RecordKind::Complaint) };
     for round in 0..20 {
-        let mut said = Box::pin(proposer.complain(complaint.clone()).unwrap_or_else(|error| panic!("{round}: {error}")));
+        let mut said =
+            Box::pin(proposer.complain(complaint.clone()).unwrap_or_else(|error| panic!("{round}: {error}")));
         assert_eq!(futures::poll!(&mut said), Poll::Pending);
         tokio::select! {
             said = &mut said => assert_eq!(said, Ok(())),

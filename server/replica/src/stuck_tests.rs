@@ -62,7 +62,8 @@ async fn a_replica_complains_of_what_fails_alike_for_long() {
     assert_eq!(due(&stuck, &log), [], "not the same");
     ripe(&stuck, 1).await;
     let said = due(&stuck, &log);
-    let expected = Complaint { failure: Some("oh no: #".into()), excused: BTreeSet::new(), round: 1 };
+    let (excused, heard) = (BTreeSet::new(), BTreeMap::new());
+    let expected = Complaint { failure: Some("oh no: #".into()), excused, heard, round: 1 };
     assert_eq!(said, [(1, expected.clone())]);
     assert_eq!(due(&stuck, &log), [], "once");
     stuck.told(1, &expected, false);
@@ -160,4 +161,28 @@ async fn what_is_passed_without_being_executed_is_taken_back() {
     stuck.look(&log.entry(0, withdrawal.record(1)), OWN);
     settled.await;
     assert!(stuck.is_over());
+}
+
+/// A client may have been told: whatever the store was put back to, and whoever has executed it, this life or an earlier one.
+#[tokio::test(start_paused = true)]
+async fn what_was_executed_before_is_not_complained_of() {
+    let by: [(&str, fn(&Stuck)); 4] = [
+        ("this life", |stuck| stuck.executed(2)),
+        ("this life, out of turn", |stuck| [1, 2].iter().rev().for_each(|index| stuck.executed(*index))),
+        ("an earlier one, which has stopped", |stuck| stuck.passed(2)),
+        ("an earlier one", |stuck| stuck.earlier_executed(2)),
+    ];
+    for (who, execute) in by {
+        let (stuck, mut log) = (Stuck::default(), Log::new());
+        log.entry(0, Record::bare(RecordKind::Dml));
+        execute(&stuck);
+        stuck.passed(0);
+        ripe(&stuck, 2).await;
+        ripe(&stuck, 3).await;
+        let due: Vec<_> = due(&stuck, &log).into_iter().map(|(index, _)| index).collect();
+        assert_eq!(due, [3], "{who}");
+        let text = stuck.text(&log.state, AFTER).unwrap();
+        assert!(text.contains("record 2 fails: oh no: #; this replica has executed it before"), "{text}");
+        assert!(!stuck.is_over(), "but others may have excused it: the verdict is looked for");
+    }
 }

@@ -69,13 +69,7 @@ pub struct Unresolved {
 
 impl Unresolved {
     /// A record gets this number and is about to be proposed.
-    pub fn insert(
-        &self,
-        sequence: u64,
-        progress: Arc<Progress>,
-        asker: Asker,
-        permit: OwnedSemaphorePermit,
-    ) {
+    pub fn insert(&self, sequence: u64, progress: Arc<Progress>, asker: Asker, permit: OwnedSemaphorePermit) {
         let mut inner = self.lock();
         let new = inner.unresolved.insert(sequence);
         assert!(new, "I3: a number is never used twice");
