@@ -60,7 +60,11 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
     /// Round after round.
     pub async fn run(mut self) -> Infallible {
         loop {
-            if let Err(trouble) = self.round().await {
+            let round = async {
+                self.round().await?;
+                Ok::<_, Trouble>(self.retire_silent().await?)
+            };
+            if let Err(trouble) = round.await {
                 self.silence.forget();
                 tracing::info!(%trouble, "what is needed of the log was not made known, or not given up; again soon");
             }
@@ -78,7 +82,6 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
         let config = &self.shared.config;
         let limits = Limits { behind_records: config.log_behind_records, step_entries: config.log_step_entries };
         let replicas = self.look_at_all().await?;
-        self.retire_silent(&replicas).await?;
         let decision = decide(&replicas, first, limits);
         let Some(below) = decision.below else { return Ok(()) };
         if !decision.left_behind.is_empty() {
@@ -127,9 +130,9 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
     }
 
     /// Ends the lives of replicas that are gone, which reads would ask for ever.
-    async fn retire_silent(&mut self, replicas: &[Seen]) -> Result<(), LogError> {
+    async fn retire_silent(&mut self) -> Result<(), LogError> {
         let living = self.log.living().await?;
-        let published: Vec<_> = replicas.iter().map(|one| one.published.clone()).collect();
+        let published: Vec<_> = self.seen.values().map(|(published, _)| published.clone()).collect();
         let limit = self.shared.config.silent_after();
         for life in self.silence.look(&living, &published, Instant::now(), limit) {
             let (replica, incarnation) = life;
