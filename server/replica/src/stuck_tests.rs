@@ -166,7 +166,8 @@ async fn what_is_passed_without_being_executed_is_taken_back() {
 /// A client may have been told: whatever the store was put back to, and whoever has executed it, this life or an earlier one.
 #[tokio::test(start_paused = true)]
 async fn what_was_executed_before_is_not_complained_of() {
-    let by: [(&str, fn(&Stuck)); 4] = [
+    type Execute = fn(&Stuck);
+    let by: [(&str, Execute); 4] = [
         ("this life", |stuck| stuck.executed(2)),
         ("this life, out of turn", |stuck| [1, 2].iter().rev().for_each(|index| stuck.executed(*index))),
         ("an earlier one, which has stopped", |stuck| stuck.passed(2)),
