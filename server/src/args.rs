@@ -146,7 +146,7 @@ pub struct ReplicaArgs {
     /// when it comes back it takes over a restore point of another one. Ten times as many for one that is there.
     #[arg(long, env = "RDB_LOG_BEHIND_RECORDS", default_value_t = 500_000)]
     pub log_behind_records: u64,
-    /// Silence after which a replica is away.
+    /// Silence after which a replica is away. After ten times as long the others take it for gone: reads ask it no longer.
     #[arg(long, env = "RDB_LOG_AWAY_AFTER", default_value = "60s", value_parser = parse_duration)]
     pub log_away_after: Duration,
     /// How long Cassandra must have answered one record with the same error, which may be anything's, before this replica

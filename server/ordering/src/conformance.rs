@@ -376,6 +376,7 @@ async fn publishing<H: Harness>(harness: &H) {
         source: format!("http://replica-{replica}:7070"),
         durable: true,
         beat: 1,
+        executed: 7,
     };
     other.publish(of(1, second, 3)).await.expect("published");
     log.publish(of(0, incarnation, 1)).await.expect("published");

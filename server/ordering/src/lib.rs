@@ -14,6 +14,7 @@ mod log;
 pub mod members;
 pub mod memory;
 mod position;
+pub mod silence;
 pub mod truncation;
 pub mod znode_log;
 

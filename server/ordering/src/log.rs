@@ -72,8 +72,9 @@ pub enum AppendError {
         /// What happened, for people.
         detail: String,
     },
-    /// A newer incarnation of this replica exists (I6). The entry was not committed, and none of this handle will be.
-    #[error("a newer incarnation of this replica has taken over")]
+    /// This life has ended, most often because a newer incarnation of this replica exists (I6). The entry was not committed,
+    /// and none of this handle will be.
+    #[error("a newer incarnation of this replica has taken over, or the others took it for gone")]
     Fenced,
     /// The entry is larger than the log takes. Nothing was proposed.
     #[error("the entry has {bytes} bytes, the log takes at most {limit}")]
@@ -127,8 +128,8 @@ pub const LOG_LOST: &str = "ZooKeeper lost its data, or another root is configur
 /// Why an operation on the log itself failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
-    /// A newer incarnation of this replica exists (I6).
-    #[error("a newer incarnation of this replica has taken over")]
+    /// This life has ended, most often because a newer incarnation of this replica exists (I6).
+    #[error("a newer incarnation of this replica has taken over, or the others took it for gone")]
     Fenced,
     /// It could not be done, or not all of it, within the bound; do it again.
     #[error("the log is not available: {reason}")]
@@ -214,6 +215,11 @@ pub trait OrderedLog: Clone + Send + Sync + 'static {
     /// Ends this life: nothing of it comes to stand in the log any more, and nobody asks for it. For a replica that stops;
     /// one that crashes is replaced by its next life.
     fn resign(&self) -> impl Future<Output = Result<(), LogError>> + Send;
+
+    /// Ends another one's life, as it could itself: for a replica that is gone and has not said so. What it may have on its
+    /// way never comes to stand in the log, and if it is there after all it has to begin a new life. Without effect on one
+    /// that has ended.
+    fn retire(&self, life: Life) -> impl Future<Output = Result<(), LogError>> + Send;
 
     /// What [`OrderedLog::ask`] answers others about this life: the highest index that its replica may have shown to
     /// anybody, by an answer or in a read. It only grows. Before the first call there is no answer; later ones are

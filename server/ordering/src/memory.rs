@@ -85,6 +85,8 @@ struct State {
     questions: u32,
     /// Lives that the log can't be reached from.
     cut_off: BTreeSet<Life>,
+    /// Lives whose tails stand still.
+    held_tails: BTreeSet<Life>,
     faults: VecDeque<Fault>,
     health: LogHealth,
     /// Each with one receiver, for the same reason.
@@ -108,6 +110,7 @@ impl MemoryStorage {
             shown: BTreeMap::new(),
             questions: 0,
             cut_off: BTreeSet::new(),
+            held_tails: BTreeSet::new(),
             faults: VecDeque::new(),
             health: LogHealth::Connected,
             health_watchers: Vec::new(),
@@ -156,9 +159,20 @@ impl MemoryStorage {
         self.shared.ring();
     }
 
+    /// Lets the tails of these lives alone stand still, until the next call.
+    pub fn hold_tails(&self, lives: BTreeSet<Life>) {
+        self.shared.state().held_tails = lives;
+        self.shared.ring();
+    }
+
     /// Sets the clock that commit times come from, in milliseconds since 1970; `None` is the system's.
     pub fn set_clock(&self, now_ms: Option<i64>) {
         self.shared.state().clock_ms = now_ms;
+    }
+
+    /// The lives that may append.
+    pub fn living(&self) -> BTreeSet<Life> {
+        self.shared.state().living()
     }
 
     /// Every retained entry.
@@ -244,6 +258,10 @@ impl State {
     fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
     }
+
+    fn living(&self) -> BTreeSet<Life> {
+        self.incarnations.iter().map(|(replica, incarnation)| (*replica, *incarnation)).collect()
+    }
 }
 
 fn system_time_ms() -> i64 {
@@ -297,6 +315,10 @@ impl MemoryLog {
         state.health.is_connected() && !state.cut_off.contains(&(self.replica, self.incarnation))
     }
 
+    fn is_tailing(&self, state: &State) -> bool {
+        self.is_reachable(state) && !state.held_tails.contains(&(self.replica, self.incarnation))
+    }
+
     fn is_fenced(&self, state: &State) -> bool {
         state.incarnations.get(&self.replica) != Some(&self.incarnation)
     }
@@ -321,7 +343,7 @@ impl OrderedLog for MemoryLog {
                 // Before reading, so that no ring falls in between.
                 let mut rung = pin!(shared.bell.notified());
                 rung.as_mut().enable();
-                let available = log.is_reachable(&shared.state());
+                let available = log.is_tailing(&shared.state());
                 match available.then(|| shared.read(from)).transpose() {
                     Err(error) => return Some((Err(error), None)),
                     Ok(Some(Some(committed))) => {
@@ -385,7 +407,7 @@ impl OrderedLog for MemoryLog {
         if self.is_fenced(&state) {
             return Err(LogError::Fenced);
         }
-        Ok(state.incarnations.iter().map(|(replica, incarnation)| (*replica, *incarnation)).collect())
+        Ok(state.living())
     }
 
     async fn resign(&self) -> Result<(), LogError> {
@@ -397,6 +419,20 @@ impl OrderedLog for MemoryLog {
             return Err(LogError::Fenced);
         }
         state.incarnations.remove(&self.replica);
+        Ok(())
+    }
+
+    async fn retire(&self, (replica, incarnation): Life) -> Result<(), LogError> {
+        let mut state = self.shared.state();
+        if !self.is_reachable(&state) {
+            return Err(LogError::Unavailable { reason: "the log is taken away".into() });
+        }
+        if self.is_fenced(&state) {
+            return Err(LogError::Fenced);
+        }
+        if state.incarnations.get(&replica) == Some(&incarnation) {
+            state.incarnations.remove(&replica);
+        }
         Ok(())
     }
 
@@ -443,60 +479,5 @@ impl OrderedLog for MemoryLog {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn bodies(storage: &MemoryStorage) -> Vec<&'static str> {
-        let name = |entry: &Bytes| match entry.as_ref() {
-            b"a" => "a",
-            b"b" => "b",
-            b"c" => "c",
-            _ => "?",
-        };
-        storage.entries().iter().map(|committed| name(&committed.entry)).collect()
-    }
-
-    #[tokio::test]
-    async fn faults_do_what_they_say() {
-        let storage = MemoryStorage::default();
-        let (log, _) = storage.open(0);
-        storage.inject(Fault::UnknownCommitted);
-        storage.inject(Fault::UnknownLost);
-        storage.inject(Fault::UnknownLate(1));
-        storage.inject(Fault::Unavailable);
-        let unknown = |outcome| matches!(outcome, Err(AppendError::Unknown { .. }));
-        assert!(unknown(log.append("a".into()).await));
-        assert!(unknown(log.append("b".into()).await));
-        assert!(unknown(log.append("c".into()).await));
-        assert!(matches!(log.append("b".into()).await, Err(AppendError::Unavailable { .. })));
-        assert_eq!(bodies(&storage), ["a"]);
-        log.append("b".into()).await.unwrap();
-        assert_eq!(bodies(&storage), ["a", "b", "c"], "the late one comes after one more");
-    }
-
-    #[tokio::test]
-    async fn a_late_entry_of_an_old_incarnation_never_comes() {
-        let storage = MemoryStorage::default();
-        let (old, _) = storage.open(0);
-        storage.inject(Fault::UnknownLate(1));
-        assert!(old.append("a".into()).await.is_err());
-        let (new, _) = storage.open(0);
-        new.append("b".into()).await.unwrap();
-        assert_eq!(bodies(&storage), ["b"]);
-    }
-
-    #[tokio::test]
-    async fn a_tail_stands_still_while_the_log_is_away() {
-        let storage = MemoryStorage::default();
-        let (log, _) = storage.open(0);
-        log.append("a".into()).await.unwrap();
-        storage.set_available(false);
-        let mut tail = log.tail(Position::START);
-        assert!(tokio::time::timeout(Duration::from_millis(50), tail.next()).await.is_err());
-        assert!(matches!(log.append("b".into()).await, Err(AppendError::Unavailable { .. })));
-        storage.set_available(true);
-        assert_eq!(tail.next().await.unwrap().unwrap().entry, "a");
-    }
-}
+#[path = "memory_tests.rs"]
+mod tests;

@@ -33,6 +33,9 @@ pub struct Published {
     pub durable: bool,
     /// Goes up for as long as the replica is there.
     pub beat: u64,
+    /// The records up to this index were executed by this life or an earlier one, and may have been shown to clients.
+    #[serde(default)]
+    pub executed: u64,
 }
 
 /// A replica, as whoever decides sees it.
@@ -100,7 +103,10 @@ mod tests {
 
     fn at(replica: u32, segment: u32, sequence: u32, index: u64) -> Seen {
         let (incarnation, needs, source) = (Incarnation(1), Position::new(segment, sequence), String::new());
-        Seen { published: Published { replica, incarnation, needs, index, source, durable: true, beat: 0 }, away: true }
+        Seen {
+            published: Published { replica, incarnation, needs, index, source, durable: true, beat: 0, executed: 0 },
+            away: true,
+        }
     }
 
     fn copying(seen: Seen) -> Seen {

@@ -243,3 +243,24 @@ async fn nothing_is_appended_for_a_life_that_is_over() {
     let all = read_to_end(&logs[2].0, Position::START).await;
     assert_eq!(all.len(), 40, "nothing of the old life");
 }
+
+/// A replica that is gone is ended by another one; not its next life.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life_is_ended_by_another() {
+    let server = server();
+    let root = new_root();
+    let open = async |replica| ZnodeLog::open(config(&server.connect(), &root, replica)).await.unwrap();
+    let ((zero, of_zero), (one, of_one)) = (open(0).await, open(1).await);
+    one.append(entry(1, 0)).await.unwrap();
+    for _ in 0..2 {
+        zero.retire((1, of_one)).await.unwrap();
+        assert_eq!(zero.living().await, Ok(BTreeSet::from([(0, of_zero)])));
+    }
+    assert_eq!(one.append(entry(1, 1)).await, Err(AppendError::Fenced), "I6");
+    assert_eq!(one.retire((0, of_zero)).await, Err(LogError::Fenced), "nor does it end others");
+    let (again, of_one_again) = open(1).await;
+    zero.retire((1, of_one)).await.unwrap();
+    zero.retire((9, of_one)).await.unwrap();
+    assert!(zero.living().await.unwrap().contains(&(1, of_one_again)), "another life is another one");
+    again.append(entry(1, 2)).await.unwrap();
+}

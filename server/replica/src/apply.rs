@@ -22,9 +22,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::command::{Command, Rebuild};
+use crate::command::{Command, Exit};
 use crate::execute::{Executed, Execution, plan_until_known};
 use crate::lanes::{Lanes, Scheduler, Ticket};
+use crate::look_ahead::look_on;
 use crate::metrics::KindLabel;
 use crate::mutations::{Mutation, mutated};
 use crate::reads::{Hold, Reads};
@@ -41,19 +42,6 @@ use crate::watermark::Watermark;
 const BEAT: Duration = Duration::from_millis(250);
 /// How often a replay's progress is logged.
 const LOG_PROGRESS: Duration = Duration::from_secs(3);
-
-/// Why applying has ended.
-#[derive(Debug)]
-pub enum Exit {
-    /// The store may hold more or less than the state says: rewind and replay.
-    Rewind(String),
-    /// What the store holds can't be trusted at all: build it anew.
-    Rebuild(Rebuild),
-    /// Asked to stop; the store is exactly at this state.
-    Stopped(Box<State>),
-    /// Nothing here can help (I8).
-    Fatal(String),
-}
 
 /// A record that holds or waits for its lanes.
 struct Waiting {
@@ -93,6 +81,8 @@ pub struct Applier<B, A, T> {
     /// Own barriers by index: answered once everything up to them is applied.
     barriers: BTreeMap<u64, u64>,
     restore_points: RestorePoints<A>,
+    /// A verdict has it rewound.
+    by_verdict: bool,
     logged: Instant,
 }
 
@@ -135,12 +125,21 @@ where
             done,
             barriers: BTreeMap::new(),
             restore_points,
+            by_verdict: false,
             logged: Instant::now(),
         }
     }
 
     /// Applies until there is a reason not to.
     pub async fn run(mut self, commands: &mut mpsc::Receiver<Command>, stop: &CancellationToken) -> Exit {
+        let exit = self.apply(commands, stop).await;
+        if self.by_verdict {
+            look_on(&self.shared, self.state, self.intake, self.tail).await;
+        }
+        exit
+    }
+
+    async fn apply(&mut self, commands: &mut mpsc::Receiver<Command>, stop: &CancellationToken) -> Exit {
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -155,7 +154,7 @@ where
                         let reason = "an earlier write of unknown outcome could land later";
                         return Exit::Rewind(reason.to_owned());
                     }
-                    return Exit::Stopped(Box::new(self.state));
+                    return Exit::Stopped(Box::new(self.state.clone()));
                 }
                 self.restore_points.drained(&self.state);
             }
@@ -265,7 +264,8 @@ where
             let reason = skipped_because(verdict.index, &verdict.failure);
             tracing::warn!(left_out = verdict.skipped, "{reason}");
             if !verdict.skipped && !mutated(Mutation::SkipWithoutRewind) {
-                self.shared.stuck.decided(verdict.index, verdict.failure.clone());
+                self.shared.stuck.look(&admitted, self.shared.own());
+                self.by_verdict = true;
                 return Err(Exit::Rewind(reason));
             }
         }
@@ -283,8 +283,7 @@ where
             return Err(Exit::Rewind(reason.to_owned()));
         }
         if stuck.wants_state() {
-            let own = (self.shared.config.replica, self.shared.incarnation);
-            stuck.hand_over(self.state.clone(), &self.intake, own).map_err(Exit::Fatal)?;
+            stuck.hand_over(self.state.clone(), &self.intake, self.shared.own()).map_err(Exit::Fatal)?;
         }
         Ok(())
     }
@@ -299,10 +298,6 @@ where
         self.complete(admitted);
     }
 
-    fn is_own(&self, origin: u32, incarnation: i64) -> bool {
-        origin == self.shared.config.replica && incarnation == self.shared.incarnation
-    }
-
     fn feed(&mut self, admitted: Arc<Admitted>) -> Result<(), Exit> {
         if let Some(failure) = self.shared.stuck.verdict_on(admitted.index) {
             self.skip(&admitted, &failure);
@@ -311,7 +306,7 @@ where
         match admitted.record.kind {
             // No effect on the store: they take no lane.
             RecordKind::Barrier | RecordKind::Tick | RecordKind::Semantics | RecordKind::Complaint => {
-                if self.is_own(admitted.origin, admitted.incarnation) {
+                if (admitted.origin, admitted.incarnation) == self.shared.own() {
                     self.barriers.insert(admitted.index, admitted.record.sequence);
                     if !self.shared.is_current() {
                         pass(Fault::BarrierAppended);
@@ -343,7 +338,7 @@ where
 
     fn plan(&mut self, (admitted, plan): Planned) -> Result<(), Exit> {
         match plan {
-            Err(failure) => Err(Exit::Rewind(failure.reason())),
+            Err(failure) => Err(self.rewind(admitted.index, failure.reason())),
             Ok(Plan::Answer(reply)) => {
                 self.answer(&admitted, reply);
                 self.complete(&admitted);
@@ -404,7 +399,7 @@ where
 
     fn finish(&mut self, executed: Executed) -> Result<(), Exit> {
         let Executed { admitted, result, ambiguous } = executed;
-        let reply = result.map_err(Exit::Rewind)?;
+        let reply = result.map_err(|reason| self.rewind(admitted.index, reason))?;
         self.stray |= ambiguous;
         if admitted.record.kind == RecordKind::Ddl {
             self.schema_applied(&admitted, &reply);
@@ -416,6 +411,12 @@ where
         self.answer(&admitted, reply);
         self.complete(&admitted);
         Ok(())
+    }
+
+    /// The store has to be rewound because of this record.
+    fn rewind(&mut self, index: u64, reason: String) -> Exit {
+        self.by_verdict = self.shared.stuck.verdict_on(index).is_some();
+        Exit::Rewind(reason)
     }
 
     fn schema_applied(&mut self, admitted: &Admitted, reply: &Reply) {
@@ -432,7 +433,7 @@ where
     }
 
     fn answer(&self, admitted: &Admitted, reply: Reply) {
-        if self.is_own(admitted.origin, admitted.incarnation) {
+        if (admitted.origin, admitted.incarnation) == self.shared.own() {
             let Reply { flags, opcode, body } = reply;
             let outcome = Outcome { index: admitted.index, flags, opcode, body };
             pass(Fault::AnswerUnsent);
@@ -446,6 +447,7 @@ where
         let kind = admitted.record.kind.name().to_owned();
         self.shared.metrics.applied.get_or_create(&KindLabel { kind }).inc();
         self.done.complete(admitted.index);
+        self.shared.stuck.executed(admitted.index);
         if !self.shared.is_current() {
             pass(Fault::Replayed);
         }

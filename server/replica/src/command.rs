@@ -1,9 +1,10 @@
-//! What is asked of the applier from outside the log.
+//! What is asked of the applier from outside the log, and how it ends.
 
 use tokio::sync::oneshot;
 
 use crate::lanes::Lanes;
 use crate::reads::Hold;
+use crate::state::State;
 
 /// A store that is to be built anew.
 #[derive(Debug)]
@@ -22,4 +23,17 @@ pub enum Command {
     Rebuild(Rebuild),
     /// Let somebody read in these lanes as soon as they are free of the records that are in them now.
     Read(Lanes, oneshot::Sender<Hold>),
+}
+
+/// Why applying has ended.
+#[derive(Debug)]
+pub enum Exit {
+    /// The store may hold more or less than the state says: rewind and replay.
+    Rewind(String),
+    /// What the store holds can't be trusted at all: build it anew.
+    Rebuild(Rebuild),
+    /// Asked to stop; the store is exactly at this state.
+    Stopped(Box<State>),
+    /// Nothing here can help (I8).
+    Fatal(String),
 }

@@ -65,6 +65,17 @@ pub struct Config {
     pub clock_wait: Duration,
 }
 
+/// How many times longer than a replica that is away one must have been silent before nobody waits for it: as many as the
+/// log holds more for one that is there.
+const SILENCES: u32 = 10;
+
+impl Config {
+    /// Silence after which a verdict does not wait for a replica, and reads ask it no longer.
+    pub fn silent_after(&self) -> Duration {
+        self.log_away_after.saturating_mul(SILENCES)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

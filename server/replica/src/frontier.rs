@@ -87,7 +87,7 @@ impl Standing {
     /// Whether a read at a linearizable level may be shown that has been made.
     pub fn holds(&self) -> bool {
         let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        since.elapsed() < LEASE
+        since.elapsed() < LEASE || mutated(Mutation::StandForEver)
     }
 }
 
@@ -151,7 +151,7 @@ impl<L: OrderedLog> Frontier<L> {
             passed: false,
         });
         self.lock().0 = Some(lease.clone());
-        if !lease.passed && lease.settled(now) {
+        if !lease.passed && (lease.settled(now) || mutated(Mutation::BarrierBeforeSettled)) {
             let barrier = through_log(&self.shared, proposer).await;
             barrier.map_err(|error| LogError::Unavailable { reason: error.to_string() })?;
             lease.passed = true;

@@ -1,10 +1,12 @@
-//! Makes known what this replica's restore points need of the log, and gives up what nobody needs.
+//! Makes known what this replica's restore points need of the log, gives up what nobody needs, and ends the lives of those
+//! that are gone.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use replicateddb_faults::{Fault, pass};
+use replicateddb_ordering::silence::Silence;
 use replicateddb_ordering::truncation::{Limits, Published, Seen, decide};
 use replicateddb_ordering::{LogError, OrderedLog, Position};
 use replicateddb_store::client::StoreError;
@@ -24,6 +26,8 @@ pub struct LogKeeper<L, A> {
     seen: BTreeMap<u32, (Published, Instant)>,
     /// What each restore point needs, by its id.
     known: BTreeMap<String, (Position, u64)>,
+    /// Who gives signs of life.
+    silence: Silence,
     /// Given up, but perhaps not all of it deleted yet.
     unfinished: Option<Position>,
 }
@@ -42,13 +46,26 @@ enum Trouble {
 impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
     /// Has made nothing known yet.
     pub fn new(shared: Arc<Shared>, log: L, agent: A) -> Self {
-        Self { shared, log, agent, seen: BTreeMap::new(), known: BTreeMap::new(), unfinished: None }
+        Self {
+            shared,
+            log,
+            agent,
+            seen: BTreeMap::new(),
+            known: BTreeMap::new(),
+            silence: Silence::default(),
+            unfinished: None,
+        }
     }
 
     /// Round after round.
     pub async fn run(mut self) -> Infallible {
         loop {
-            if let Err(trouble) = self.round().await {
+            let round = async {
+                self.round().await?;
+                Ok::<_, Trouble>(self.retire_silent().await?)
+            };
+            if let Err(trouble) = round.await {
+                self.silence.forget();
                 tracing::info!(%trouble, "what is needed of the log was not made known, or not given up; again soon");
             }
             sleep(self.shared.config.log_keep_interval).await;
@@ -112,6 +129,21 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
         Ok(all.into_iter().map(&mut look).collect())
     }
 
+    /// Ends the lives of replicas that are gone, which reads would ask for ever.
+    async fn retire_silent(&mut self) -> Result<(), LogError> {
+        let living = self.log.living().await?;
+        let published: Vec<_> = self.seen.values().map(|(published, _)| published.clone()).collect();
+        let limit = self.shared.config.silent_after();
+        for life in self.silence.look(&living, &published, Instant::now(), limit) {
+            let (replica, incarnation) = life;
+            if replica != self.shared.config.replica {
+                tracing::warn!(replica, %incarnation, ?limit, "it gives no sign of life: reads ask it no longer");
+                self.log.retire(life).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the oldest restore point needs that the log reaches back to; the whole log if there are not two, so that a
     /// damaged one has another behind it. In a log that was given up in part one must do.
     async fn needs(&mut self, first: Position) -> Result<(Position, u64), Trouble> {
@@ -143,12 +175,18 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
     }
 }
 
-/// Makes known what this replica needs of the log now, if that is known here.
+/// Makes known what this replica needs of the log now, if that is known here, and what it has executed: more than its
+/// earlier lives have, whatever its store is at.
 pub async fn publish<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &A) -> Result<(), LogError> {
     let Some(Needs { from: needs, index, durable }) = shared.needs() else { return Ok(()) };
     let (replica, incarnation) = (shared.config.replica, log.incarnation());
-    let (source, beat) = (agent.source(), shared.next_beat());
-    log.publish(Published { replica, incarnation, needs, index, source, durable, beat }).await
+    if !shared.stuck.knows_earlier() {
+        let all = log.published().await?;
+        let earlier = all.iter().find(|one| one.replica == replica).map_or(0, |one| one.executed);
+        shared.stuck.earlier_executed(earlier);
+    }
+    let (source, beat, executed) = (agent.source(), shared.next_beat(), shared.stuck.executed_upto());
+    log.publish(Published { replica, incarnation, needs, index, source, durable, beat, executed }).await
 }
 
 /// Says that this replica is there, whatever it is doing, and needs what it needs.

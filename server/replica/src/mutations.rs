@@ -62,6 +62,10 @@ pub enum Mutation {
     AskNobody,
     /// The list of those to ask is good for ever.
     EndlessLease,
+    /// The barrier behind which questions begin, once the list has changed, is begun while who left it may show what it reads.
+    BarrierBeforeSettled,
+    /// Who left the list shows what it has read, however long that took.
+    StandForEver,
     /// A new life serves before the others know of it.
     ServeUnknown,
     /// One replica's complaint of a record makes a verdict.
@@ -74,7 +78,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one.
-    pub const EVERY: [Self; 32] = [
+    pub const EVERY: [Self; 34] = [
         Self::SkipDedup,
         Self::ForgetDuplicates,
         Self::ForgetClock,
@@ -103,6 +107,8 @@ impl Mutation {
         Self::IgnoreGeneration,
         Self::AskNobody,
         Self::EndlessLease,
+        Self::BarrierBeforeSettled,
+        Self::StandForEver,
         Self::ServeUnknown,
         Self::VerdictOfOne,
         Self::SkipWithoutRewind,

@@ -20,11 +20,12 @@ use crate::cadence::Cadence;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::mutations::{Mutation, mutated};
-use crate::record::{ENTRY_HEADER_BYTES, Entry, Record};
+use crate::record::{ENTRY_HEADER_BYTES, Entry, Record, RecordKind};
 use crate::replica::{Outcome, ProposeError};
-use crate::unresolved::Unresolved;
+use crate::unresolved::{Asker, Unresolved};
 
-/// Bytes of the replica's complaints ([`crate::verdict`]) that are not applied here.
+/// Bytes of the replica's complaints ([`crate::verdict`]) that do not stand in the log: each record that is complained of has
+/// one on its way at most ([`crate::stuck`]), and all of them fit.
 const COMPLAINT_BYTES: usize = 1 << 20;
 
 /// The named bounds of proposing (I7).
@@ -105,12 +106,23 @@ impl Progress {
 
 /// What a waiting client is told.
 pub type Answer = Result<Outcome, ProposeError>;
+/// What is told of a complaint.
+pub type Said = Result<(), ProposeError>;
 
+/// A request that is not proposed. Should it go away like that, with the proposer's end, its client is told so.
 struct Queued {
     record: Record,
     progress: Arc<Progress>,
-    answer: oneshot::Sender<Answer>,
-    permit: OwnedSemaphorePermit,
+    asker: Option<Asker>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if let Some(asker) = self.asker.take() {
+            asker.refuse(ended_unwritten());
+        }
+    }
 }
 
 /// Where requests enter. Cheap to clone.
@@ -125,7 +137,7 @@ pub struct Proposer {
 }
 
 /// Why a replica whose life has ended stops, for people.
-pub const FENCED: &str = "a newer incarnation of this replica has taken over (I6)";
+pub const FENCED: &str = "a newer incarnation of this replica has taken over, or the others took it for gone (I6)";
 
 /// Why proposing has ended for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +152,8 @@ impl Proposer {
     /// Orders a record and waits until it is applied here; bounded by the limits' waits.
     pub async fn propose(&self, record: Record) -> Answer {
         let started = Instant::now();
-        let (progress, mut answer) = self.enqueue(record, &self.bytes)?;
+        let (sender, mut answer) = oneshot::channel();
+        let progress = self.enqueue(record, &self.bytes, Asker::Applied(sender))?;
         let committed_by = started + self.limits.commit_wait;
         if let Ok(answer) = tokio::time::timeout_at(committed_by, &mut answer).await {
             self.metrics.propose_seconds.observe(started.elapsed().as_secs_f64());
@@ -166,25 +179,24 @@ impl Proposer {
 
     /// As [`Proposer::propose`], without a bound on the wait: for the replica's own records.
     pub async fn propose_patiently(&self, record: Record) -> Answer {
-        let (_, answer) = self.enqueue(record, &self.bytes)?;
+        let (sender, answer) = oneshot::channel();
+        self.enqueue(record, &self.bytes, Asker::Applied(sender))?;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// Orders a complaint, behind those that were ordered before: it is taken at once or refused. Its answer comes when it is
-    /// applied here.
+    /// Orders a complaint, behind those that were ordered before: it is taken at once or refused. Its answer comes when it
+    /// stands in the log, and with that it gives its bytes back: it is not applied before the record that is complained of
+    /// is, and that may wait for what takes the complaint back.
     ///
     /// # Errors
     /// See [`ProposeError`].
-    pub fn complain(&self, record: Record) -> Result<impl Future<Output = Answer> + Send + use<>, ProposeError> {
-        let (_, answer) = self.enqueue(record, &self.complaint_bytes)?;
-        Ok(async { answer.await.unwrap_or_else(|_| Err(ended())) })
+    pub fn complain(&self, record: Record) -> Result<impl Future<Output = Said> + Send + use<>, ProposeError> {
+        let (sender, said) = oneshot::channel();
+        self.enqueue(record, &self.complaint_bytes, Asker::Committed(sender))?;
+        Ok(async { said.await.unwrap_or_else(|_| Err(ended())) })
     }
 
-    fn enqueue(
-        &self,
-        record: Record,
-        bytes: &Arc<Semaphore>,
-    ) -> Result<(Arc<Progress>, oneshot::Receiver<Answer>), ProposeError> {
+    fn enqueue(&self, record: Record, bytes: &Arc<Semaphore>, asker: Asker) -> Result<Arc<Progress>, ProposeError> {
         let size = record.encoded_len();
         let limit = self.limits.max_record_bytes;
         if size > limit || !record.fits() {
@@ -195,14 +207,13 @@ impl Proposer {
             ProposeError::Overloaded
         };
         let permits = u32::try_from(size).unwrap_or(u32::MAX);
-        let permit = bytes.clone().try_acquire_many_owned(permits).map_err(|_| overloaded())?;
-        let (sender, answer) = oneshot::channel();
+        let permit = Some(bytes.clone().try_acquire_many_owned(permits).map_err(|_| overloaded())?);
         let progress = Arc::new(Progress::default());
-        let queued = Queued { record, progress: progress.clone(), answer: sender, permit };
+        let queued = Queued { record, progress: progress.clone(), asker: Some(asker), permit };
         match self.queue.try_send(queued) {
             Ok(()) => {
                 self.metrics.queue.inc();
-                Ok((progress, answer))
+                Ok(progress)
             }
             Err(mpsc::error::TrySendError::Full(_)) => Err(overloaded()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ended_unwritten()),
@@ -292,14 +303,16 @@ impl<L: OrderedLog> ProposerTask<L> {
         let begin = *next;
         let mut records = Vec::new();
         let mut bytes = ENTRY_HEADER_BYTES;
-        while let Some(Queued { mut record, progress, answer, permit }) = waiting.pop_front() {
+        while let Some(mut queued) = waiting.pop_front() {
             self.metrics.queue.dec();
             // Who doesn't wait any more gets nothing proposed; the number is not used.
-            if !answer.is_closed() && progress.take() {
+            let asker = queued.asker.take().filter(|asker| !asker.is_closed() && queued.progress.take());
+            if let (Some(asker), Some(permit)) = (asker, queued.permit.take()) {
+                let mut record = std::mem::replace(&mut queued.record, Record::bare(RecordKind::Barrier));
                 record.sequence = *next;
                 record.clock_us = self.clock.now_us();
                 bytes += record.encoded_len();
-                self.unresolved.insert(*next, progress, answer, permit);
+                self.unresolved.insert(*next, queued.progress.clone(), asker, permit);
                 *next += 1;
                 records.push(record);
             }
@@ -382,3 +395,7 @@ async fn append_until_known<L: OrderedLog>(
         pause = (pause * 2).min(limits.retry_last);
     }
 }
+
+#[cfg(test)]
+#[path = "propose_tests.rs"]
+mod tests;

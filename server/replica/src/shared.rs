@@ -150,6 +150,11 @@ impl Shared {
         }
     }
 
+    /// Number and incarnation of this life.
+    pub fn own(&self) -> (u32, i64) {
+        (self.config.replica, self.incarnation)
+    }
+
     /// Changes the phase; in every phase but `Serving` no client is served (I5).
     pub fn enter(&self, phase: Phase, detail: impl Into<String>) {
         let detail = detail.into();

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::mutations::{Mutation, mutated};
 use crate::record::{Entry, Record, RecordKind, SEMANTICS_VERSION};
-use crate::verdict::{Complaint, Verdict, Verdicts, Waiting};
+use crate::verdict::{Complaint, Heard, Verdict, Verdicts, Waiting};
 
 /// Newest version of the serialised form.
 pub const STATE_FORMAT: u32 = 3;
@@ -113,6 +113,11 @@ impl RangeSet {
                 self.0.insert(floor, end);
             }
         }
+    }
+
+    /// The highest number.
+    pub fn last(&self) -> Option<u64> {
+        self.0.last_key_value().map(|(_, end)| *end)
     }
 
     /// How many ranges are kept.
@@ -339,12 +344,16 @@ impl State {
 
     fn complain(&mut self, origin: u32, record: &Record) -> Result<Option<Verdict>, StateError> {
         let unreadable = StateError::Complaint { index: self.index };
-        let complaint = Complaint::of(record).ok_or(unreadable)?;
+        let mut complaint = Complaint::of(record).ok_or(unreadable)?;
         let of = record.argument;
         if of >= self.index {
             return Ok(None);
         }
         self.format = STATE_FORMAT;
+        // It may have been on its way for long. Whether its author fails with the same still is no question: as long as the
+        // complaint is not taken back, in the log, the author shows the record to nobody.
+        let Complaint { excused, heard, .. } = &mut complaint;
+        excused.retain(|replica| heard.get(replica).is_none_or(|last| self.heard(*replica) == Some(*last)));
         self.verdicts.say(of, origin, record.sequence, complaint);
         let origins = self.known_origins();
         Ok(self.verdicts.decide(of, &origins))
@@ -353,6 +362,13 @@ impl State {
     /// Every replica that has ever appended to the log.
     pub fn known_origins(&self) -> BTreeSet<u32> {
         self.origins.keys().copied().collect()
+    }
+
+    /// The last that came of a replica.
+    pub fn heard(&self, replica: u32) -> Option<Heard> {
+        let Origin { incarnation, floor, seen } = self.origins.get(&replica)?;
+        let sequence = seen.last().unwrap_or(floor.saturating_sub(1));
+        Some(Heard { incarnation: *incarnation, sequence })
     }
 
     /// How far a verdict on the record at `index` is; `None` if nobody complains of it.

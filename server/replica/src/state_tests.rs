@@ -230,7 +230,8 @@ fn a_verdict_follows_from_the_log() {
         admitted.map(|admitted| admitted.into_iter().next().and_then(|admitted| admitted.verdict))
     };
     let complain = |sequence, index| {
-        let complaint = Complaint { failure: Some("a".into()), excused: BTreeSet::new(), round: sequence };
+        let (excused, heard) = (BTreeSet::new(), BTreeMap::new());
+        let complaint = Complaint { failure: Some("a".into()), excused, heard, round: sequence };
         Record { sequence, ..complaint.record(index) }
     };
     for origin in 0..2 {
@@ -264,6 +265,31 @@ fn a_verdict_follows_from_the_log() {
     // What the new incarnation has not voided stands.
     let both = Entry { origin: 1, incarnation: 1, floor: 1, records: vec![complain(2, 1)] };
     assert!(other.admit(other.next_position(), 0, both).unwrap().remove(0).verdict.is_some());
+}
+
+/// What was on its way for long, and so says of a replica that it was silent, when that is back: it is waited for.
+#[test]
+fn an_excuse_counts_only_as_long_as_nothing_came() {
+    let complain = |state: &State, origin| {
+        let heard = state.heard(2).map(|heard| (2, heard)).into_iter().collect();
+        let complaint = Complaint { failure: Some("a".into()), excused: BTreeSet::from([2]), heard, round: 1 };
+        let record = Record { sequence: 2, ..complaint.record(1) };
+        Entry { origin, incarnation: 1, floor: 1, records: vec![record] }
+    };
+    let comes = [None, Some(entry(2, 1, 1, &[2])), Some(entry(2, 2, 1, &[1])), Some(entry(1, 1, 1, &[9]))];
+    for (n, comes) in comes.into_iter().enumerate() {
+        let mut state = State::initial(Uuid::from_u128(7));
+        let admit = |state: &mut State, entry| state.admit(state.next_position(), 0, entry).unwrap();
+        for origin in 0..3 {
+            admit(&mut state, entry(origin, 1, 1, &[1]));
+        }
+        let late: Vec<Entry> = (0..2).map(|origin| complain(&state, origin)).collect();
+        let is_back = comes.as_ref().is_some_and(|comes| comes.origin == 2);
+        comes.map(|comes| admit(&mut state, comes));
+        let verdict = late.into_iter().filter_map(|late| admit(&mut state, late).remove(0).verdict).next();
+        assert_eq!(verdict.is_none(), is_back, "case {n}");
+        assert_eq!(state.waiting(1).map(|waiting| waiting.missing), is_back.then(|| vec![2]), "case {n}");
+    }
 }
 
 #[test]

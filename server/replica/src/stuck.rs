@@ -15,6 +15,7 @@ use crate::mutations::{Mutation, mutated};
 use crate::record::{Entry, RecordKind};
 use crate::state::{Admitted, State};
 use crate::verdict::{Complaint, MAX_COMPLAINTS, normalised, skipped_because};
+use crate::watermark::Executed;
 
 /// Fewest attempts that must have failed with the same before the replica complains.
 const FEWEST_ATTEMPTS: u32 = 3;
@@ -35,6 +36,9 @@ struct Case {
     since: Instant,
     /// The last complaint, and when it was made.
     said: Option<(Complaint, Instant)>,
+    /// Round of what is said of it and neither stands in the log nor was refused: one at a time, so that what takes a complaint
+    /// back always finds room.
+    on_its_way: Option<u64>,
     /// It could not be ordered, though an earlier one may have been.
     again: bool,
     withdrawal: Withdrawal,
@@ -55,6 +59,10 @@ struct Inner {
     verdicts: BTreeMap<u64, String>,
     /// Complaints made so far.
     rounds: u64,
+    /// What clients may have been shown: of that this replica never complains.
+    executed: Executed,
+    /// What earlier lives have executed is in there, as far as they have made it known.
+    knows_earlier: bool,
     /// The applier is to hand over a state to look ahead from.
     wanted: bool,
     handed: Option<State>,
@@ -99,6 +107,7 @@ impl Stuck {
             attempts: 0,
             since: now,
             said: None,
+            on_its_way: None,
             again: false,
             withdrawal: Withdrawal::No,
         });
@@ -133,6 +142,29 @@ impl Stuck {
             None
         })
         .await
+    }
+
+    /// The record was executed, and whoever wants to may be shown it. Should the store be put back to before it, and fail with
+    /// it then, this replica does not complain: what a client was told is not taken back by a verdict.
+    pub fn executed(&self, index: u64) {
+        self.lock().executed.insert(index);
+    }
+
+    /// Everything up to this index may have been executed by this life or an earlier one.
+    pub fn executed_upto(&self) -> u64 {
+        self.lock().executed.upto()
+    }
+
+    /// Whether [`Stuck::earlier_executed`] was said.
+    pub fn knows_earlier(&self) -> bool {
+        self.lock().knows_earlier
+    }
+
+    /// Earlier lives of this replica have executed everything up to this index.
+    pub fn earlier_executed(&self, upto: u64) {
+        let mut inner = self.lock();
+        inner.executed.raise(upto);
+        inner.knows_earlier = true;
     }
 
     /// The verdict on the record, as soon as there is one. Cancel-safe.
@@ -175,6 +207,7 @@ impl Stuck {
     /// back.
     pub fn passed(&self, index: u64) {
         let mut inner = self.lock();
+        inner.executed.raise(index);
         inner.cut_off = false;
         if inner.ahead_of.is_some_and(|ahead_of| index < ahead_of) {
             (inner.behind, inner.handed) = (true, None);
@@ -274,14 +307,14 @@ impl Stuck {
     /// [`crate::config::Config::complain_after`].
     pub fn due(&self, state: &State, silent: &BTreeSet<u32>, own: u32, after: Duration) -> Vec<(u64, Complaint)> {
         let mut inner = self.lock();
-        let Inner { cases, rounds, .. } = &mut *inner;
+        let Inner { cases, rounds, executed, .. } = &mut *inner;
         let mut due = Vec::new();
         // What nobody has heard of ends in silence.
         cases.retain(|_, case| case.withdrawal != Withdrawal::Wanted || case.said.is_some());
         let mut complained = 0;
         for (index, case) in cases {
             let failure = match case.withdrawal {
-                Withdrawal::No if case.is_ripe(after) => {
+                Withdrawal::No if case.is_ripe(after) && !executed.contains(*index) => {
                     complained += 1;
                     if complained > MAX_COMPLAINTS && case.said.is_none() {
                         continue;
@@ -291,6 +324,9 @@ impl Stuck {
                 Withdrawal::Wanted => None,
                 _ => continue,
             };
+            if case.on_its_way.is_some() {
+                continue;
+            }
             let excused = if failure.is_some() { silent.clone() } else { BTreeSet::new() };
             let again = std::mem::take(&mut case.again)
                 || case.said.as_ref().is_none_or(|(said, when)| {
@@ -299,7 +335,9 @@ impl Stuck {
                 });
             if again {
                 *rounds += 1;
-                let complaint = Complaint { failure, excused, round: *rounds };
+                case.on_its_way = Some(*rounds);
+                let heard = excused.iter().filter_map(|replica| Some((*replica, state.heard(*replica)?))).collect();
+                let complaint = Complaint { failure, excused, heard, round: *rounds };
                 match complaint.failure {
                     Some(_) => case.said = Some((complaint.clone(), Instant::now())),
                     None => case.withdrawal = Withdrawal::Sent(*rounds),
@@ -311,10 +349,14 @@ impl Stuck {
         due
     }
 
-    /// What was to be said could not be; it becomes due again.
-    pub fn unsaid(&self, index: u64, complaint: &Complaint) {
+    /// What was said stands in the log; or it could not be said, and becomes due again.
+    pub fn told(&self, index: u64, complaint: &Complaint, in_the_log: bool) {
         let mut inner = self.lock();
         let Some(case) = inner.cases.get_mut(&index) else { return };
+        case.on_its_way.take_if(|round| *round == complaint.round);
+        if in_the_log {
+            return;
+        }
         if case.withdrawal == Withdrawal::Sent(complaint.round) {
             case.withdrawal = Withdrawal::Wanted;
         }
@@ -326,6 +368,13 @@ impl Stuck {
         let inner = self.lock();
         let ripe = inner.cases.iter().filter(|(_, case)| case.is_ripe(after));
         let lines = ripe.map(|(index, case)| {
+            if inner.executed.contains(*index) {
+                return format!(
+                    "record {index} fails: {}; this replica has executed it before, and a client may know: it is not \
+                     skipped",
+                    case.failure
+                );
+            }
             let waiting = state.waiting(*index).filter(|waiting| waiting.failure == case.failure);
             let missing = waiting.as_ref().map(|waiting| {
                 let missing: Vec<_> = waiting.missing.iter().map(u32::to_string).collect();

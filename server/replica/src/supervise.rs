@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Applier, Exit};
-use crate::command::{Command, Rebuild};
-use crate::log_keeper::{LogKeeper, beat};
+use crate::apply::Applier;
+use crate::command::{Command, Exit, Rebuild};
+use crate::log_keeper::{LogKeeper, beat, publish};
 use crate::look_ahead::LookAhead;
 use crate::mutations::{Mutation, mutated};
 use crate::propose::{Ended, FENCED, Proposer};
@@ -83,9 +83,14 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
         reason
     }
 
-    /// The others need not ask a replica that has stopped; if that can't be said, their reads go through the log.
+    /// The others need not ask a replica that has stopped; if that can't be said, their reads go through the log until they
+    /// take it for gone. Before that the next life is told what this one has executed.
     async fn resign(&self) {
-        match timeout(RESIGN_WAIT, self.log.resign()).await {
+        let resigned = async {
+            publish(&self.shared, &self.log, &self.agent).await?;
+            self.log.resign().await
+        };
+        match timeout(RESIGN_WAIT, resigned).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::info!(%error, "this life of the replica is not taken back"),
             Err(_) => tracing::info!("this life of the replica is not taken back: the log does not answer"),

@@ -9,13 +9,48 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
-use crate::propose::{Answer, Progress};
+use crate::propose::{Answer, Progress, Said};
 use crate::replica::{Outcome, ProposeError};
+
+/// Who is told what becomes of a record.
+pub enum Asker {
+    /// Waits until it is applied here.
+    Applied(oneshot::Sender<Answer>),
+    /// Waits until it stands in the log.
+    Committed(oneshot::Sender<Said>),
+}
+
+impl Asker {
+    /// Nobody waits any more.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Applied(answer) => answer.is_closed(),
+            Self::Committed(said) => said.is_closed(),
+        }
+    }
+
+    /// Tells that it stands in the log.
+    fn tell_committed(self) {
+        if let Self::Committed(said) = self {
+            // Whoever waited may have gone.
+            let _ = said.send(Ok(()));
+        }
+    }
+
+    /// Tells that it did not come to that.
+    pub fn refuse(self, error: ProposeError) {
+        // Whoever waited may have gone.
+        match self {
+            Self::Applied(answer) => drop(answer.send(Err(error))),
+            Self::Committed(said) => drop(said.send(Err(error))),
+        }
+    }
+}
 
 struct Waiter {
     progress: Arc<Progress>,
-    answer: oneshot::Sender<Answer>,
-    /// Held until the record is applied: bounds what clients may have under way.
+    asker: Asker,
+    /// Held as long as somebody waits: bounds what clients may have under way.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -34,17 +69,11 @@ pub struct Unresolved {
 
 impl Unresolved {
     /// A record gets this number and is about to be proposed.
-    pub fn insert(
-        &self,
-        sequence: u64,
-        progress: Arc<Progress>,
-        answer: oneshot::Sender<Answer>,
-        permit: OwnedSemaphorePermit,
-    ) {
+    pub fn insert(&self, sequence: u64, progress: Arc<Progress>, asker: Asker, permit: OwnedSemaphorePermit) {
         let mut inner = self.lock();
         let new = inner.unresolved.insert(sequence);
         assert!(new, "I3: a number is never used twice");
-        inner.waiting.insert(sequence, Waiter { progress, answer, _permit: permit });
+        inner.waiting.insert(sequence, Waiter { progress, asker, _permit: permit });
     }
 
     /// The lowest number that is unresolved, `next` if none is.
@@ -59,14 +88,18 @@ impl Unresolved {
 
     /// These records stand in the log.
     pub fn committed(&self, sequences: Range<u64>) {
+        let mut resolved = Vec::new();
         let mut inner = self.lock();
         for sequence in sequences {
             inner.unresolved.remove(&sequence);
-            if let Some(waiter) = inner.waiting.get(&sequence) {
-                waiter.progress.commit();
+            match inner.waiting.get(&sequence) {
+                Some(Waiter { asker: Asker::Applied(_), progress, .. }) => progress.commit(),
+                Some(_) => resolved.extend(inner.waiting.remove(&sequence)),
+                None => {}
             }
         }
         drop(inner);
+        resolved.into_iter().for_each(|waiter: Waiter| waiter.asker.tell_committed());
         self.changed.notify_one();
     }
 
@@ -82,9 +115,11 @@ impl Unresolved {
             inner.unresolved.remove(&sequence);
             inner.waiting.remove(&sequence)
         };
-        if let Some(waiter) = waiter {
-            // The client may have gone.
-            let _ = waiter.answer.send(Ok(outcome));
+        // The client may have gone.
+        match waiter.map(|waiter| waiter.asker) {
+            Some(Asker::Applied(answer)) => drop(answer.send(Ok(outcome))),
+            Some(asker) => asker.tell_committed(),
+            None => {}
         }
     }
 
@@ -94,7 +129,7 @@ impl Unresolved {
         for sequence in sequences {
             inner.unresolved.remove(&sequence);
             if let Some(waiter) = inner.waiting.remove(&sequence) {
-                let _ = waiter.answer.send(Err(error.clone()));
+                waiter.asker.refuse(error.clone());
             }
         }
         drop(inner);
@@ -109,7 +144,10 @@ impl Unresolved {
         let known: Vec<u64> = inner.waiting.keys().copied().filter(|sequence| contains(*sequence)).collect();
         for waiter in known.iter().filter_map(|sequence| inner.waiting.remove(sequence)) {
             let reason = "the request was executed, and its answer is lost".to_owned();
-            let _ = waiter.answer.send(Err(ProposeError::Unavailable { reason, maybe_written: true }));
+            match waiter.asker {
+                asker @ Asker::Applied(_) => asker.refuse(ProposeError::Unavailable { reason, maybe_written: true }),
+                asker @ Asker::Committed(_) => asker.tell_committed(),
+            }
         }
         drop(inner);
         self.changed.notify_one();
@@ -118,7 +156,7 @@ impl Unresolved {
     /// Resolves these records, which are in no log, if nobody waits for any of them.
     pub fn abandon_if_nobody_waits(&self, sequences: Range<u64>) -> bool {
         let mut inner = self.lock();
-        if inner.waiting.range(sequences.clone()).any(|(_, waiter)| !waiter.answer.is_closed()) {
+        if inner.waiting.range(sequences.clone()).any(|(_, waiter)| !waiter.asker.is_closed()) {
             return false;
         }
         for sequence in sequences {
@@ -132,15 +170,14 @@ impl Unresolved {
 
     /// Whether any client waits.
     pub fn anyone_waits(&self) -> bool {
-        self.lock().waiting.values().any(|waiter| !waiter.answer.is_closed())
+        self.lock().waiting.values().any(|waiter| !waiter.asker.is_closed())
     }
 
     /// Tells everybody who waits that the replica has stopped.
     pub fn fail_all(&self, reason: &str) {
         let waiting = std::mem::take(&mut self.lock().waiting);
         for (_, waiter) in waiting {
-            let error = ProposeError::NotServing { reason: reason.to_owned(), maybe_written: true };
-            let _ = waiter.answer.send(Err(error));
+            waiter.asker.refuse(ProposeError::NotServing { reason: reason.to_owned(), maybe_written: true });
         }
     }
 

@@ -32,8 +32,22 @@ pub struct Complaint {
     pub failure: Option<String>,
     /// Replicas that have been silent for so long that the verdict need not wait for them.
     pub excused: BTreeSet<u32>,
+    /// What had come of each of those last when this was said: should more of it stand in the log before this does, it was
+    /// back by then, and is waited for. Complaints of before this was kept have none, and count as they did.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub heard: BTreeMap<u32, Heard>,
     /// Goes up with each complaint of a process, to tell its own ones apart.
     pub round: u64,
+}
+
+/// The last that came of a replica up to some place in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heard {
+    /// The replica's incarnation.
+    pub incarnation: i64,
+    /// The highest number that it had given a record.
+    pub sequence: u64,
 }
 
 impl Complaint {
@@ -97,7 +111,7 @@ impl Verdicts {
         }
         let of_record = self.said.entry(index).or_default();
         if of_record.get(&origin).is_none_or(|before| before.sequence < sequence) {
-            let Complaint { failure, excused, round: _ } = complaint;
+            let Complaint { failure, excused, heard: _, round: _ } = complaint;
             of_record.insert(origin, Said { sequence, failure, excused });
         }
         if self.said.len() > MAX_COMPLAINED
@@ -154,13 +168,24 @@ impl Verdicts {
         Some(Verdict { index, failure, skipped })
     }
 
-    /// How far a verdict on the record is; `None` if nobody complains of it.
+    /// How far a verdict on the record is; `None` if nobody complains of it. A replica that all the others excuse neither
+    /// excuses anybody nor stands in the way with another failure: it may never come back to say otherwise. That it fails
+    /// with the same counts all the same, for that is a promise: until it has taken it back nobody is shown the record.
+    ///
+    /// Not all can be excused by all the others: whoever has appended last is excused by nobody.
     pub fn waiting(&self, index: u64, origins: &BTreeSet<u32>) -> Option<Waiting> {
         let failing = |(origin, said): (&u32, &Said)| Some((*origin, said.failure.clone()?, said.excused.clone()));
         let complaints: Vec<_> = self.said.get(&index)?.iter().filter_map(failing).collect();
-        let (_, failure, _) = complaints.first()?.clone();
+        let others = |origin: u32| complaints.iter().filter(move |(of, _, _)| *of != origin);
+        let is_gone =
+            |origin: u32| others(origin).count() > 0 && others(origin).all(|(_, _, them)| them.contains(&origin));
+        let mut present: Vec<_> = complaints.iter().filter(|(of, _, _)| !is_gone(*of)).collect();
+        if present.is_empty() {
+            present = complaints.iter().collect();
+        }
+        let (_, failure, _) = (*present.first()?).clone();
         let complains = |origin: &u32| complaints.iter().any(|(of, same, _)| of == origin && *same == failure);
-        let excused = |origin: &u32| complaints.iter().all(|(of, _, excused)| of != origin && excused.contains(origin));
+        let excused = |origin: &u32| present.iter().all(|(of, _, them)| of != origin && them.contains(origin));
         let majority = origins.iter().filter(|origin| complains(origin)).count() * 2 > origins.len();
         let missing = origins.iter().filter(|origin| !complains(origin) && !excused(origin)).copied().collect();
         Some(Waiting { failure, missing, majority })

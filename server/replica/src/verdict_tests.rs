@@ -7,11 +7,11 @@ fn origins(count: u32) -> BTreeSet<u32> {
 }
 
 fn fails(failure: &str, excused: &[u32]) -> Complaint {
-    Complaint { failure: Some(failure.to_owned()), excused: excused.iter().copied().collect(), round: 1 }
+    Complaint { failure: Some(failure.to_owned()), excused: excused.iter().copied().collect(), ..takes_back() }
 }
 
 fn takes_back() -> Complaint {
-    Complaint { failure: None, excused: BTreeSet::new(), round: 1 }
+    Complaint { failure: None, excused: BTreeSet::new(), heard: BTreeMap::new(), round: 1 }
 }
 
 type Words = Vec<(u32, u64, Complaint)>;
@@ -20,6 +20,7 @@ type Words = Vec<(u32, u64, Complaint)>;
 fn decided_at(replicas: u32, said: &[(u32, u64, Complaint)]) -> Option<usize> {
     let mut verdicts = Verdicts::default();
     said.iter().position(|(origin, sequence, complaint)| {
+        verdicts.heard(*origin);
         verdicts.say(5, *origin, *sequence, complaint.clone());
         verdicts.decide(5, &origins(replicas)).is_some()
     })
@@ -42,8 +43,28 @@ fn a_verdict_needs_the_same_failure_of_all() {
         (
             "the excused one is back, with another failure",
             3,
-            vec![(2, 1, fails("b", &[])), (0, 1, a(&[2])), (1, 1, a(&[2]))],
+            vec![(0, 1, a(&[2])), (2, 1, fails("b", &[])), (1, 1, a(&[2]))],
             None,
+        ),
+        (
+            "it said something else, and is gone since",
+            3,
+            vec![(2, 1, fails("b", &[])), (0, 1, a(&[2])), (1, 1, a(&[2]))],
+            Some(2),
+        ),
+        ("what it said first", 3, vec![(0, 1, fails("b", &[])), (1, 1, a(&[0])), (2, 1, a(&[0]))], Some(2)),
+        ("one of the others does not say so", 3, vec![(2, 1, fails("b", &[])), (0, 1, a(&[2])), (1, 1, a(&[]))], None),
+        (
+            "nor is anybody waited for on its word alone",
+            5,
+            vec![(4, 1, fails("b", &[])), (0, 1, a(&[3, 4])), (1, 1, a(&[3, 4])), (2, 1, a(&[3, 4]))],
+            Some(3),
+        ),
+        (
+            "it is gone, and what it said was the same: that is a promise",
+            3,
+            vec![(2, 1, a(&[])), (0, 1, a(&[1, 2]))],
+            Some(1),
         ),
         ("nobody decides alone while there are others", 3, vec![(0, 1, a(&[1, 2]))], None),
         ("half is no majority", 4, vec![(0, 1, a(&[2, 3])), (1, 1, a(&[2, 3]))], None),
@@ -136,13 +157,15 @@ fn failures_are_the_same_wherever_they_happen() {
 
 #[test]
 fn complaints_survive_the_log() {
-    let complaint = fails("a \"quoted\" ü", &[1, 7]);
+    let heard = BTreeMap::from([(7, Heard { incarnation: i64::MAX, sequence: 3 })]);
+    let complaint = Complaint { heard, ..fails("a \"quoted\" ü", &[1, 7]) };
     let record = complaint.record(42);
     assert_eq!((record.argument, Complaint::of(&record)), (42, Some(complaint)));
     let of = |text: &str| {
         let statements = vec![StatementText { text: text.into(), values: Values::none() }];
         Complaint::of(&Record { statements, ..Record::bare(RecordKind::Complaint) })
     };
+    assert_eq!(of("{\"failure\":null,\"excused\":[],\"round\":1}"), Some(takes_back()), "of an earlier version");
     assert_eq!(of("{\"failure\":null,\"excused\":[],\"round\":1,\"new\":2}"), None, "of a newer version");
     assert_eq!(of("nonsense"), None);
     assert_eq!(Complaint::of(&Record::bare(RecordKind::Complaint)), None);
@@ -166,8 +189,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Against what is meant, said plainly: at a verdict the last word of each of four replicas is the same failure, or it
-    /// is excused by every other one's last word and says nothing.
+    /// Against what is meant, said plainly: at a verdict the last word of each of four replicas is the same failure, but for
+    /// those that everybody excuses who is not excused by all the others himself.
     #[test]
     fn a_verdict_is_what_everybody_says(steps in steps()) {
         let mut verdicts = Verdicts::default();
@@ -188,10 +211,16 @@ proptest! {
                     verdicts.restarted(of);
                 }
             }
-            let same = words.values().all(|word| Some(&word.failure) == words.values().next().map(|first| &first.failure));
-            let missing_is_excused =
-                (0..4).filter(|of| !words.contains_key(of)).all(|of| words.values().all(|word| word.excused.contains(&of)));
-            let expected = same && missing_is_excused && words.len() > 2;
+            let excuse = |by: &BTreeSet<u32>, of: u32| {
+                by.iter().any(|by| *by != of) && by.iter().all(|by| *by == of || words[by].excused.contains(&of))
+            };
+            let all: BTreeSet<u32> = words.keys().copied().collect();
+            let here: BTreeSet<u32> = all.iter().copied().filter(|of| !excuse(&all, *of)).collect();
+            let here = if here.is_empty() { all } else { here };
+            let failure = here.first().map(|of| words[of].failure.clone());
+            let fail = |of: &u32| words.get(of).is_some_and(|word| Some(&word.failure) == failure.as_ref());
+            let excused = |of: &u32| !here.contains(of) && excuse(&here, *of);
+            let expected = (0..4).all(|of| fail(&of) || excused(&of)) && (0..4).filter(fail).count() > 2;
             let found = verdicts.decide(5, &origins(4));
             prop_assert_eq!(found.is_some(), expected);
             if expected {

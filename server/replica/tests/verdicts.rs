@@ -175,6 +175,79 @@ async fn nobody_decides_alone() {
     all_equal(&cluster).await;
 }
 
+/// A replica that was away meets three records in a row that all the others have skipped by then: it tries the first, and one
+/// rewind does for all.
+#[tokio::test(start_paused = true)]
+async fn one_rewind_does_for_all_verdicts_there_are() {
+    let cluster = serving(15).await;
+    cluster.handles[2].lock().unwrap().take();
+    for answer in [1, 2, 3].map(|n| asked(&cluster, 0, &format!("PUT t0 0 poison-{n}"))) {
+        assert!(is_skipped(&answer.await.unwrap()));
+    }
+    let before = cluster.stores[2].rewinds();
+    cluster.start(2);
+    all_equal(&cluster).await;
+    assert_eq!(cluster.stores[2].rewinds() - before, 2, "one at its start, one for the verdicts");
+}
+
+/// The same for one that has executed them, and was away for so long that the others went on without it.
+#[tokio::test(start_paused = true)]
+async fn one_rewind_does_for_all_verdicts_on_what_was_executed() {
+    let cluster = serving(16).await;
+    // No restore point of it comes to be behind them.
+    cluster.stores[2].set_commit_ms(u32::MAX);
+    for n in 0..2 {
+        for value in ["x", "y", "z"] {
+            cluster.stores[n].refuse(value, true);
+        }
+    }
+    let answers = ["x", "y", "z"].map(|value| asked(&cluster, 0, &format!("PUT t0 0 {value}")));
+    until("the third has them", || ["x", "y", "z"].iter().all(|value| holds(&cluster, 2, value))).await;
+    let before = cluster.stores[2].rewinds();
+    cluster.handles[2].lock().unwrap().take();
+    for answer in answers {
+        assert!(is_skipped(&answer.await.unwrap()));
+    }
+    cluster.stores[2].set_commit_ms(100);
+    cluster.start(2);
+    all_equal(&cluster).await;
+    assert!(!holds(&cluster, 2, "x") && !holds(&cluster, 2, "z"));
+    assert_eq!(cluster.stores[2].rewinds() - before, 2, "one at its start, one for the verdicts");
+}
+
+/// I2: a client was told that it is written. The others can't, and when the one that could is put back to before it, it fails
+/// there, too: all wait, for that is not skipped, whether that replica's process has lived on or not.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_was_told_is_never_skipped() {
+    for dies in [false, true] {
+        let cluster = serving(17).await;
+        for n in 1..3 {
+            cluster.stores[n].refuse("x", true);
+        }
+        // No restore point of it comes to be behind that.
+        cluster.stores[0].set_commit_ms(u32::MAX);
+        assert_eq!(ask(&cluster, 0, "PUT t0 0 x").await.opcode, 8);
+        // It has made known what it has executed since.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        cluster.stores[0].refuse("x", true);
+        cluster.stores[0].kill_jvm();
+        if dies {
+            cluster.handles[0].lock().unwrap().take();
+            cluster.start(0);
+        }
+        let text = "this replica has executed it before";
+        until("it says why it waits", || conditions(&cluster, 0).contains(text)).await;
+        tokio::time::sleep(COMPLAIN_AFTER * 10).await;
+        assert!(complaints(&cluster).iter().all(|(of, _)| *of != 0), "dies: {dies}");
+        assert!(conditions(&cluster, 1).contains("replicas 0 before it is skipped"), "{}", conditions(&cluster, 1));
+        for store in &cluster.stores {
+            store.refuse("x", false);
+        }
+        all_equal(&cluster).await;
+        assert!(holds(&cluster, 0, "x"), "I2, dies: {dies}");
+    }
+}
+
 /// I10: whenever one of them dies, with or without what its Cassandra held, all come to the same.
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_time_changes_nothing() {

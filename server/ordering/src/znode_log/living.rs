@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use zookeeper_client::MultiReadResult;
+use zookeeper_client::{Error, MultiReadResult, MultiWriteError};
 
 use super::{Inner, truncate, unavailable};
 use crate::{Incarnation, Life, LogError};
@@ -19,6 +19,33 @@ pub(super) async fn resign(inner: &Inner) -> Result<(), LogError> {
         Ok(_) => Ok(()),
         Err(error) => Err(truncate::write_error(inner, &client, error).await),
     }
+}
+
+/// See [`crate::OrderedLog::retire`]. The node's name is never given again: what is deleted is this life or nothing.
+pub(super) async fn retire(inner: &Inner, (replica, incarnation): Life) -> Result<(), LogError> {
+    let client = inner.control.client().await;
+    let folder = inner.layout.incarnations(replica);
+    let names = match client.list_children(&folder).await {
+        Err(Error::NoNode) => return Ok(()),
+        names => names.map_err(unavailable)?,
+    };
+    for name in names {
+        let path = format!("{folder}/{name}");
+        let stat = client.check_stat(&path).await.map_err(unavailable)?;
+        if stat.is_none_or(|stat| stat.czxid != incarnation.0) {
+            continue;
+        }
+        let mut writer = client.new_multi_writer();
+        writer
+            .add_check_version(&inner.incarnation_path, 0)
+            .and_then(|()| writer.add_delete(&path, None))
+            .map_err(unavailable)?;
+        match writer.commit().await {
+            Ok(_) | Err(MultiWriteError::OperationFailed { index: 1, source: Error::NoNode }) => {}
+            Err(error) => return Err(truncate::write_error(inner, &client, error).await),
+        }
+    }
+    Ok(())
 }
 
 /// See [`crate::OrderedLog::living`]. The write before the reads makes them see whatever was committed before the call:

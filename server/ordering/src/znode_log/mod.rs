@@ -295,6 +295,10 @@ impl OrderedLog for ZnodeLog {
         self.inner.bounded(living::resign(&self.inner)).await
     }
 
+    async fn retire(&self, life: Life) -> Result<(), LogError> {
+        self.inner.bounded(living::retire(&self.inner, life)).await
+    }
+
     fn vouch(&self, shown: Arc<AtomicU64>) {
         self.inner.pushes.vouch(shown);
     }

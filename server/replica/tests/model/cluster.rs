@@ -154,6 +154,21 @@ impl Cluster {
         *self.handles[replica as usize].lock().unwrap() = Some(handle);
     }
 
+    /// This replica's present life.
+    pub fn life(&self, replica: u32) -> Option<Life> {
+        *self.lives[replica as usize].lock().unwrap()
+    }
+
+    /// Takes the log away from this replica's present life.
+    pub fn cut_off(&self, replica: u32) {
+        self.log.cut_off(self.life(replica).into_iter().collect());
+    }
+
+    /// Barriers that asked the other replicas, in place of the log.
+    pub fn asked(&self) -> u64 {
+        self.metrics.asked_barriers.get()
+    }
+
     pub fn handle(&self, replica: u32) -> Option<ReplicaHandle> {
         self.handles[replica as usize].lock().unwrap().clone()
     }

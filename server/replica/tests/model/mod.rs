@@ -7,6 +7,7 @@
 
 mod backend;
 pub mod cluster;
+pub mod replaced;
 
 pub use backend::ModelConnector;
 

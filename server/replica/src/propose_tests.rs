@@ -1,0 +1,69 @@
+use std::task::Poll;
+
+use replicateddb_ordering::memory::{MemoryLog, MemoryStorage};
+
+use super::*;
+use crate::record::StatementText;
+
+/// A proposer of replica 0 over a log in memory.
+fn over(log: &MemoryStorage) -> (Proposer, ProposerTask<MemoryLog>, Arc<Unresolved>) {
+    let unresolved = Arc::<Unresolved>::default();
+    let limits = Limits { max_records: 2, entries_in_flight: 1, ..Limits::default() };
+    let (log, _) = log.open(0);
+    let (proposer, task) = proposer(log, 0, limits, unresolved.clone(), Metrics::default(), Clock::default());
+    (proposer, task, unresolved)
+}
+
+/// What was never proposed is not in doubt, however proposing ends: those on their way are.
+#[tokio::test(start_paused = true)]
+async fn what_waits_when_proposing_ends_was_not_written() {
+    for fenced in [true, false] {
+        let storage = MemoryStorage::default();
+        let (proposer, task, unresolved) = over(&storage);
+        let mut running = Box::pin(task.run());
+        storage.set_available(false);
+        let asked: Vec<_> = (0..8)
+            .map(|_| {
+                let proposer = proposer.clone();
+                tokio::spawn(async move { proposer.propose(Record::bare(RecordKind::Dml)).await })
+            })
+            .collect();
+        let some = tokio::time::timeout(Duration::from_millis(500), &mut running).await;
+        assert!(some.is_err(), "it goes on trying");
+        if fenced {
+            storage.open(0);
+            storage.set_available(true);
+            assert_eq!((&mut running).await, Ended::Fenced);
+        }
+        drop(running);
+        unresolved.fail_all("over");
+        let mut maybe = 0;
+        for answer in asked {
+            let Err(ProposeError::NotServing { maybe_written, .. }) = answer.await.unwrap() else { panic!() };
+            maybe += u32::from(maybe_written);
+        }
+        assert!((1..=2).contains(&maybe), "{maybe} of 8 were on their way");
+    }
+}
+
+/// However often a replica has to complain while the record is not executed, what takes that back can be ordered: bytes are
+/// held until the complaint stands in the log, and not until it is applied.
+#[tokio::test(start_paused = true)]
+async fn complaints_hold_their_bytes_until_they_stand_in_the_log() {
+    let storage = MemoryStorage::default();
+    let (proposer, task, _unresolved) = over(&storage);
+    let mut running = Box::pin(task.run());
+    let text = "x".repeat(COMPLAINT_BYTES / 5);
+    let statements = vec![StatementText { text, values: replicateddb_cql::request::Values::none() }];
+    let complaint = Record { statements, ..Record::bare(RecordKind::Complaint) };
+    for round in 0..20 {
+        let mut said =
+            Box::pin(proposer.complain(complaint.clone()).unwrap_or_else(|error| panic!("{round}: {error}")));
+        assert_eq!(futures::poll!(&mut said), Poll::Pending);
+        tokio::select! {
+            said = &mut said => assert_eq!(said, Ok(())),
+            ended = &mut running => panic!("{ended:?}"),
+        }
+    }
+    assert_eq!(storage.entries().len(), 20);
+}
