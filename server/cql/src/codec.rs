@@ -127,7 +127,7 @@ impl Codec {
             return Ok(None);
         };
         let packed = length(header);
-        let Some(compression) = self.compression.filter(|_| self.begun && header.flags & FLAG_COMPRESSION != 0) else {
+        let Some(compression) = self.unpacks().filter(|_| header.flags & FLAG_COMPRESSION != 0) else {
             return Ok(Some(packed));
         };
         let body = &source[HEADER_LENGTH..];
@@ -179,7 +179,7 @@ impl Codec {
         // In segments the flag means nothing.
         let in_segments = self.segments().is_some();
         let compression = match header.flags & FLAG_COMPRESSION != 0 && !in_segments {
-            true => Some(self.agreed().ok_or(FrameError::Compressed { stream: header.stream })?),
+            true => Some(self.unpacks().ok_or(FrameError::Compressed { stream: header.stream })?),
             false => None,
         };
         let total = HEADER_LENGTH + length;
@@ -202,6 +202,11 @@ impl Codec {
         };
         let flags = header.flags & !FLAG_COMPRESSION;
         Ok(Some(Envelope { version, is_response, flags, stream, opcode, body }))
+    }
+
+    /// What envelopes may be compressed with that are read. Cassandra's answer to STARTUP is already.
+    fn unpacks(&self) -> Option<Compression> {
+        self.compression.filter(|_| self.begun || self.role == Role::Client)
     }
 
     /// The compression of envelopes, once there is one.

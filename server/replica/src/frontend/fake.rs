@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use replicateddb_cql::{
-    Consistency, Version,
+    Compression, Consistency, Version,
     frame::{Codec, Envelope, Opcode},
     request::{self, Params, Values},
     response::{self, Column, ColumnType, ErrorBody, Prepared, Rows, cell},
@@ -247,10 +247,18 @@ impl Bed {
 
     /// A client's connection as soon as the port is open.
     pub async fn connect(&self) -> Client {
+        self.connect_in(Version::V4, None).await
+    }
+
+    /// The same, of a client that speaks this version and will ask for this compression.
+    pub async fn connect_in(&self, version: Version, compression: Option<Compression>) -> Client {
         let connected = async {
             loop {
                 match TcpStream::connect(self.address).await {
-                    Ok(socket) => return Client { framed: Framed::new(socket, Codec::client(1 << 20)) },
+                    Ok(socket) => {
+                        let codec = Codec::client_of(version, compression, 1 << 20);
+                        return Client { framed: Framed::new(socket, codec) };
+                    }
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
             }

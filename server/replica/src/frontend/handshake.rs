@@ -38,7 +38,7 @@ pub async fn handshake(reader: &mut Reader, out: &Out) -> Result<(i16, Agreed), 
                 Err(message) => answer::error(stream, ErrorCode::Protocol, &message),
             },
             other => {
-                let message = format!("Unexpected message {other:?}, expecting STARTUP or OPTIONS");
+                let message = format!("Unexpected message {}, expecting STARTUP or OPTIONS", other.name());
                 answer::error(stream, ErrorCode::Protocol, &message)
             }
         };
