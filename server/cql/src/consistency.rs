@@ -56,7 +56,7 @@ impl Consistency {
     /// The level of a code.
     ///
     /// # Errors
-    /// A code that protocol version 4 does not define.
+    /// A code that the protocol does not define.
     pub fn from_code(code: u16) -> Result<Self, ProtocolError> {
         Self::EVERY
             .get(usize::from(code))

@@ -34,11 +34,14 @@ pub enum ProtocolError {
         code: i64,
     },
     /// Flags or combinations that are not allowed here.
-    #[error("{what} is not supported in protocol version 4")]
+    #[error("{what} is not supported in this version of the protocol")]
     Unsupported {
         /// What was asked for.
         what: &'static str,
     },
+    /// Compressed bytes that hold something else than they say.
+    #[error("compressed bytes are broken")]
+    BadCompression,
     /// Something is longer than the protocol or a named bound of this crate allows.
     #[error("{what} is too large: {length}, at most {limit} allowed")]
     TooLarge {

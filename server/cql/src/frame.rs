@@ -1,25 +1,21 @@
-//! Envelopes and their codec: of protocol version 4, and of version 5 towards Cassandra.
+//! Envelopes, and what can be wrong with them; [`Codec`] cuts a connection into them.
 
+pub use crate::codec::Codec;
 use crate::error::ProtocolError;
-use crate::segment;
+use crate::version::Version;
 use crate::wire::Reader;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use std::io;
 use thiserror::Error;
-use tokio_util::codec::{Decoder, Encoder};
 use uuid::Uuid;
 
-/// The protocol version spoken with clients.
-pub const VERSION: u8 = 4;
-/// The protocol version that says which second it is.
-pub const VERSION_5: u8 = 5;
+/// The protocol version that envelopes are made in; a codec that knows its connection's version writes that.
+pub const VERSION: u8 = Version::V4.code();
 /// The bytes of an envelope's header.
 pub const HEADER_LENGTH: usize = 9;
 /// The default bound of a message body, in bytes.
 pub const DEFAULT_MAX_BODY: usize = 16 * 1024 * 1024;
-/// The most that is reserved for a body before any of it has arrived: a sender has to send what it announces.
-const MAX_RESERVE: usize = 64 * 1024;
-const DIRECTION_BIT: u8 = 0x80;
+pub(crate) const DIRECTION_BIT: u8 = 0x80;
 
 /// Header flag: the body is compressed.
 pub const FLAG_COMPRESSION: u8 = 0x01;
@@ -101,6 +97,28 @@ impl Opcode {
         self as u8
     }
 
+    /// The name as Cassandra writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Startup => "STARTUP",
+            Self::Ready => "READY",
+            Self::Authenticate => "AUTHENTICATE",
+            Self::Options => "OPTIONS",
+            Self::Supported => "SUPPORTED",
+            Self::Query => "QUERY",
+            Self::Result => "RESULT",
+            Self::Prepare => "PREPARE",
+            Self::Execute => "EXECUTE",
+            Self::Register => "REGISTER",
+            Self::Event => "EVENT",
+            Self::Batch => "BATCH",
+            Self::AuthChallenge => "AUTH_CHALLENGE",
+            Self::AuthResponse => "AUTH_RESPONSE",
+            Self::AuthSuccess => "AUTH_SUCCESS",
+        }
+    }
+
     /// Whether clients send it.
     pub fn is_request(self) -> bool {
         matches!(
@@ -180,12 +198,12 @@ pub struct Prefix {
 }
 
 impl Envelope {
-    /// A request of version 4 without flags.
+    /// A request without flags.
     pub fn request(stream: i16, opcode: Opcode, body: Bytes) -> Self {
         Self { version: VERSION, is_response: false, flags: 0, stream, opcode, body }
     }
 
-    /// A response of version 4 without flags.
+    /// A response without flags.
     pub fn response(stream: i16, opcode: Opcode, body: Bytes) -> Self {
         Self { version: VERSION, is_response: true, flags: 0, stream, opcode, body }
     }
@@ -229,11 +247,22 @@ pub enum FrameError {
     /// The connection broke.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Another version: answer ERROR 0x000A with this text in a version 4 envelope, so that drivers step down.
-    #[error("Invalid or unsupported protocol version ({version}); supported versions are (4/v4)")]
+    /// A version that is not spoken here: answer ERROR 0x000A with this text, so that drivers step down, in an envelope of
+    /// [`FrameError::answer_version`].
+    #[error("Invalid or unsupported protocol version ({version}); supported versions are (3/v3, 4/v4, 5/v5)")]
     UnsupportedVersion {
         /// The version asked for.
         version: u8,
+        /// The stream of the message.
+        stream: i16,
+    },
+    /// A version that is spoken here, but not on this connection.
+    #[error("Invalid message version. Got {found} but previous messages on this connection had version {agreed}")]
+    VersionChanged {
+        /// The version of the message.
+        found: Version,
+        /// The connection's.
+        agreed: Version,
         /// The stream of the message.
         stream: i16,
     },
@@ -269,181 +298,51 @@ pub enum FrameError {
         /// The bound.
         limit: usize,
     },
+    /// A compressed body holds something else than it says, or more than the codec's bound.
+    #[error("{error}")]
+    Unpacking {
+        /// The stream of the message.
+        stream: i16,
+        /// What is wrong.
+        error: ProtocolError,
+    },
     /// A segment (version 5) arrived damaged.
-    #[error("the checksum of a segment's {what} does not match")]
+    #[error("invalid, unrecoverable CRC mismatch detected in frame {what}")]
     Checksum {
         /// The part.
         what: &'static str,
     },
+    /// A compressed segment (version 5) holds something else than it says.
+    #[error("frame: {0}")]
+    Segment(ProtocolError),
+    /// Segments (version 5) that don't make up whole envelopes as they say they do.
+    #[error("frames and the envelopes in them end at different places")]
+    Misfit,
 }
 
 impl FrameError {
-    /// The stream on which a client expects the answer; `None` if the connection broke.
+    /// The stream on which a client expects the answer, 0 where none is known; `None` if the connection broke.
     pub fn stream(&self) -> Option<i16> {
         match self {
-            Self::Io(_) | Self::Checksum { .. } => None,
+            Self::Io(_) => None,
+            Self::Checksum { .. } | Self::Segment(_) | Self::Misfit => Some(0),
             Self::UnsupportedVersion { stream, .. }
+            | Self::VersionChanged { stream, .. }
             | Self::WrongDirection { stream, .. }
             | Self::UnknownOpcode { stream, .. }
             | Self::Compressed { stream }
+            | Self::Unpacking { stream, .. }
             | Self::BodyTooLarge { stream, .. } => Some(*stream),
         }
     }
-}
 
-/// Which end of the connection this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Server,
-    Client,
-}
-
-/// Cuts a byte stream into envelopes and back. After an error the stream can't be read on: answer and close.
-#[derive(Debug, Clone)]
-pub struct Codec {
-    role: Role,
-    max_body: usize,
-    /// Version 5.
-    segments: Option<Segments>,
-}
-
-/// Where a connection of version 5 stands.
-#[derive(Debug, Clone, Default)]
-struct Segments {
-    /// The server was ready: from then on everything travels in segments.
-    begun: bool,
-    /// Payloads that are no whole envelope yet.
-    payload: BytesMut,
-}
-
-impl Codec {
-    /// A codec that reads requests; bodies are at most `max_body` bytes (and `i32::MAX`).
-    pub fn server(max_body: usize) -> Self {
-        Self { role: Role::Server, max_body: max_body.min(i32::MAX as usize), segments: None }
-    }
-
-    /// A codec that reads responses; bodies are at most `max_body` bytes (and `i32::MAX`).
-    pub fn client(max_body: usize) -> Self {
-        Self { role: Role::Client, max_body: max_body.min(i32::MAX as usize), segments: None }
-    }
-
-    /// As [`Codec::client`], for one connection of version 5 from its first byte on.
-    pub fn client_v5(max_body: usize) -> Self {
-        Self { segments: Some(Segments::default()), ..Self::client(max_body) }
-    }
-
-    /// The protocol version that it speaks.
-    pub fn version(&self) -> u8 {
-        if self.segments.is_some() { VERSION_5 } else { VERSION }
-    }
-
-    /// The bound of a body in bytes.
-    pub fn max_body(&self) -> usize {
-        self.max_body
-    }
-
-    fn check(&self, header: Header) -> Result<(Opcode, usize), FrameError> {
-        let Header { stream, opcode, .. } = header;
-        // The version comes first: the rest of an unknown version's header may mean anything.
-        if header.version != self.version() {
-            return Err(FrameError::UnsupportedVersion { version: header.version, stream });
+    /// The version to answer in where the connection has none yet, and the message's own is not spoken here: versions 1 and
+    /// 2 as they are, since their envelopes are known, and for all others the newest.
+    pub fn answer_version(&self) -> Option<u8> {
+        match self {
+            Self::UnsupportedVersion { version: old @ (1 | 2), .. } => Some(*old),
+            Self::UnsupportedVersion { .. } => Some(Version::NEWEST.code()),
+            _ => None,
         }
-        if header.is_response != (self.role == Role::Client) {
-            return Err(FrameError::WrongDirection { stream, opcode });
-        }
-        let known = Opcode::from_code(opcode)
-            .filter(|known| known.is_request() != header.is_response)
-            .ok_or(FrameError::UnknownOpcode { stream, opcode })?;
-        if header.flags & FLAG_COMPRESSION != 0 {
-            return Err(FrameError::Compressed { stream });
-        }
-        let length = usize::try_from(header.length)
-            .ok()
-            .filter(|length| *length <= self.max_body)
-            .ok_or(FrameError::BodyTooLarge { stream, length: i64::from(header.length), limit: self.max_body })?;
-        Ok((known, length))
-    }
-
-    fn take_envelope(&self, source: &mut BytesMut) -> Result<Option<Envelope>, FrameError> {
-        // Versions 1 and 2 have a header of eight bytes with a stream of one: don't wait for the ninth.
-        if let [first @ (1 | 2), _flags, stream, ..] = source[..] {
-            let stream = i16::from(i8::from_be_bytes([stream]));
-            return Err(FrameError::UnsupportedVersion { version: first, stream });
-        }
-        let Some(bytes) = source.first_chunk::<HEADER_LENGTH>() else {
-            return Ok(None);
-        };
-        let header = Header::parse(*bytes);
-        let (opcode, length) = self.check(header)?;
-        let total = HEADER_LENGTH + length;
-        if source.len() < total {
-            source.reserve((total - source.len()).min(MAX_RESERVE));
-            return Ok(None);
-        }
-        source.advance(HEADER_LENGTH);
-        let body = source.split_to(length).freeze();
-        let Header { version, is_response, flags, stream, .. } = header;
-        Ok(Some(Envelope { version, is_response, flags, stream, opcode, body }))
-    }
-
-    /// An envelope out of segments. What is waiting for its end is bounded as the envelope is.
-    fn take_from_segments(&mut self, source: &mut BytesMut) -> Result<Option<Envelope>, FrameError> {
-        let mut payload = self.segments.as_mut().map(|segments| segments.payload.split()).unwrap_or_default();
-        let taken = loop {
-            match self.take_envelope(&mut payload)? {
-                Some(envelope) => break Some(envelope),
-                None => match segment::take(source)? {
-                    Some(more) => payload.extend_from_slice(&more),
-                    None => break None,
-                },
-            }
-        };
-        if let Some(segments) = &mut self.segments {
-            segments.payload = payload;
-        }
-        Ok(taken)
-    }
-}
-
-impl Decoder for Codec {
-    type Item = Envelope;
-    type Error = FrameError;
-
-    fn decode(&mut self, source: &mut BytesMut) -> Result<Option<Envelope>, FrameError> {
-        if self.segments.as_ref().is_some_and(|segments| segments.begun) {
-            return self.take_from_segments(source);
-        }
-        let envelope = self.take_envelope(source)?;
-        if let (Some(segments), Some(envelope)) = (&mut self.segments, &envelope) {
-            segments.begun = matches!(envelope.opcode, Opcode::Ready | Opcode::Authenticate);
-        }
-        Ok(envelope)
-    }
-}
-
-impl Encoder<Envelope> for Codec {
-    type Error = FrameError;
-
-    fn encode(&mut self, envelope: Envelope, out: &mut BytesMut) -> Result<(), FrameError> {
-        let length = envelope.body.len();
-        let Some(wire_length) = i32::try_from(length).ok().filter(|_| length <= self.max_body) else {
-            let limit = self.max_body;
-            return Err(FrameError::BodyTooLarge { stream: envelope.stream, length: length as i64, limit });
-        };
-        let in_segments = self.segments.as_ref().is_some_and(|segments| segments.begun);
-        let version = if self.segments.is_some() { VERSION_5 } else { envelope.version };
-        let mut unpacked = BytesMut::new();
-        let to: &mut BytesMut = if in_segments { &mut unpacked } else { out };
-        to.reserve(HEADER_LENGTH + length);
-        to.put_u8(version | if envelope.is_response { DIRECTION_BIT } else { 0 });
-        to.put_u8(envelope.flags);
-        to.put_i16(envelope.stream);
-        to.put_u8(envelope.opcode.code());
-        to.put_i32(wire_length);
-        to.put_slice(&envelope.body);
-        if in_segments {
-            segment::put(&unpacked, out);
-        }
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The CQL native protocol (version 4, and 5 towards Cassandra) and as much of the CQL language as ordering writes needs. No IO.
+//! The CQL native protocol (versions 3 to 5) and as much of the CQL language as ordering writes needs. No IO.
 //!
 //! - [`frame`]: envelopes and a codec for both directions.
 //! - [`request`] and [`response`]: message bodies, parsed and built.
@@ -8,6 +8,8 @@
 //! Nothing here panics on any input, and every length is checked against what is really there before anything is
 //! allocated for it.
 
+mod codec;
+mod compress;
 pub mod consistency;
 pub mod error;
 pub mod frame;
@@ -17,7 +19,10 @@ pub mod response;
 pub mod rewrite;
 mod segment;
 pub mod statement;
+pub mod version;
 pub mod wire;
 
+pub use compress::Compression;
 pub use consistency::Consistency;
 pub use error::ProtocolError;
+pub use version::Version;

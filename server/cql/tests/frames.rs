@@ -101,12 +101,12 @@ fn decode_error(header: &[u8]) -> FrameError {
 
 #[test]
 fn other_versions_are_refused_with_the_stream_to_answer_on() {
-    // The Python driver's first OPTIONS (version 66), one of version 5, and the short header of version 2.
+    // The Python driver's first OPTIONS (version 66), one of version 6, and the short header of version 2.
     for (header, version, stream) in [
         (&[0x42, 0, 0, 7, 5, 0, 0, 0, 0][..], 66, 7),
-        (&[5, 0, 1, 0, 5, 0, 0, 0, 0][..], 5, 256),
+        (&[6, 0, 1, 0, 5, 0, 0, 0, 0][..], 6, 256),
         (&[2, 0, 9, 5, 0, 0, 0, 0][..], 2, 9),
-        (&[3, 0, 0, 0, 5, 0, 0, 0, 0][..], 3, 0),
+        (&[7, 0, 0, 0, 5, 0, 0, 0, 0][..], 7, 0),
     ] {
         let error = decode_error(header);
         assert!(error.to_string().contains(&format!("unsupported protocol version ({version})")), "{error}");

@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
 use bytes::{Bytes, BytesMut};
-use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::{Codec, DEFAULT_MAX_BODY, Envelope, Opcode};
-use replicateddb_cql::request::{self, BatchBody, BatchKind, Params, Values};
+use replicateddb_cql::request::{self, BatchBody, BatchKind, Own, Params, Values};
 use replicateddb_cql::response::{
     self, ChangeKind, Column, ColumnType, ErrorCode, ErrorDetail, Prepared, ResultBody, SchemaChange, SchemaTarget,
 };
 use replicateddb_cql::wire::Value;
+use replicateddb_cql::{Consistency, Version};
 use tokio_util::codec::{Decoder, Encoder};
 
 fn bytes(hex: &str) -> Bytes {
@@ -54,7 +54,7 @@ fn python_driver_queries() {
         "0400000307000000370000002c53454c454354202a2046524f4d2073797374656d2e6c6f63616c205748455245206b65793d276c6f63\
          616c2700010400001388",
     );
-    let parsed = request::parse_query(&query.body).unwrap();
+    let parsed = request::parse_query(&query.body, Version::V4).unwrap();
     assert_eq!(parsed.text, "SELECT * FROM system.local WHERE key='local'");
     let mut params = Params::new(Consistency::One, Values::none());
     params.page_size = Some(5000);
@@ -65,12 +65,12 @@ fn python_driver_queries() {
         "0400000407000000340000001f494e5345525420494e544f206b732e74202861292056414c554553202831290006340000138800080006\
          442ab0765240",
     );
-    let parsed = request::parse_query(&insert.body).unwrap();
+    let parsed = request::parse_query(&insert.body, Version::V4).unwrap();
     assert_eq!(parsed.params.serial_consistency, Some(Consistency::Serial));
     assert_eq!(parsed.params.timestamp, Some(1_763_800_000_123_456));
     assert_eq!(request::query(&parsed.text, &parsed.params).unwrap(), insert.body);
-    let patched = request::with_consistency(insert.clone(), Consistency::One).unwrap();
-    assert_eq!(request::parse_query(&patched.body).unwrap().params.consistency, Consistency::One);
+    let patched = request::with_consistency(insert.clone(), Consistency::One, Version::V4).unwrap();
+    assert_eq!(request::parse_query(&patched.body, Version::V4).unwrap().params.consistency, Consistency::One);
     assert_eq!(patched.body.iter().zip(&insert.body).filter(|(new, old)| new != old).count(), 1);
 }
 
@@ -79,7 +79,7 @@ fn python_driver_prepares_and_executes() {
     let prepare = from_driver(
         "04000005090000002900000025494e5345525420494e544f206b732e742028612c2062292056414c55455320283f2c203f29",
     );
-    let text = request::parse_prepare(&prepare.body).unwrap().text;
+    let text = request::parse_prepare(&prepare.body, Version::V4).unwrap().text;
     assert_eq!(text, "INSERT INTO ks.t (a, b) VALUES (?, ?)");
     assert_eq!(request::prepare(&text).unwrap(), prepare.body);
 
@@ -87,7 +87,7 @@ fn python_driver_prepares_and_executes() {
         "040000060a000000330010000102030405060708090a0b0c0d0e0f000a2500030000000400000007fffffffffffffffe000013880006\
          442ab0765241",
     );
-    let parsed = request::parse_execute(&execute.body).unwrap();
+    let parsed = request::parse_execute(&execute.body, Version::V4).unwrap();
     assert_eq!(parsed.id, bytes("000102030405060708090a0b0c0d0e0f"));
     let values: Vec<Value> = parsed.params.values.iter().map(|bound| bound.value).collect();
     assert_eq!(values, [Value::Bytes(bytes("00000007")), Value::Null, Value::Unset]);
@@ -102,7 +102,8 @@ fn python_driver_sends_a_batch() {
         "040000070d0000004e000002000000001c494e5345525420494e544f2074202861292056414c5545532028312900000100100001020304\
          05060708090a0b0c0d0e0f000100000004000000070004200006442ab0765242",
     );
-    let parsed = request::parse_batch(&batch.body).unwrap();
+    let (parsed, own) = request::parse_batch(&batch.body, Version::V4).unwrap();
+    assert_eq!(own, Own::default());
     assert_eq!((parsed.kind, parsed.consistency), (BatchKind::Logged, Consistency::Quorum));
     assert_eq!(parsed.timestamp, Some(1_763_800_000_123_458));
     let [text, prepared] = &parsed.statements[..] else { panic!("two statements expected") };

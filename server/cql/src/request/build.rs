@@ -1,9 +1,9 @@
-//! Message bodies as a client sends them: for the connections to Cassandra. In version 4, and in [`v5`] in version 5,
-//! whose requests can say which second it is.
+//! Message bodies as a client sends them: for the connections to Cassandra. In versions 3 and 4, and in [`v5`] in version 5,
+//! whose requests can name a keyspace and say which second it is.
 
 use super::{
-    Batch, BatchBody, FLAG_NAMES, FLAG_NOW_IN_SECONDS, FLAG_PAGE_SIZE, FLAG_PAGING_STATE, FLAG_SERIAL_CONSISTENCY,
-    FLAG_SKIP_METADATA, FLAG_TIMESTAMP, FLAG_VALUES, Params,
+    Batch, BatchBody, FLAG_KEYSPACE, FLAG_NAMES, FLAG_NOW_IN_SECONDS, FLAG_PAGE_SIZE, FLAG_PAGING_STATE,
+    FLAG_SERIAL_CONSISTENCY, FLAG_SKIP_METADATA, FLAG_TIMESTAMP, FLAG_VALUES, Params,
 };
 use crate::consistency::Consistency;
 use crate::error::ProtocolError;
@@ -80,6 +80,7 @@ pub fn batch(batch: &Batch) -> Result<Bytes, ProtocolError> {
 /// Bodies of protocol version 5 (`native_protocol_v5.spec`, sections 4.1.4 to 4.1.7). `now` is the second, since 1970,
 /// that expiry counts from; without it the server's clock decides.
 pub mod v5 {
+    use super::super::PREPARE_KEYSPACE;
     use super::{Batch, Params, ProtocolError, Tail, put_batch, put_params};
     use crate::wire;
     use bytes::{BufMut, Bytes, BytesMut};
@@ -92,6 +93,30 @@ pub mod v5 {
         let mut out = BytesMut::with_capacity(text.len() + 8);
         wire::put_long_string(&mut out, text, "statement")?;
         out.put_u32(0);
+        Ok(out.freeze())
+    }
+
+    /// The body of PREPARE; names without a keyspace are in this one.
+    ///
+    /// # Errors
+    /// A text of more than `i32::MAX` bytes, or a name of more than 65 535.
+    pub fn prepare_in(text: &str, keyspace: &str) -> Result<Bytes, ProtocolError> {
+        let mut out = BytesMut::with_capacity(text.len() + keyspace.len() + 10);
+        wire::put_long_string(&mut out, text, "statement")?;
+        out.put_u32(PREPARE_KEYSPACE);
+        wire::put_short_bytes(&mut out, keyspace.as_bytes(), "keyspace")?;
+        Ok(out.freeze())
+    }
+
+    /// The body of QUERY; names without a keyspace are in this one.
+    ///
+    /// # Errors
+    /// A part is longer than its length field can say.
+    pub fn query_in(text: &str, keyspace: &str, params: &Params, now: Option<i32>) -> Result<Bytes, ProtocolError> {
+        let mut out = BytesMut::with_capacity(text.len() + params.values.raw().len() + 40);
+        wire::put_long_string(&mut out, text, "statement")?;
+        let tail = Tail::v5(params.serial_consistency, params.timestamp, now);
+        put_params(&mut out, params, Tail { keyspace: Some(keyspace), ..tail })?;
         Ok(out.freeze())
     }
 
@@ -125,9 +150,18 @@ pub mod v5 {
     pub fn batch(batch: &Batch, now: Option<i32>) -> Result<Bytes, ProtocolError> {
         put_batch(batch, Tail::v5(batch.serial_consistency, batch.timestamp, now))
     }
+
+    /// The body of BATCH; names without a keyspace are in this one.
+    ///
+    /// # Errors
+    /// A part is longer than its length field can say, or a member has named values.
+    pub fn batch_in(batch: &Batch, keyspace: &str, now: Option<i32>) -> Result<Bytes, ProtocolError> {
+        let tail = Tail::v5(batch.serial_consistency, batch.timestamp, now);
+        put_batch(batch, Tail { keyspace: Some(keyspace), ..tail })
+    }
 }
 
-fn put_batch(batch: &Batch, tail: Tail) -> Result<Bytes, ProtocolError> {
+fn put_batch(batch: &Batch, tail: Tail<'_>) -> Result<Bytes, ProtocolError> {
     let mut out = BytesMut::new();
     out.put_u8(batch.kind as u8);
     out.put_u16(wire::short_length(batch.statements.len(), "batch size")?);
@@ -149,11 +183,11 @@ fn put_batch(batch: &Batch, tail: Tail) -> Result<Bytes, ProtocolError> {
     }
     out.put_u16(batch.consistency.code());
     tail.put_flags(&mut out, 0);
-    tail.put(&mut out);
+    tail.put(&mut out)?;
     Ok(out.freeze())
 }
 
-fn put_params(out: &mut BytesMut, params: &Params, tail: Tail) -> Result<(), ProtocolError> {
+fn put_params(out: &mut BytesMut, params: &Params, tail: Tail<'_>) -> Result<(), ProtocolError> {
     out.put_u16(params.consistency.code());
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     let values = &params.values;
@@ -174,26 +208,26 @@ fn put_params(out: &mut BytesMut, params: &Params, tail: Tail) -> Result<(), Pro
     if let Some(state) = &params.paging_state {
         wire::put_bytes(out, Some(state), "paging state")?;
     }
-    tail.put(out);
-    Ok(())
+    tail.put(out)
 }
 
 /// What ends QUERY, EXECUTE and BATCH, and the width of their flags.
 #[derive(Clone, Copy)]
-struct Tail {
+struct Tail<'a> {
     is_v5: bool,
     serial: Option<Consistency>,
     timestamp: Option<i64>,
+    keyspace: Option<&'a str>,
     now: Option<i32>,
 }
 
-impl Tail {
+impl Tail<'_> {
     fn v4(serial: Option<Consistency>, timestamp: Option<i64>) -> Self {
-        Self { is_v5: false, serial, timestamp, now: None }
+        Self { is_v5: false, serial, timestamp, keyspace: None, now: None }
     }
 
     fn v5(serial: Option<Consistency>, timestamp: Option<i64>, now: Option<i32>) -> Self {
-        Self { is_v5: true, serial, timestamp, now }
+        Self { is_v5: true, serial, timestamp, keyspace: None, now }
     }
 
     fn put_flags(&self, out: &mut BytesMut, others: u8) {
@@ -201,20 +235,28 @@ impl Tail {
         let timestamp = if self.timestamp.is_some() { FLAG_TIMESTAMP } else { 0 };
         let flags = others | serial | timestamp;
         match self.is_v5 {
-            true => out.put_u32(u32::from(flags) | if self.now.is_some() { FLAG_NOW_IN_SECONDS } else { 0 }),
+            true => {
+                let keyspace = if self.keyspace.is_some() { FLAG_KEYSPACE } else { 0 };
+                let now = if self.now.is_some() { FLAG_NOW_IN_SECONDS } else { 0 };
+                out.put_u32(u32::from(flags) | keyspace | now);
+            }
             false => out.put_u8(flags),
         }
     }
 
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut BytesMut) -> Result<(), ProtocolError> {
         if let Some(level) = self.serial {
             out.put_u16(level.code());
         }
         if let Some(timestamp) = self.timestamp {
             out.put_i64(timestamp);
         }
+        if let Some(keyspace) = self.keyspace {
+            wire::put_short_bytes(out, keyspace.as_bytes(), "keyspace")?;
+        }
         if let Some(now) = self.now {
             out.put_i32(now);
         }
+        Ok(())
     }
 }

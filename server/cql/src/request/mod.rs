@@ -1,5 +1,6 @@
 //! Message bodies that clients send: parsed views of the raw bytes. All functions take the message without its prefix
-//! (see [`Envelope::message`](crate::frame::Envelope::message)).
+//! (see [`Envelope::message`](crate::frame::Envelope::message)), and the version that it is written in. What they give is
+//! the same for every version.
 
 mod build;
 mod values;
@@ -10,6 +11,7 @@ pub use values::{BoundValue, Values};
 use crate::consistency::Consistency;
 use crate::error::ProtocolError;
 use crate::frame::{Envelope, Opcode};
+use crate::version::Version;
 use crate::wire::Reader;
 use bytes::{Bytes, BytesMut};
 
@@ -21,7 +23,10 @@ const FLAG_SERIAL_CONSISTENCY: u8 = 0x10;
 const FLAG_TIMESTAMP: u8 = 0x20;
 const FLAG_NAMES: u8 = 0x40;
 /// Only in version 5, where flags have four bytes.
+const FLAG_KEYSPACE: u32 = 0x80;
 const FLAG_NOW_IN_SECONDS: u32 = 0x100;
+/// The flag of PREPARE in version 5.
+const PREPARE_KEYSPACE: u32 = 0x01;
 
 /// STARTUP: options in the order sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,9 +36,9 @@ pub struct Startup {
 }
 
 impl Startup {
-    /// The value of an option.
+    /// The value of an option, whose name may be written in any case.
     pub fn option(&self, name: &str) -> Option<&str> {
-        self.options.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.options.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
 
@@ -71,6 +76,15 @@ impl Params {
     }
 }
 
+/// What a request of version 5 may say for itself alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Own {
+    /// The keyspace of names without one, in place of the connection's. (EXECUTE: means nothing.)
+    pub keyspace: Option<String>,
+    /// The second since 1970 that expiry counts from.
+    pub now_in_seconds: Option<i32>,
+}
+
 /// QUERY.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
@@ -78,6 +92,8 @@ pub struct Query {
     pub text: String,
     /// Everything else.
     pub params: Params,
+    /// What only version 5 has.
+    pub own: Own,
 }
 
 /// PREPARE.
@@ -85,6 +101,8 @@ pub struct Query {
 pub struct Prepare {
     /// The statement.
     pub text: String,
+    /// Version 5: the keyspace of names without one, in place of the connection's.
+    pub keyspace: Option<String>,
 }
 
 /// EXECUTE.
@@ -92,8 +110,12 @@ pub struct Prepare {
 pub struct Execute {
     /// The prepared statement.
     pub id: Bytes,
+    /// Version 5: what the client knows of the result's columns.
+    pub metadata_id: Bytes,
     /// Everything else.
     pub params: Params,
+    /// What only version 5 has.
+    pub own: Own,
 }
 
 /// What kind of batch the client asked for.
@@ -168,79 +190,93 @@ pub fn parse_register(body: &Bytes) -> Result<Register, ProtocolError> {
 ///
 /// # Errors
 /// The body breaks the protocol.
-pub fn parse_prepare(body: &Bytes) -> Result<Prepare, ProtocolError> {
-    Ok(Prepare { text: Reader::new(body.clone()).long_string("statement")? })
+pub fn parse_prepare(body: &Bytes, version: Version) -> Result<Prepare, ProtocolError> {
+    let mut reader = Reader::new(body.clone());
+    let text = reader.long_string("statement")?;
+    let flags = if version >= Version::V5 { reader.int("flags")?.cast_unsigned() } else { 0 };
+    let keyspace = (flags & PREPARE_KEYSPACE != 0).then(|| reader.string("keyspace")).transpose()?;
+    Ok(Prepare { text, keyspace })
 }
 
 /// Parses QUERY.
 ///
 /// # Errors
 /// The body breaks the protocol.
-pub fn parse_query(body: &Bytes) -> Result<Query, ProtocolError> {
+pub fn parse_query(body: &Bytes, version: Version) -> Result<Query, ProtocolError> {
     let mut reader = Reader::new(body.clone());
-    Ok(Query { text: reader.long_string("statement")?, params: params(&mut reader)? })
+    let text = reader.long_string("statement")?;
+    let (params, own) = params(&mut reader, version)?;
+    Ok(Query { text, params, own })
 }
 
 /// Parses EXECUTE.
 ///
 /// # Errors
 /// The body breaks the protocol.
-pub fn parse_execute(body: &Bytes) -> Result<Execute, ProtocolError> {
+pub fn parse_execute(body: &Bytes, version: Version) -> Result<Execute, ProtocolError> {
     let mut reader = Reader::new(body.clone());
-    Ok(Execute { id: reader.short_bytes("prepared id")?, params: params(&mut reader)? })
+    let id = reader.short_bytes("prepared id")?;
+    let metadata_id = if version >= Version::V5 { reader.short_bytes("metadata id")? } else { Bytes::new() };
+    let (params, own) = params(&mut reader, version)?;
+    Ok(Execute { id, metadata_id, params, own })
 }
 
-fn params(reader: &mut Reader) -> Result<Params, ProtocolError> {
+fn params(reader: &mut Reader, version: Version) -> Result<(Params, Own), ProtocolError> {
     let consistency = Consistency::from_code(reader.short("consistency")?)?;
-    let flags = reader.byte("flags")?;
-    let has = |flag: u8| flags & flag != 0;
-    if flags & 0x80 != 0 {
-        return Err(ProtocolError::Unsupported { what: "a keyspace per request" });
-    }
-    let values = if has(FLAG_VALUES) { Values::read(reader, has(FLAG_NAMES))? } else { Values::none() };
+    let flags = flags(reader, version)?;
+    let has = |flag: u8| flags & u32::from(flag) != 0;
+    let values = if has(FLAG_VALUES) { Values::read(reader, has(FLAG_NAMES), version)? } else { Values::none() };
     let page_size = has(FLAG_PAGE_SIZE).then(|| reader.int("page size")).transpose()?;
     let paging_state = if has(FLAG_PAGING_STATE) { reader.bytes("paging state")? } else { None };
-    let (serial_consistency, timestamp) = tail(reader, flags)?;
-    Ok(Params {
-        consistency,
-        values,
-        skip_metadata: has(FLAG_SKIP_METADATA),
-        page_size,
-        paging_state,
-        serial_consistency,
-        timestamp,
-    })
+    let (serial_consistency, timestamp, own) = tail(reader, flags)?;
+    let skip_metadata = has(FLAG_SKIP_METADATA);
+    Ok((Params { consistency, values, skip_metadata, page_size, paging_state, serial_consistency, timestamp }, own))
 }
 
-/// The serial consistency and the timestamp, which end QUERY, EXECUTE and BATCH.
-fn tail(reader: &mut Reader, flags: u8) -> Result<(Option<Consistency>, Option<i64>), ProtocolError> {
-    let serial = if flags & FLAG_SERIAL_CONSISTENCY != 0 {
-        Some(Consistency::from_code(reader.short("serial consistency")?)?)
-    } else {
-        None
+/// The flags of QUERY, EXECUTE and BATCH.
+fn flags(reader: &mut Reader, version: Version) -> Result<u32, ProtocolError> {
+    if version >= Version::V5 {
+        return Ok(reader.int("flags")?.cast_unsigned());
+    }
+    let flags = u32::from(reader.byte("flags")?);
+    if flags & FLAG_KEYSPACE != 0 {
+        return Err(ProtocolError::Unsupported { what: "a keyspace per request" });
+    }
+    Ok(flags)
+}
+
+/// What ends QUERY, EXECUTE and BATCH: serial consistency, timestamp, and what only version 5 has.
+fn tail(reader: &mut Reader, flags: u32) -> Result<(Option<Consistency>, Option<i64>, Own), ProtocolError> {
+    let has = |flag: u8| flags & u32::from(flag) != 0;
+    let serial = match has(FLAG_SERIAL_CONSISTENCY) {
+        true => Some(Consistency::from_code(reader.short("serial consistency")?)?),
+        false => None,
     };
-    let timestamp = (flags & FLAG_TIMESTAMP != 0).then(|| reader.long("timestamp")).transpose()?;
-    Ok((serial, timestamp))
+    let timestamp = has(FLAG_TIMESTAMP).then(|| reader.long("timestamp")).transpose()?;
+    let keyspace = (flags & FLAG_KEYSPACE != 0).then(|| reader.string("keyspace")).transpose()?;
+    let now_in_seconds = (flags & FLAG_NOW_IN_SECONDS != 0).then(|| reader.int("now in seconds")).transpose()?;
+    Ok((serial, timestamp, Own { keyspace, now_in_seconds }))
 }
 
 /// Parses BATCH.
 ///
 /// # Errors
 /// The body breaks the protocol.
-pub fn parse_batch(body: &Bytes) -> Result<Batch, ProtocolError> {
+pub fn parse_batch(body: &Bytes, version: Version) -> Result<(Batch, Own), ProtocolError> {
     let mut reader = Reader::new(body.clone());
-    let (kind, statements) = members(&mut reader)?;
+    let (kind, statements) = members(&mut reader, version)?;
     let consistency = Consistency::from_code(reader.short("consistency")?)?;
-    let flags = reader.byte("flags")?;
+    let flags = flags(&mut reader, version)?;
     // Names in a batch can't be read (the protocol says so itself); the bit means nothing and is tolerated.
-    if flags & !(FLAG_SERIAL_CONSISTENCY | FLAG_TIMESTAMP | FLAG_NAMES) != 0 {
+    let known = u32::from(FLAG_SERIAL_CONSISTENCY | FLAG_TIMESTAMP | FLAG_NAMES) | FLAG_KEYSPACE | FLAG_NOW_IN_SECONDS;
+    if flags & !known != 0 {
         return Err(ProtocolError::Unsupported { what: "this flag of BATCH" });
     }
-    let (serial_consistency, timestamp) = tail(&mut reader, flags)?;
-    Ok(Batch { kind, statements, consistency, serial_consistency, timestamp })
+    let (serial_consistency, timestamp, own) = tail(&mut reader, flags)?;
+    Ok((Batch { kind, statements, consistency, serial_consistency, timestamp }, own))
 }
 
-fn members(reader: &mut Reader) -> Result<(BatchKind, Vec<BatchStatement>), ProtocolError> {
+fn members(reader: &mut Reader, version: Version) -> Result<(BatchKind, Vec<BatchStatement>), ProtocolError> {
     let kind = match reader.byte("batch type")? {
         0 => BatchKind::Logged,
         1 => BatchKind::Unlogged,
@@ -248,24 +284,24 @@ fn members(reader: &mut Reader) -> Result<(BatchKind, Vec<BatchStatement>), Prot
         code => return Err(ProtocolError::UnknownCode { what: "batch type", code: i64::from(code) }),
     };
     let count = reader.short("batch size")?;
-    let statements = (0..count).map(|_| member(reader)).collect::<Result<_, _>>()?;
+    let statements = (0..count).map(|_| member(reader, version)).collect::<Result<_, _>>()?;
     Ok((kind, statements))
 }
 
-fn member(reader: &mut Reader) -> Result<BatchStatement, ProtocolError> {
+fn member(reader: &mut Reader, version: Version) -> Result<BatchStatement, ProtocolError> {
     let body = match reader.byte("statement kind")? {
         0 => BatchBody::Text(reader.long_string("statement")?),
         1 => BatchBody::Id(reader.short_bytes("prepared id")?),
         code => return Err(ProtocolError::UnknownCode { what: "statement kind", code: i64::from(code) }),
     };
-    Ok(BatchStatement { body, values: Values::read(reader, false)? })
+    Ok(BatchStatement { body, values: Values::read(reader, false, version)? })
 }
 
 /// Where the consistency level lies in the message of a QUERY, EXECUTE or BATCH; `None` for other opcodes.
 ///
 /// # Errors
 /// The message ends before it.
-pub fn consistency_offset(opcode: Opcode, message: &Bytes) -> Result<Option<usize>, ProtocolError> {
+pub fn consistency_offset(opcode: Opcode, message: &Bytes, version: Version) -> Result<Option<usize>, ProtocolError> {
     let mut reader = Reader::new(message.clone());
     match opcode {
         Opcode::Query => {
@@ -274,9 +310,12 @@ pub fn consistency_offset(opcode: Opcode, message: &Bytes) -> Result<Option<usiz
         }
         Opcode::Execute => {
             reader.short_bytes("prepared id")?;
+            if version >= Version::V5 {
+                reader.short_bytes("metadata id")?;
+            }
         }
         Opcode::Batch => {
-            members(&mut reader)?;
+            members(&mut reader, version)?;
         }
         _ => return Ok(None),
     }
@@ -290,10 +329,14 @@ pub fn consistency_offset(opcode: Opcode, message: &Bytes) -> Result<Option<usiz
 ///
 /// # Errors
 /// The body breaks the protocol.
-pub fn with_consistency(mut envelope: Envelope, level: Consistency) -> Result<Envelope, ProtocolError> {
+pub fn with_consistency(
+    mut envelope: Envelope,
+    level: Consistency,
+    version: Version,
+) -> Result<Envelope, ProtocolError> {
     let prefix = envelope.prefix()?.length;
     let message = envelope.body.slice(prefix..);
-    let Some(offset) = consistency_offset(envelope.opcode, &message)? else {
+    let Some(offset) = consistency_offset(envelope.opcode, &message, version)? else {
         return Ok(envelope);
     };
     drop(message);

@@ -1,8 +1,12 @@
 //! The section of bound values, kept as it came.
 
 use crate::error::ProtocolError;
+use crate::version::Version;
 use crate::wire::{self, Reader, Value};
 use bytes::{BufMut, Bytes, BytesMut};
+
+/// The length of a null.
+const NULL: [u8; 4] = (-1_i32).to_be_bytes();
 
 /// Bound values as on the wire: a `[short]` count, then each value, preceded by its name if named. Checked when made,
 /// so that it can be sent again as it is.
@@ -27,11 +31,14 @@ impl Values {
         Self { raw: Bytes::from_static(&[0, 0]), named: false }
     }
 
-    /// Reads a section at the cursor.
+    /// Reads a section at the cursor. Version 3 has no unset values: there every negative length is null.
     ///
     /// # Errors
     /// The bytes break the protocol.
-    pub fn read(reader: &mut Reader, named: bool) -> Result<Self, ProtocolError> {
+    pub fn read(reader: &mut Reader, named: bool, version: Version) -> Result<Self, ProtocolError> {
+        if version < Version::V4 {
+            return Self::read_v3(reader, named);
+        }
         let start = reader.position();
         for _ in 0..reader.short("value count")? {
             if named {
@@ -42,13 +49,39 @@ impl Values {
         Ok(Self { raw: reader.since(start), named })
     }
 
+    /// As it came, unless there is a null that other versions write differently.
+    fn read_v3(reader: &mut Reader, named: bool) -> Result<Self, ProtocolError> {
+        let start = reader.position();
+        let count = reader.short("value count")?;
+        let mut other_nulls = Vec::new();
+        for _ in 0..count {
+            if named {
+                reader.string("value name")?;
+            }
+            let at = reader.position();
+            if reader.bytes("value")?.is_none() {
+                other_nulls.push(at - start);
+            }
+        }
+        let mut raw = reader.since(start);
+        let is_null = |at: &usize| raw.get(*at..at + 4) == Some(&NULL);
+        if !other_nulls.iter().all(is_null) {
+            let mut bytes = BytesMut::from(&raw[..]);
+            for at in other_nulls {
+                bytes[at..at + 4].copy_from_slice(&NULL);
+            }
+            raw = bytes.freeze();
+        }
+        Ok(Self { raw, named })
+    }
+
     /// Takes a raw section, such as one kept by [`Values::raw`].
     ///
     /// # Errors
     /// The bytes break the protocol, or more follow.
     pub fn from_raw(raw: Bytes, named: bool) -> Result<Self, ProtocolError> {
         let mut reader = Reader::new(raw);
-        let values = Self::read(&mut reader, named)?;
+        let values = Self::read(&mut reader, named, Version::V4)?;
         match reader.remaining() {
             0 => Ok(values),
             extra => Err(ProtocolError::BadLength { what: "value section", length: extra as i64 }),

@@ -2,6 +2,7 @@
 
 use crate::consistency::Consistency;
 use crate::error::ProtocolError;
+use crate::version::Version;
 use crate::wire::{self, Reader};
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -222,4 +223,15 @@ pub fn parse_error(body: &Bytes) -> Result<ErrorBody, ProtocolError> {
     let code = reader.int("error code")?;
     let message = reader.string("error message")?;
     Ok(ErrorBody { code, message, extra: reader.rest() })
+}
+
+/// The body of an ERROR of version 4 as this version has it, if it is another: version 3 has no code for the failure of a
+/// function, which Cassandra calls an invalid request there.
+///
+/// # Errors
+/// It can't be read.
+pub fn error_in(body: &Bytes, version: Version) -> Result<Option<Bytes>, ProtocolError> {
+    let error = parse_error(body)?;
+    let differs = version < Version::V4 && error.kind() == Some(ErrorCode::FunctionFailure);
+    Ok(differs.then(|| error_text(ErrorCode::Invalid, &format!("ERROR FUNCTION_FAILURE: {}", error.message))))
 }

@@ -1,6 +1,7 @@
 //! Changes of schema and of membership.
 
 use crate::error::ProtocolError;
+use crate::version::Version;
 use crate::wire::{self, Reader};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::net::{IpAddr, SocketAddr};
@@ -51,6 +52,18 @@ pub struct SchemaChange {
     pub keyspace: String,
     /// What it happened to.
     pub target: SchemaTarget,
+}
+
+impl SchemaChange {
+    /// As this version can say it: version 3 knows nothing of functions, so that there their keyspace was altered.
+    pub fn in_version(self, version: Version) -> Self {
+        match self.target {
+            SchemaTarget::Function(..) | SchemaTarget::Aggregate(..) if version < Version::V4 => {
+                Self { change: ChangeKind::Updated, target: SchemaTarget::Keyspace, ..self }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// What happened to a node.

@@ -7,11 +7,11 @@ mod event;
 mod result;
 mod types;
 
-pub use error::{ErrorBody, ErrorCode, ErrorDetail, error, error_text, parse_error};
+pub use error::{ErrorBody, ErrorCode, ErrorDetail, error, error_in, error_text, parse_error};
 pub use event::{ChangeKind, Event, NodeChange, SchemaChange, SchemaTarget, event, parse_event};
 pub use result::{
-    Column, Prepared, ResultBody, ResultKind, Row, Rows, parse_result, parse_result_v5, prepared, result_in_v4,
-    result_kind, rows, schema_change, set_keyspace, void,
+    Column, Prepared, ResultBody, ResultKind, Row, Rows, parse_result, parse_result_of, parse_result_v5, prepared,
+    prepared_id, result_in, result_in_v4, result_kind, rows, schema_change, set_keyspace, void,
 };
 pub(crate) use types::is_simple_type;
 pub use types::{ColumnType, MAX_TYPE_DEPTH, TypeReader};

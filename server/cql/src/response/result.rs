@@ -3,6 +3,7 @@
 use super::event::{SchemaChange, put_schema_change, read_schema_change};
 use super::types::{ColumnType, TypeReader};
 use crate::error::ProtocolError;
+use crate::version::Version;
 use crate::wire::{self, Reader};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::sync::Arc;
 const GLOBAL_TABLES_SPEC: i32 = 0x01;
 const HAS_MORE_PAGES: i32 = 0x02;
 const NO_METADATA: i32 = 0x04;
+/// Version 5: the columns are not those that the client knows, and here is their id.
+const METADATA_CHANGED: i32 = 0x08;
 /// The fewest bytes a column takes in metadata: the length of its name and the code of its type.
 const SMALLEST_COLUMN: usize = 4;
 
@@ -76,9 +79,10 @@ pub struct Rows {
 pub struct Prepared {
     /// The id to execute it by.
     pub id: Bytes,
-    /// Version 5: what the client knows of the result's columns, to be sent along. Empty in version 4.
+    /// Version 5: what the client knows of the result's columns, to be sent along. Empty in the others.
     pub metadata_id: Bytes,
-    /// Which markers are the partition key's columns, in the order of the key; empty if not all are markers.
+    /// Which markers are the partition key's columns, in the order of the key; empty if not all are markers, and in version
+    /// 3.
     pub pk_indices: Vec<u16>,
     /// The bind markers.
     pub bind: Vec<Column>,
@@ -105,12 +109,12 @@ fn read_kind(reader: &mut Reader) -> Result<ResultKind, ProtocolError> {
     })
 }
 
-/// Parses RESULT.
+/// Parses RESULT of version 4; but for Prepared the others have the same.
 ///
 /// # Errors
 /// The body breaks the protocol.
 pub fn parse_result(body: &Bytes) -> Result<ResultBody, ProtocolError> {
-    parse(body, false)
+    parse_result_of(body, Version::V4)
 }
 
 /// Parses RESULT of protocol version 5.
@@ -118,18 +122,34 @@ pub fn parse_result(body: &Bytes) -> Result<ResultBody, ProtocolError> {
 /// # Errors
 /// The body breaks the protocol.
 pub fn parse_result_v5(body: &Bytes) -> Result<ResultBody, ProtocolError> {
-    parse(body, true)
+    parse_result_of(body, Version::V5)
 }
 
-fn parse(body: &Bytes, is_v5: bool) -> Result<ResultBody, ProtocolError> {
+/// Parses RESULT.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn parse_result_of(body: &Bytes, version: Version) -> Result<ResultBody, ProtocolError> {
     let mut reader = Reader::new(body.clone());
     Ok(match read_kind(&mut reader)? {
         ResultKind::Void => ResultBody::Void,
         ResultKind::Rows => ResultBody::Rows(read_rows(&mut reader)?),
         ResultKind::SetKeyspace => ResultBody::SetKeyspace(reader.string("keyspace")?),
-        ResultKind::Prepared => ResultBody::Prepared(read_prepared(&mut reader, is_v5)?),
+        ResultKind::Prepared => ResultBody::Prepared(read_prepared(&mut reader, version)?),
         ResultKind::SchemaChange => ResultBody::SchemaChange(read_schema_change(&mut reader)?),
     })
+}
+
+/// The id that a RESULT Prepared of any version begins with; `None` for other kinds.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn prepared_id(body: &Bytes) -> Result<Option<Bytes>, ProtocolError> {
+    let mut reader = Reader::new(body.clone());
+    match read_kind(&mut reader)? {
+        ResultKind::Prepared => reader.short_bytes("prepared id").map(Some),
+        _ => Ok(None),
+    }
 }
 
 struct Metadata {
@@ -161,6 +181,9 @@ fn read_metadata(reader: &mut Reader) -> Result<Metadata, ProtocolError> {
     let column_count = usize::try_from(length)
         .map_err(|_| ProtocolError::BadLength { what: "column count", length: i64::from(length) })?;
     let paging_state = if flags & HAS_MORE_PAGES != 0 { reader.bytes("paging state")? } else { None };
+    if flags & METADATA_CHANGED != 0 {
+        reader.short_bytes("metadata id")?;
+    }
     let columns = if flags & NO_METADATA != 0 { Vec::new() } else { read_columns(reader, flags, column_count)? };
     Ok(Metadata { column_count, paging_state, columns })
 }
@@ -177,12 +200,12 @@ fn read_rows(reader: &mut Reader) -> Result<Rows, ProtocolError> {
     Ok(Rows { columns, paging_state, rows })
 }
 
-fn read_prepared(reader: &mut Reader, is_v5: bool) -> Result<Prepared, ProtocolError> {
+fn read_prepared(reader: &mut Reader, version: Version) -> Result<Prepared, ProtocolError> {
     let id = reader.short_bytes("prepared id")?;
-    let metadata_id = if is_v5 { reader.short_bytes("metadata id")? } else { Bytes::new() };
+    let metadata_id = if version >= Version::V5 { reader.short_bytes("metadata id")? } else { Bytes::new() };
     let flags = reader.int("metadata flags")?;
     let bind_count = reader.count(0, "bind markers")?;
-    let pk_count = reader.count(2, "partition key indices")?;
+    let pk_count = if version >= Version::V4 { reader.count(2, "partition key indices")? } else { 0 };
     let pk_indices = (0..pk_count).map(|_| reader.short("partition key index")).collect::<Result<_, _>>()?;
     let bind = read_columns(reader, flags, bind_count)?;
     let result = read_metadata(reader)?.columns;
@@ -233,26 +256,39 @@ pub fn rows(rows: &Rows, skip_metadata: bool) -> Result<Bytes, ProtocolError> {
     Ok(out.freeze())
 }
 
-/// The body of a RESULT of version 5 as version 4 has it, if it is another: what may differ are the types of a Rows'
-/// columns.
+/// The body of a RESULT of version 5 as version 4 has it, if it is another.
 ///
 /// # Errors
 /// It can't be read.
 pub fn result_in_v4(body: &Bytes) -> Result<Option<Bytes>, ProtocolError> {
-    if result_kind(body)? != ResultKind::Rows {
-        return Ok(None);
+    result_in(body, Version::V4)
+}
+
+/// The body of a RESULT, of any version and any kind but Prepared, as this version has it, if it is another. What may differ
+/// are the types of a Rows' columns, and what of the schema changed.
+///
+/// # Errors
+/// It can't be read.
+pub fn result_in(body: &Bytes, version: Version) -> Result<Option<Bytes>, ProtocolError> {
+    match result_kind(body)? {
+        ResultKind::Rows => {}
+        ResultKind::SchemaChange if version < Version::V4 => {
+            let ResultBody::SchemaChange(change) = parse_result(body)? else { return Ok(None) };
+            return Ok(Some(schema_change(&change.in_version(version))));
+        }
+        _ => return Ok(None),
     }
-    let ResultBody::Rows(mut read) = parse_result_v5(body)? else { return Ok(None) };
+    let ResultBody::Rows(mut read) = parse_result(body)? else { return Ok(None) };
     let mut differs = false;
     for column in &mut read.columns {
-        let kind = column.kind.clone().in_v4();
+        let kind = column.kind.clone().in_version(version);
         differs |= kind != column.kind;
         column.kind = kind;
     }
     if differs { rows(&read, false).map(Some) } else { Ok(None) }
 }
 
-/// The body of RESULT Prepared.
+/// The body of RESULT Prepared of version 4.
 ///
 /// # Errors
 /// A part is longer than its length field can say.

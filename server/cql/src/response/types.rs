@@ -1,6 +1,7 @@
 //! The types of columns.
 
 use crate::error::ProtocolError;
+use crate::version::Version;
 use crate::wire::{self, Reader};
 use bytes::{BufMut, BytesMut};
 use std::fmt;
@@ -94,6 +95,21 @@ const SIMPLE: [(u16, ColumnType, &str); 20] = [
     (0x14, ColumnType::Tinyint, "tinyint"),
     (0x15, ColumnType::Duration, "duration"),
 ];
+/// Types that came after version 3, and their classes.
+const LATER: [(Version, ColumnType, &str); 5] = [
+    (Version::V4, ColumnType::Date, "SimpleDateType"),
+    (Version::V4, ColumnType::Time, "TimeType"),
+    (Version::V4, ColumnType::Smallint, "ShortType"),
+    (Version::V4, ColumnType::Tinyint, "ByteType"),
+    (Version::V5, ColumnType::Duration, "DurationType"),
+];
+/// What the names of Cassandra's classes of types begin with.
+const MARSHAL: &str = "org.apache.cassandra.db.marshal.";
+
+fn is_marshal(class: &str, name: &str) -> bool {
+    class.strip_prefix(MARSHAL) == Some(name)
+}
+
 const CUSTOM: u16 = 0x00;
 const LIST: u16 = 0x20;
 const MAP: u16 = 0x21;
@@ -193,20 +209,27 @@ impl ColumnType {
         Ok(())
     }
 
-    /// The type as version 4 says it, which has no code for durations: by its class, as Cassandra does.
-    pub fn in_v4(self) -> Self {
-        let inner = |part: Box<Self>| Box::new(part.in_v4());
+    /// The type, taken from any version, as this one says it: what it has no code for is named by its class, as Cassandra
+    /// does.
+    pub fn in_version(self, version: Version) -> Self {
+        let inner = |part: Box<Self>| Box::new(part.in_version(version));
         match self {
-            Self::Duration => Self::Custom("org.apache.cassandra.db.marshal.DurationType".to_owned()),
             Self::List(element) => Self::List(inner(element)),
             Self::Set(element) => Self::Set(inner(element)),
             Self::Map(key, value) => Self::Map(inner(key), inner(value)),
-            Self::Tuple(parts) => Self::Tuple(parts.into_iter().map(Self::in_v4).collect()),
+            Self::Tuple(parts) => Self::Tuple(parts.into_iter().map(|part| part.in_version(version)).collect()),
             Self::Udt { keyspace, name, fields } => {
-                let fields = fields.into_iter().map(|(name, field)| (name, field.in_v4())).collect();
+                let fields = fields.into_iter().map(|(name, field)| (name, field.in_version(version))).collect();
                 Self::Udt { keyspace, name, fields }
             }
-            same => same,
+            Self::Custom(class) => {
+                let later = LATER.iter().find(|(since, _, name)| version >= *since && is_marshal(&class, name));
+                later.map_or(Self::Custom(class), |(_, kind, _)| kind.clone())
+            }
+            simple => match LATER.iter().find(|(since, kind, _)| version < *since && *kind == simple) {
+                Some((_, _, name)) => Self::Custom(format!("{MARSHAL}{name}")),
+                None => simple,
+            },
         }
     }
 

@@ -18,14 +18,16 @@ mod vectors;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
-use replicateddb_cql::Consistency;
-use replicateddb_cql::frame::{Codec, Envelope, Opcode, VERSION_5};
+use replicateddb_cql::frame::{Codec, Envelope, Opcode};
 use replicateddb_cql::request::{self, Params, Values};
 use replicateddb_cql::response::{self, ResultBody};
 use replicateddb_cql::statement::Ident;
+use replicateddb_cql::{Consistency, ProtocolError, Version};
 use replicateddb_store::generation;
 use tokio::net::TcpStream;
-use tokio_util::codec::Framed;
+
+/// A connection to Cassandra.
+pub type Framed = tokio_util::codec::Framed<TcpStream, Codec>;
 
 /// Longest wait for a TCP connection, the handshake and the generation together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,19 +70,23 @@ pub enum BackendError {
 ///
 /// # Errors
 /// See [`BackendError`]; nothing but the handshake and one read was sent.
-pub async fn connect(address: &str, expected: Option<u64>) -> Result<Framed<TcpStream, Codec>, BackendError> {
+pub async fn connect(address: &str, expected: Option<u64>) -> Result<Framed, BackendError> {
     connect_by(address, expected, Codec::client(MAX_ANSWER_BYTES), None).await
+}
+
+/// As [`connect`], in this protocol version.
+///
+/// # Errors
+/// See [`connect`].
+pub async fn connect_in(version: Version, address: &str, expected: Option<u64>) -> Result<Framed, BackendError> {
+    connect_by(address, expected, Codec::client_of(version, None, MAX_ANSWER_BYTES), None).await
 }
 
 /// As [`connect`]; Cassandra is told the name of the application.
 ///
 /// # Errors
 /// See [`connect`].
-pub(crate) async fn connect_named(
-    address: &str,
-    expected: Option<u64>,
-    name: &str,
-) -> Result<Framed<TcpStream, Codec>, BackendError> {
+pub(crate) async fn connect_named(address: &str, expected: Option<u64>, name: &str) -> Result<Framed, BackendError> {
     connect_by(address, expected, Codec::client(MAX_ANSWER_BYTES), Some(name)).await
 }
 
@@ -88,7 +94,7 @@ pub(crate) async fn connect_named(
 ///
 /// # Errors
 /// See [`connect`].
-pub async fn connect_v5(address: &str, expected: Option<u64>) -> Result<Framed<TcpStream, Codec>, BackendError> {
+pub async fn connect_v5(address: &str, expected: Option<u64>) -> Result<Framed, BackendError> {
     connect_v5_named(address, expected, None).await
 }
 
@@ -100,7 +106,7 @@ pub(crate) async fn connect_v5_named(
     address: &str,
     expected: Option<u64>,
     name: Option<&str>,
-) -> Result<Framed<TcpStream, Codec>, BackendError> {
+) -> Result<Framed, BackendError> {
     connect_by(address, expected, Codec::client_v5(MAX_ANSWER_BYTES), name).await
 }
 
@@ -109,7 +115,7 @@ async fn connect_by(
     expected: Option<u64>,
     codec: Codec,
     name: Option<&str>,
-) -> Result<Framed<TcpStream, Codec>, BackendError> {
+) -> Result<Framed, BackendError> {
     let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
     let handshake = async {
         let stream = TcpStream::connect(address).await.map_err(|e| unreachable(e.to_string()))?;
@@ -136,14 +142,9 @@ async fn connect_by(
 ///
 /// # Errors
 /// See [`BackendError`].
-pub async fn in_keyspace(
-    address: &str,
-    mut framed: Framed<TcpStream, Codec>,
-    keyspace: &str,
-) -> Result<Framed<TcpStream, Codec>, BackendError> {
+pub async fn in_keyspace(address: &str, mut framed: Framed, keyspace: &str) -> Result<Framed, BackendError> {
     let text = format!("USE {}", Ident::new(keyspace).to_cql());
-    let params = Params::new(Consistency::One, Values::none());
-    let query = request::query(&text, &params).map_err(|e| protocol(address, e))?;
+    let query = query(&framed, &text).map_err(|e| protocol(address, e))?;
     let used = tokio::time::timeout(CONNECT_TIMEOUT, ask(address, &mut framed, Opcode::Query, query)).await;
     let late = |_| BackendError::Unreachable { address: address.to_owned(), reason: format!("no answer to {text}") };
     match used.map_err(late)??.opcode {
@@ -152,17 +153,8 @@ pub async fn in_keyspace(
     }
 }
 
-async fn check_generation(
-    address: &str,
-    framed: &mut Framed<TcpStream, Codec>,
-    expected: u64,
-) -> Result<(), BackendError> {
-    let params = Params::new(Consistency::One, Values::none());
-    let query = match framed.codec().version() {
-        VERSION_5 => request::v5::query(generation::QUERY, &params, None),
-        _ => request::query(generation::QUERY, &params),
-    };
-    let query = query.map_err(|e| protocol(address, e))?;
+async fn check_generation(address: &str, framed: &mut Framed, expected: u64) -> Result<(), BackendError> {
+    let query = query(framed, generation::QUERY).map_err(|e| protocol(address, e))?;
     let answer = ask(address, framed, Opcode::Query, query).await?;
     let message = answer.message().map_err(|e| protocol(address, e))?;
     let found = match answer.opcode {
@@ -180,16 +172,20 @@ async fn check_generation(
     }
 }
 
+/// The body of QUERY in the version of a connection.
+fn query(framed: &Framed, text: &str) -> Result<bytes::Bytes, ProtocolError> {
+    let params = Params::new(Consistency::One, Values::none());
+    match framed.codec().version() {
+        Version::V5 => request::v5::query(text, &params, None),
+        Version::V3 | Version::V4 => request::query(text, &params),
+    }
+}
+
 fn protocol(address: &str, reason: impl ToString) -> BackendError {
     BackendError::Protocol { address: address.to_owned(), reason: reason.to_string() }
 }
 
-async fn ask(
-    address: &str,
-    framed: &mut Framed<TcpStream, Codec>,
-    opcode: Opcode,
-    body: bytes::Bytes,
-) -> Result<Envelope, BackendError> {
+async fn ask(address: &str, framed: &mut Framed, opcode: Opcode, body: bytes::Bytes) -> Result<Envelope, BackendError> {
     let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
     framed.send(Envelope::request(0, opcode, body)).await.map_err(|e| unreachable(e.to_string()))?;
     match framed.next().await {

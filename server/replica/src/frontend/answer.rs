@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use replicateddb_cql::{
-    Consistency,
-    frame::{Envelope, Opcode},
+    Compression, Consistency, ProtocolError, Version,
+    frame::{Envelope, FLAG_WARNING, Opcode},
     response::{self, ErrorCode, ErrorDetail},
 };
 
@@ -29,11 +29,41 @@ pub fn unprepared(stream: i16, id: Bytes) -> Envelope {
     error_body(stream, response::error(message, &ErrorDetail::Unprepared(id)))
 }
 
-/// What this server supports: one protocol version, no compression.
+/// What this server supports.
 pub fn supported(stream: i16) -> Envelope {
+    let compressions = Compression::EVERY.map(Compression::name);
+    let versions = Version::EVERY.map(Version::name);
     let options: [(&str, &[&str]); 3] =
-        [("CQL_VERSION", &[CQL_VERSION]), ("COMPRESSION", &[]), ("PROTOCOL_VERSIONS", &["4/v4"])];
+        [("PROTOCOL_VERSIONS", &versions), ("COMPRESSION", &compressions), ("CQL_VERSION", &[CQL_VERSION])];
     Envelope::response(stream, Opcode::Supported, response::supported(&options))
+}
+
+/// An answer of version 4, which outcomes and what the front end answers itself are in, as a client of another version gets
+/// it.
+pub fn in_version(answer: Envelope, version: Version) -> Envelope {
+    if version == Version::V4 {
+        return answer;
+    }
+    restated(&answer, version).ok().flatten().unwrap_or(answer)
+}
+
+/// `None`: it is the same.
+fn restated(answer: &Envelope, version: Version) -> Result<Option<Envelope>, ProtocolError> {
+    let message = answer.message()?;
+    let changed = match answer.opcode {
+        Opcode::Result => response::result_in(&message, version)?,
+        Opcode::Error => response::error_in(&message, version)?,
+        _ => None,
+    };
+    // Version 3 has no warnings.
+    if version < Version::V4 && answer.flags & FLAG_WARNING != 0 {
+        let body = changed.unwrap_or(message);
+        return Ok(Some(Envelope { flags: answer.flags & !FLAG_WARNING, body, ..answer.clone() }));
+    }
+    Ok(changed.map(|changed| {
+        let prefix = &answer.body[..answer.body.len().saturating_sub(message.len())];
+        Envelope { body: [prefix, &changed].concat().into(), ..answer.clone() }
+    }))
 }
 
 /// Why a write was not acknowledged, in the terms that drivers act on: what was certainly not written may be tried

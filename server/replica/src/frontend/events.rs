@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use replicateddb_cql::{
+    Version,
     frame::{EVENT_STREAM, Envelope, Opcode},
-    response::{Event, NodeChange, event},
+    response::{Event, NodeChange, event, parse_event},
     wire,
 };
 use replicateddb_ordering::members::Member;
@@ -59,6 +60,7 @@ pub async fn push(
     mut interest: watch::Receiver<Interest>,
     mut schema: broadcast::Receiver<SchemaEvent>,
     mut members: watch::Receiver<Vec<Member>>,
+    version: Version,
     out: Out,
 ) {
     let mut known = addresses(&members.borrow_and_update());
@@ -70,7 +72,7 @@ pub async fn push(
                 Err(_) => return,
             },
             event = schema.recv() => match event {
-                Ok(event) if interest.borrow().schema => vec![schema_event(&event)],
+                Ok(event) if interest.borrow().schema => vec![schema_event(&event, version)],
                 Ok(_) => continue,
                 Err(_) => return,
             },
@@ -117,17 +119,20 @@ fn node_events(before: &BTreeMap<u32, SocketAddr>, now: &BTreeMap<u32, SocketAdd
     changes.into_iter().map(|(change, address)| event(&Event::Node(change, address))).collect()
 }
 
-fn schema_event(event: &SchemaEvent) -> Bytes {
+fn schema_event(schema: &SchemaEvent, version: Version) -> Bytes {
     let mut body = BytesMut::new();
     wire::put_string(&mut body, "SCHEMA_CHANGE");
-    body.put_slice(&event.body);
-    body.freeze()
+    body.put_slice(&schema.body);
+    let body = body.freeze();
+    match parse_event(&body) {
+        Ok(Event::Schema(change)) if version < Version::V4 => event(&Event::Schema(change.in_version(version))),
+        _ => body,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use replicateddb_cql::response::parse_event;
 
     fn members(ids: &[u8]) -> BTreeMap<u32, SocketAddr> {
         ids.iter().map(|id| (u32::from(*id), SocketAddr::from(([127, 0, 0, *id], 9042)))).collect()

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use replicateddb_cql::{
-    Consistency,
+    Compression, Consistency, Version,
     frame::{Codec, Envelope, Opcode},
     request::{self, Params, Values},
     response::{self, Column, ColumnType, ErrorBody, Prepared, Rows, cell},
@@ -141,8 +141,12 @@ impl FakeCassandra {
                     let mut framed = Framed::new(socket, Codec::server(1 << 20));
                     while let Some(Ok(envelope)) = framed.next().await {
                         let (opcode, body) = reply(&envelope, &generation, &levels);
-                        if framed.send(Envelope::response(envelope.stream, opcode, body)).await.is_err() {
+                        let answer = Envelope::response(envelope.stream, opcode, body);
+                        if framed.send(Envelope { version: envelope.version, ..answer }).await.is_err() {
                             return;
+                        }
+                        if envelope.opcode == Opcode::Startup {
+                            framed.codec_mut().begin(version(&envelope), None, 1 << 20);
                         }
                     }
                 });
@@ -162,11 +166,15 @@ fn text_rows(names: &[&str], rows: &[&[&str]]) -> Bytes {
     response::rows(&Rows { columns, paging_state: None, rows }, false).unwrap()
 }
 
+fn version(envelope: &Envelope) -> Version {
+    Version::from_code(envelope.version).unwrap()
+}
+
 fn reply(envelope: &Envelope, generation: &Mutex<u64>, levels: &Mutex<Vec<Consistency>>) -> (Opcode, Bytes) {
     match envelope.opcode {
         Opcode::Startup => (Opcode::Ready, response::ready()),
         Opcode::Prepare => {
-            let text = request::parse_prepare(&envelope.body).unwrap().text;
+            let text = request::parse_prepare(&envelope.body, version(envelope)).unwrap().text;
             let prepared = Prepared {
                 id: text.into_bytes().into(),
                 metadata_id: Bytes::new(),
@@ -177,7 +185,7 @@ fn reply(envelope: &Envelope, generation: &Mutex<u64>, levels: &Mutex<Vec<Consis
             (Opcode::Result, response::prepared(&prepared).unwrap())
         }
         Opcode::Query => {
-            let query = request::parse_query(&envelope.body).unwrap();
+            let query = request::parse_query(&envelope.body, version(envelope)).unwrap();
             let body = if query.text == replicateddb_store::generation::QUERY {
                 text_rows(&["value"], &[&[&generation.lock().unwrap().to_string()]])
             } else if query.text.contains("system_schema.columns") {
@@ -239,10 +247,18 @@ impl Bed {
 
     /// A client's connection as soon as the port is open.
     pub async fn connect(&self) -> Client {
+        self.connect_in(Version::V4, None).await
+    }
+
+    /// The same, of a client that speaks this version and will ask for this compression.
+    pub async fn connect_in(&self, version: Version, compression: Option<Compression>) -> Client {
         let connected = async {
             loop {
                 match TcpStream::connect(self.address).await {
-                    Ok(socket) => return Client { framed: Framed::new(socket, Codec::client(1 << 20)) },
+                    Ok(socket) => {
+                        let codec = Codec::client_of(version, compression, 1 << 20);
+                        return Client { framed: Framed::new(socket, codec) };
+                    }
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
             }

@@ -1,6 +1,6 @@
 //! The front end: CQL clients on one side, the order and the local Cassandra on the other.
 //!
-//! Each client connection has one connection to the local Cassandra. Reads, PREPARE and errors pass through byte for
+//! Each client connection has one connection to the local Cassandra, of the same protocol version. Reads, PREPARE and errors pass through byte for
 //! byte (but for the consistency level, which becomes ONE: the backend is one node); writes are put in the order and
 //! answered with the outcome of their execution here. What can't be replicated yet is refused ([`refuse`]).
 
@@ -11,6 +11,7 @@ mod core;
 mod events;
 #[cfg(test)]
 mod fake;
+mod handshake;
 pub mod limits;
 mod listener;
 mod metrics;

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use replicateddb_cql::{
     Consistency,
@@ -172,19 +173,17 @@ impl Relay {
             Expect::Answer => envelope,
             Expect::Placed(placed) => return placed.shown(envelope),
             Expect::Keyspace => {
-                if let Some(ResultBody::SetKeyspace(name)) = result(&envelope, ResultKind::SetKeyspace) {
+                if let Some(name) = keyspace_set(&envelope) {
                     *lock(&self.keyspace) = Some(name);
                 }
                 envelope
             }
             Expect::Prepared(prepared) => {
-                let Some(ResultBody::Prepared(answer)) = result(&envelope, ResultKind::Prepared) else {
-                    return Ok(envelope);
-                };
+                let Some(id) = prepared_id(&envelope) else { return Ok(envelope) };
                 if let Plan::Refuse(refusal) = &prepared.plan {
                     return Ok(refusal.answer(envelope.stream));
                 }
-                self.prepared.insert(&answer.id, prepared);
+                self.prepared.insert(&id, prepared);
                 envelope
             }
             Expect::Verdict if envelope.opcode == Opcode::Error => envelope,
@@ -197,14 +196,26 @@ impl Relay {
     }
 }
 
-/// The parsed RESULT of an answer, if it is of this kind.
-fn result(envelope: &Envelope, kind: ResultKind) -> Option<ResultBody> {
-    if envelope.opcode != Opcode::Result {
+/// The keyspace that an answer says is used from now on.
+fn keyspace_set(answer: &Envelope) -> Option<String> {
+    let message = result(answer)?;
+    if response::result_kind(&message).ok()? != ResultKind::SetKeyspace {
         return None;
     }
-    let message = envelope.message().ok()?;
-    let found = response::result_kind(&message).ok()?;
-    if found == kind { response::parse_result(&message).ok() } else { None }
+    match response::parse_result(&message) {
+        Ok(ResultBody::SetKeyspace(name)) => Some(name),
+        _ => None,
+    }
+}
+
+/// The id that an answer gives to a statement.
+fn prepared_id(answer: &Envelope) -> Option<Bytes> {
+    response::prepared_id(&result(answer)?).ok().flatten()
+}
+
+/// The message of an answer, if it is a RESULT.
+fn result(answer: &Envelope) -> Option<Bytes> {
+    if answer.opcode == Opcode::Result { answer.message().ok() } else { None }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

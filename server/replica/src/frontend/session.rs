@@ -7,11 +7,11 @@
 use std::{pin::pin, sync::Arc};
 
 use replicateddb_cql::{
-    Consistency,
-    frame::{Envelope, FrameError, Opcode},
+    Consistency, Version,
+    frame::{Envelope, FLAG_CUSTOM_PAYLOAD, FrameError, Opcode},
     request::{self, Values},
     response::{self, ErrorCode},
-    statement::{Statement, classify},
+    statement::{Statement, classify, is_system_keyspace},
 };
 use replicateddb_faults::{Fault, pass};
 use tokio::{
@@ -26,6 +26,7 @@ use super::{
     answer,
     core::Core,
     events::{self, Interest},
+    handshake::{handshake, readable},
     limits::{BODY_TIMEOUT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, MAX_BODY, MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT},
     metrics::{RequestClass, Ticket},
     plan::{self, Plan, Refusal},
@@ -58,7 +59,7 @@ pub enum Closing {
 
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]
-enum End {
+pub enum End {
     /// The client left, or the server is stopping.
     #[error("closed")]
     Closed,
@@ -115,37 +116,28 @@ async fn converse<C: Core>(
     out: Out,
     closing: &mut watch::Receiver<Closing>,
 ) -> Result<(), End> {
-    let stream = tokio::select! {
+    let (stream, agreed) = tokio::select! {
         started = timeout(HANDSHAKE_TIMEOUT, handshake(reader, &out)) => started.map_err(|_| End::Closed)??,
         _ = closing.wait_for(|closing| *closing != Closing::Open) => return Ok(()),
     };
-    let backend = match backend::connect(&service.backend, Some(service.generation)).await {
+    let version = agreed.version;
+    let backend = match backend_of(&service, version).await {
         Ok(backend) => backend,
-        Err(error) => {
-            tracing::warn!(%error, "no backend connection for a client");
-            let message = format!("this replica's Cassandra is not available: {error}");
-            let _ = out.send(answer::error(stream, ErrorCode::Bootstrapping, &message)).await;
+        Err(message) => {
+            let refusal = answer::error(stream, ErrorCode::Bootstrapping, &message);
+            let _ = out.send(Envelope { version: version.code(), ..refusal }).await;
             return Ok(());
         }
     };
-    let backend = match service.keyspace.as_deref() {
-        None => backend,
-        Some(keyspace) => match backend::in_keyspace(&service.backend, backend, keyspace).await {
-            Ok(backend) => backend,
-            Err(error) => {
-                let _ = out.send(answer::error(stream, ErrorCode::Bootstrapping, &error.to_string())).await;
-                return Ok(());
-            }
-        },
-    };
-    reader.set_max_body(MAX_BODY);
-    let _ = out.send(Envelope::response(stream, Opcode::Ready, response::ready())).await;
+    reader.begin(agreed, MAX_BODY);
+    let ready = Envelope::response(stream, Opcode::Ready, response::ready());
+    let _ = out.send_ready(Envelope { version: version.code(), ..ready }, agreed).await;
     let (backend_reader, backend_writer) = socket::backend_halves(backend);
     let (to_backend, backend_queue) = Out::new();
     let relay = Arc::new(Relay::new(to_backend, service.prepared.clone(), service.keyspace.as_deref()));
     let answers = relay.answers(backend_reader, out.clone(), service.answers.clone());
     let (tasks, events) = (JoinSet::new(), JoinSet::new());
-    let mut session = Session { service, relay: relay.clone(), out, tasks, events, interest: None };
+    let mut session = Session { service, version, relay: relay.clone(), out, tasks, events, interest: None };
     tokio::select! {
         biased;
         end = session.requests(reader, closing) => end,
@@ -154,60 +146,25 @@ async fn converse<C: Core>(
     }
 }
 
-/// Answers OPTIONS until STARTUP, and gives STARTUP's stream.
-async fn handshake(reader: &mut Reader, out: &Out) -> Result<i16, End> {
-    loop {
-        let envelope = readable(reader.next().await, out).await?;
-        let stream = envelope.stream;
-        let answer = match envelope.opcode {
-            Opcode::Options => answer::supported(stream),
-            Opcode::Startup => match startup(&envelope) {
-                Ok(()) => return Ok(stream),
-                Err(message) => answer::error(stream, ErrorCode::Protocol, &message),
-            },
-            other => {
-                let message = format!("Unexpected message {other:?}, expecting STARTUP or OPTIONS");
-                answer::error(stream, ErrorCode::Protocol, &message)
-            }
-        };
-        out.send(answer).await.map_err(|_| End::Closed)?;
-    }
-}
-
-fn startup(envelope: &Envelope) -> Result<(), String> {
-    let message = envelope.message().map_err(|error| error.to_string())?;
-    let startup = request::parse_startup(&message).map_err(|error| error.to_string())?;
-    let version = startup.option("CQL_VERSION").ok_or("Missing value CQL_VERSION in STARTUP message")?;
-    if !matches!(version.split('.').next(), Some("3" | "4")) {
-        return Err(format!("CQL version {version} is not supported (supported version: {})", answer::CQL_VERSION));
-    }
-    match startup.option("COMPRESSION") {
-        None | Some("") => Ok(()),
-        Some(name) => Err(format!("Unknown compression algorithm: {name} (none is supported)")),
-    }
-}
-
-/// What came from the socket, if it is a request; what can't be read is answered before the session ends.
-async fn readable(item: Result<Option<Envelope>, FrameError>, out: &Out) -> Result<Envelope, End> {
-    match item {
-        Ok(None) => Err(End::Closed),
-        Ok(Some(envelope)) if envelope.stream >= 0 => Ok(envelope),
-        Ok(Some(envelope)) => {
-            let message = "Stream ids of requests must not be negative";
-            let _ = out.send(answer::error(envelope.stream, ErrorCode::Protocol, message)).await;
-            Err(End::Closed)
-        }
-        Err(error) => {
-            if let Some(stream) = error.stream() {
-                let _ = out.send(answer::error(stream, ErrorCode::Protocol, &error.to_string())).await;
-            }
-            Err(error.into())
+/// A session's own connection to the local Cassandra, in the client's version, so that answers are passed on as they are. The
+/// error is for the client.
+async fn backend_of<C: Core>(service: &Service<C>, version: Version) -> Result<backend::Framed, String> {
+    let backend = backend::connect_in(version, &service.backend, Some(service.generation)).await.map_err(|error| {
+        tracing::warn!(%error, "no backend connection for a client");
+        format!("this replica's Cassandra is not available: {error}")
+    })?;
+    match service.keyspace.as_deref() {
+        None => Ok(backend),
+        Some(keyspace) => {
+            backend::in_keyspace(&service.backend, backend, keyspace).await.map_err(|error| error.to_string())
         }
     }
 }
 
 struct Session<C> {
     service: Arc<Service<C>>,
+    /// Of the connection.
+    version: Version,
     relay: Arc<Relay>,
     out: Out,
     /// Requests that wait for something; bounded by the permits of their tickets.
@@ -243,7 +200,7 @@ impl<C: Core> Session<C> {
                     Err(_) => return Err(End::Closed),
                 },
             };
-            let envelope = readable(item, &self.out).await?;
+            let envelope = readable(item, self.version, &self.out).await?;
             body_due = None;
             let ticket = self.service.metrics.ticket(permits);
             self.request(envelope, ticket).await?;
@@ -257,6 +214,9 @@ impl<C: Core> Session<C> {
     async fn request(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), End> {
         let stream = envelope.stream;
         let handled = match envelope.opcode {
+            _ if self.version < Version::V4 && envelope.flags & FLAG_CUSTOM_PAYLOAD != 0 => {
+                Err(Stop::Refused("Received frame with CUSTOM_PAYLOAD flag for native protocol version < 4".to_owned()))
+            }
             Opcode::Query => self.query(envelope, ticket).await,
             Opcode::Prepare => self.prepare(envelope, ticket).await,
             Opcode::Execute => self.execute(envelope, ticket).await,
@@ -276,8 +236,11 @@ impl<C: Core> Session<C> {
     }
 
     async fn query(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
-        let query = request::parse_query(&envelope.message()?)?;
-        let keyspace = self.relay.keyspace();
+        let query = request::parse_query(&envelope.message()?, self.version)?;
+        let keyspace = match self.keyspace(query.own.keyspace) {
+            Ok(keyspace) => keyspace,
+            Err(refusal) => return self.refuse(envelope.stream, &refusal, ticket).await,
+        };
         let plan = plan::plan(&query.text, keyspace.as_deref());
         let bound = Bound { consistency: query.params.consistency, values: query.params.values };
         let statement = Prepared { text: query.text, keyspace, plan };
@@ -285,8 +248,12 @@ impl<C: Core> Session<C> {
     }
 
     async fn prepare(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
-        let text = request::parse_prepare(&envelope.message()?)?.text;
-        let keyspace = self.relay.keyspace();
+        let prepare = request::parse_prepare(&envelope.message()?, self.version)?;
+        let keyspace = match self.keyspace(prepare.keyspace) {
+            Ok(keyspace) => keyspace,
+            Err(refusal) => return self.refuse(envelope.stream, &refusal, ticket).await,
+        };
+        let text = prepare.text;
         let plan = plan::plan(&text, keyspace.as_deref());
         let expect = match plan {
             Plan::Unknown => Expect::Verdict,
@@ -297,12 +264,25 @@ impl<C: Core> Session<C> {
     }
 
     async fn execute(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
-        let execute = request::parse_execute(&envelope.message()?)?;
+        let execute = request::parse_execute(&envelope.message()?, self.version)?;
         let Some(statement) = self.service.prepared.get(&execute.id) else {
             return self.answer(answer::unprepared(envelope.stream, execute.id), ticket).await;
         };
         let bound = Bound { consistency: execute.params.consistency, values: execute.params.values };
         self.carry_out(envelope, statement, bound, ticket).await
+    }
+
+    /// The keyspace of names without one, in a request that may have asked for one of its own.
+    fn keyspace(&self, asked: Option<String>) -> Result<Option<String>, Refusal> {
+        let (Some(asked), confined) = (asked, self.service.keyspace.as_deref()) else {
+            return Ok(self.relay.keyspace());
+        };
+        match confined {
+            Some(confined) if confined != asked && !is_system_keyspace(&asked) => {
+                Err(Refusal::invalid(confine::elsewhere(confined, Some(&asked))))
+            }
+            _ => Ok(Some(asked)),
+        }
     }
 
     async fn carry_out(
@@ -322,18 +302,23 @@ impl<C: Core> Session<C> {
                 self.refuse(stream, &Refusal::any_read(), ticket).await
             }
             Plan::Local => {
-                let envelope = request::with_consistency(envelope, Consistency::One)?;
+                let envelope = request::with_consistency(envelope, Consistency::One, self.version)?;
                 Ok(self.relay.send(envelope, Expect::Answer, ticket).await?)
             }
             Plan::Read(select) => {
                 self.read(envelope, select, statement.keyspace.as_deref(), bound.consistency, ticket).await
             }
             Plan::Use => {
-                let envelope = request::with_consistency(envelope, Consistency::One)?;
+                let envelope = request::with_consistency(envelope, Consistency::One, self.version)?;
                 Ok(self.relay.send(envelope, Expect::Keyspace, ticket).await?)
             }
             Plan::Unknown => {
-                let prepare = Envelope::request(stream, Opcode::Prepare, request::prepare(&statement.text)?);
+                let prepare = match (self.version, statement.keyspace.as_deref()) {
+                    (Version::V5, Some(keyspace)) => request::v5::prepare_in(&statement.text, keyspace)?,
+                    (Version::V5, None) => request::v5::prepare(&statement.text)?,
+                    _ => request::prepare(&statement.text)?,
+                };
+                let prepare = Envelope::request(stream, Opcode::Prepare, prepare);
                 Ok(self.relay.send(prepare, Expect::Verdict, ticket.class(RequestClass::Refused)).await?)
             }
             Plan::Topology(select) => {
@@ -361,9 +346,13 @@ impl<C: Core> Session<C> {
 
     async fn batch(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
         let stream = envelope.stream;
-        let batch = request::parse_batch(&envelope.message()?)?;
+        let (batch, own) = request::parse_batch(&envelope.message()?, self.version)?;
         let consistency = batch.consistency;
-        match write::batch(batch, self.relay.keyspace(), &self.service.prepared) {
+        let keyspace = match self.keyspace(own.keyspace) {
+            Ok(keyspace) => keyspace,
+            Err(refusal) => return self.refuse(stream, &refusal, ticket).await,
+        };
+        match write::batch(batch, keyspace, &self.service.prepared) {
             Ok(write) => self.write(stream, write, consistency, ticket).await,
             Err(write::BatchError::Unprepared(id)) => self.answer(answer::unprepared(stream, id), ticket).await,
             Err(write::BatchError::Refused(refusal)) => self.refuse(stream, &refusal, ticket).await,
@@ -380,7 +369,7 @@ impl<C: Core> Session<C> {
         ticket: Ticket,
     ) -> Result<(), Stop> {
         use Consistency as Level;
-        let envelope = request::with_consistency(envelope, Level::One)?;
+        let envelope = request::with_consistency(envelope, Level::One, self.version)?;
         match consistency {
             Level::Any => return self.refuse(envelope.stream, &Refusal::any_read(), ticket).await,
             Level::One | Level::Two | Level::Three | Level::LocalOne => {
@@ -403,9 +392,10 @@ impl<C: Core> Session<C> {
     }
 
     fn topology(&mut self, stream: i16, select: Arc<Select>, values: Values, ticket: Ticket) {
-        let (service, out) = (self.service.clone(), self.out.clone());
+        let (service, out, version) = (self.service.clone(), self.out.clone(), self.version);
         self.tasks.spawn(async move {
             let answer = service.topology(stream, &select, &values).await;
+            let answer = answer::in_version(answer, version);
             let sent = out.send(answer).await.map_err(|_| End::Closed);
             drop(ticket);
             sent
@@ -416,10 +406,11 @@ impl<C: Core> Session<C> {
         if consistency.is_serial() {
             return self.refuse(stream, &Refusal::serial_write(consistency), ticket).await;
         }
-        let (service, out) = (self.service.clone(), self.out.clone());
+        let (service, out, version) = (self.service.clone(), self.out.clone(), self.version);
         let ticket = ticket.class(write.class());
         self.tasks.spawn(async move {
             let answer = service.write(stream, write, consistency).await;
+            let answer = answer::in_version(answer, version);
             let sent = out.send(answer).await.map_err(|_| End::Closed);
             pass(Fault::AnswerQueued);
             drop(ticket);
@@ -436,7 +427,7 @@ impl<C: Core> Session<C> {
             None => {
                 let (sender, interest) = watch::channel(wanted);
                 let (schema, members) = (self.service.core.events(), self.service.peers.members());
-                self.events.spawn(events::push(interest, schema, members, self.out.clone()));
+                self.events.spawn(events::push(interest, schema, members, self.version, self.out.clone()));
                 self.interest = Some(sender);
             }
         }

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use bytes::Bytes;
 use futures::StreamExt;
 use replicateddb_cql::{
-    Consistency,
+    Compression, Consistency, Version,
     frame::Opcode,
     request::{self, Params, Values},
     response::{self, ErrorCode},
@@ -274,19 +274,141 @@ async fn i7_too_many_clients_are_told_so() {
 }
 
 #[tokio::test]
-async fn newer_protocol_versions_step_down() {
+async fn unknown_protocol_versions_step_down() {
     let bed = Bed::start(10).await;
     bed.serve(1);
     bed.client().await;
-    for version in [3u8, 5, 6, 65, 66] {
+    for version in [6u8, 65, 66] {
         let mut socket = TcpStream::connect(bed.address).await.unwrap();
         socket.write_all(&[version, 0, 0, 7, 5, 0, 0, 0, 0]).await.unwrap();
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(answer[..5], [0x84, 0, 0, 7, 0], "version {version}");
+        assert_eq!(answer[..5], [0x85, 0, 0, 7, 0], "version {version}");
         let error = response::parse_error(&Bytes::from(answer[9..].to_vec())).unwrap();
         assert_eq!(error.kind(), Some(ErrorCode::Protocol));
         assert!(error.message.contains("nvalid or unsupported protocol version"), "{}", error.message);
+    }
+    for version in [1u8, 2] {
+        let mut socket = TcpStream::connect(bed.address).await.unwrap();
+        socket.write_all(&[version, 0, 7, 5, 0, 0, 0, 0]).await.unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer[..4], [0x80 | version, 0, 7, 0], "in the short header of version {version}");
+    }
+}
+
+#[tokio::test]
+async fn every_version_and_compression_is_served() {
+    let bed = Bed::start(20).await;
+    bed.serve(1);
+    for version in Version::EVERY {
+        for compression in [None, Some(Compression::Lz4), Some(Compression::Snappy)] {
+            let mut client = bed.connect_in(version, compression).await;
+            let supported = client.ask(1, Opcode::Options, Bytes::new()).await;
+            assert_eq!((supported.opcode, supported.version), (Opcode::Supported, version.code()));
+            let name = compression.map_or("", Compression::name);
+            let body = request::startup(&[("CQL_VERSION", "3.0.0"), ("COMPRESSION", name)]).unwrap();
+            let answer = client.ask(0, Opcode::Startup, body).await;
+            if (version, compression) == (Version::V5, Some(Compression::Snappy)) {
+                assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Protocol));
+                continue;
+            }
+            assert_eq!(answer.opcode, Opcode::Ready);
+            let text = format!("SELECT * FROM a.t /*{}*/", " ".repeat(300_000));
+            let params = Params::new(Consistency::Quorum, Values::none());
+            for text in ["SELECT * FROM a.t", &text, "INSERT INTO a.t (k) VALUES (1)"] {
+                let body = match version {
+                    Version::V5 => request::v5::query(text, &params, Some(1)).unwrap(),
+                    _ => request::query(text, &params).unwrap(),
+                };
+                let answer = client.ask(9, Opcode::Query, body).await;
+                assert_eq!(
+                    (answer.opcode, answer.version),
+                    (Opcode::Result, version.code()),
+                    "{version} {compression:?}"
+                );
+            }
+            let prepare = match version {
+                Version::V5 => request::v5::prepare("SELECT * FROM a.t").unwrap(),
+                _ => request::prepare("SELECT * FROM a.t").unwrap(),
+            };
+            assert_eq!(client.ask(2, Opcode::Prepare, prepare).await.opcode, Opcode::Result);
+            if version < Version::V5 {
+                client.framed.get_mut().write_all(&[5, 0, 0, 3, 5, 0, 0, 0, 0]).await.unwrap();
+                let answer = client.next().await.expect("told why");
+                let error = response::parse_error(&answer.body).unwrap();
+                assert!(error.message.contains("previous messages on this connection"), "{}", error.message);
+                assert!(client.next().await.is_none());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn damaged_segments_end_the_connection() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    for damage in [&[9; 20][..], &[0; 20]] {
+        let mut client = bed.connect_in(Version::V5, None).await;
+        let body = request::startup(&[("CQL_VERSION", "3.0.0")]).unwrap();
+        assert_eq!(client.ask(0, Opcode::Startup, body).await.opcode, Opcode::Ready);
+        client.framed.get_mut().write_all(damage).await.unwrap();
+        let answer = client.next().await.expect("told why");
+        assert_eq!((answer.stream, answer.opcode), (0, Opcode::Error));
+        let error = response::parse_error(&answer.body).unwrap();
+        assert_eq!(error.kind(), Some(ErrorCode::Protocol));
+        assert!(error.message.contains("CRC mismatch"), "{}", error.message);
+        assert!(client.next().await.is_none());
+    }
+}
+
+/// A few bytes that say they hold much wait for their share of the bound before they are unpacked, and are then found out.
+#[tokio::test]
+async fn bombs_are_refused() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    for length in [MAX_BODY as u32, u32::MAX] {
+        let mut client = bed.connect_in(Version::V4, Some(Compression::Lz4)).await;
+        let body = request::startup(&[("CQL_VERSION", "3.0.0"), ("COMPRESSION", "lz4")]).unwrap();
+        assert_eq!(client.ask(0, Opcode::Startup, body).await.opcode, Opcode::Ready);
+        let message = [[4, 1, 0, 3, 7, 0, 0, 0, 8].as_slice(), &length.to_be_bytes(), &[0x1F, 7, 0, 0]].concat();
+        client.framed.get_mut().write_all(&message).await.unwrap();
+        let answer = client.next().await.expect("told why");
+        assert_eq!((answer.stream, answer.opcode), (3, Opcode::Error));
+        assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Protocol));
+        assert!(client.next().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_record_is_the_same_whatever_version_its_client_speaks() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let null_of_v3 = Bytes::from_static(&[0, 2, 0, 0, 0, 1, 7, 0xFF, 0xFF, 0xFF, 0xFE]);
+    let null = Bytes::from_static(&[0, 2, 0, 0, 0, 1, 7, 0xFF, 0xFF, 0xFF, 0xFF]);
+    let mut proposals = Vec::new();
+    for version in Version::EVERY {
+        let mut client = bed.connect_in(version, None).await;
+        let body = request::startup(&[("CQL_VERSION", "3.0.0")]).unwrap();
+        assert_eq!(client.ask(0, Opcode::Startup, body).await.opcode, Opcode::Ready);
+        let raw = if version == Version::V3 { &null_of_v3 } else { &null };
+        let params = Params::new(Consistency::One, Values::from_raw(raw.clone(), false).unwrap());
+        let text = "INSERT INTO t (k, v) VALUES (?, ?)";
+        let body = match version {
+            Version::V5 => request::v5::query_in(text, "a", &params, Some(7)).unwrap(),
+            _ => {
+                let used = request::query("USE a", &Params::new(Consistency::One, Values::none())).unwrap();
+                assert_eq!(client.ask(1, Opcode::Query, used).await.opcode, Opcode::Result);
+                request::query(text, &params).unwrap()
+            }
+        };
+        assert_eq!(client.ask(1, Opcode::Query, body).await.opcode, Opcode::Result);
+        proposals.push(bed.core.proposed.lock().unwrap().pop().expect("a proposal"));
+    }
+    for proposal in &proposals {
+        assert_eq!(proposal.keyspace.as_deref(), Some("a"));
+        assert_eq!(proposal.statements, proposals[0].statements);
+        assert_eq!(proposal.statements[0].values.raw(), &null);
     }
 }
 

@@ -4,7 +4,10 @@ use std::io;
 
 use bytes::BytesMut;
 use futures::SinkExt;
-use replicateddb_cql::frame::{Codec, Envelope, FrameError, HEADER_LENGTH, Header};
+use replicateddb_cql::{
+    Version,
+    frame::{Codec, Envelope, FrameError},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     net::{
@@ -16,7 +19,10 @@ use tokio::{
 };
 use tokio_util::codec::{Decoder, Framed, FramedWrite};
 
-use super::limits::{MAX_ANSWER, MAX_HANDSHAKE_BODY, SOCKET_BUFFER_KEPT, SOCKET_QUEUE, SOCKET_WRITE_TIMEOUT};
+use super::{
+    handshake::Agreed,
+    limits::{MAX_ANSWER, MAX_HANDSHAKE_BODY, SOCKET_BUFFER_KEPT, SOCKET_QUEUE, SOCKET_WRITE_TIMEOUT},
+};
 
 /// What is written to a socket.
 pub type Writer = FramedWrite<OwnedWriteHalf, Codec>;
@@ -26,33 +32,44 @@ pub struct Reader {
     socket: OwnedReadHalf,
     codec: Codec,
     buffer: BytesMut,
+    /// The most that the buffer has held since it was made.
+    held: usize,
 }
 
 impl Reader {
     fn new(socket: OwnedReadHalf, codec: Codec, buffer: BytesMut) -> Self {
-        Self { socket, codec, buffer }
+        Self { socket, codec, held: buffer.len(), buffer }
     }
 
-    /// From now on bodies may have up to `bytes`.
-    pub fn set_max_body(&mut self, bytes: usize) {
-        self.codec = Codec::server(bytes);
+    /// STARTUP is being answered: from now on all is as agreed, and bodies may have up to `bytes`.
+    pub fn begin(&mut self, agreed: Agreed, bytes: usize) {
+        self.codec.begin(agreed.version, agreed.compression, bytes);
     }
 
-    /// Waits for the next header and gives the bytes of its body, before that is read; 0 if there is none, or if it
+    /// The connection's version, or, before there is one, the last message's.
+    pub fn version(&self) -> Version {
+        self.codec.version()
+    }
+
+    /// Waits for the next header and gives the bytes of its body, unpacked, before that is read; 0 if there is none, or if it
     /// breaks the protocol, which [`Reader::next`] tells.
     ///
     /// # Errors
     /// The socket broke.
     pub async fn next_length(&mut self) -> io::Result<usize> {
         loop {
-            if let Some(header) = self.buffer.first_chunk::<HEADER_LENGTH>() {
-                return Ok(usize::try_from(Header::parse(*header).length).unwrap_or(0));
-            }
-            // Versions 1 and 2 have shorter headers, which are refused.
-            if matches!(self.buffer[..], [1 | 2, _, _, ..]) || self.socket.read_buf(&mut self.buffer).await? == 0 {
-                return Ok(0);
+            match self.codec.next_length(&mut self.buffer) {
+                Ok(Some(length)) => return Ok(length),
+                Ok(None) if self.read().await? > 0 => {}
+                Ok(None) | Err(_) => return Ok(0),
             }
         }
+    }
+
+    async fn read(&mut self) -> io::Result<usize> {
+        let read = self.socket.read_buf(&mut self.buffer).await?;
+        self.held = self.held.max(self.buffer.len());
+        Ok(read)
     }
 
     /// The next envelope; `None` if the peer has closed.
@@ -62,14 +79,15 @@ impl Reader {
     pub async fn next(&mut self) -> Result<Option<Envelope>, FrameError> {
         loop {
             if let Some(envelope) = self.codec.decode(&mut self.buffer)? {
-                if self.buffer.is_empty() && envelope.body.len() > SOCKET_BUFFER_KEPT {
-                    // Not to share the large body's memory as long as the connection lives.
+                if self.buffer.is_empty() && self.held > SOCKET_BUFFER_KEPT {
+                    // Not to share a large body's memory as long as the connection lives.
                     self.buffer = BytesMut::new();
+                    self.held = 0;
                 }
                 return Ok(Some(envelope));
             }
-            if self.socket.read_buf(&mut self.buffer).await? == 0 {
-                return match self.buffer.is_empty() {
+            if self.read().await? == 0 {
+                return match self.buffer.is_empty() && !self.codec.holds_part() {
                     true => Ok(None),
                     false => Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into())),
                 };
@@ -94,7 +112,7 @@ pub fn client_halves(socket: TcpStream) -> (Reader, Writer) {
 pub fn backend_halves(backend: Framed<TcpStream, Codec>) -> (Reader, Writer) {
     let parts = backend.into_parts();
     let (read, write) = parts.io.into_split();
-    let reader = Reader::new(read, Codec::client(MAX_ANSWER), parts.read_buf);
+    let reader = Reader::new(read, parts.codec.clone(), parts.read_buf);
     let mut writer = FramedWrite::new(write, parts.codec);
     *writer.write_buffer_mut() = parts.write_buf;
     (reader, writer)
@@ -105,6 +123,8 @@ pub fn backend_halves(backend: Framed<TcpStream, Codec>) -> (Reader, Writer) {
 pub struct Queued {
     envelope: Envelope,
     share: Option<OwnedSemaphorePermit>,
+    /// What is written after it is as agreed.
+    then: Option<Agreed>,
 }
 
 /// The other end is gone.
@@ -127,7 +147,15 @@ impl Out {
     /// # Errors
     /// The connection has ended.
     pub async fn send(&self, envelope: Envelope) -> Result<(), Closed> {
-        self.0.send(Queued { envelope, share: None }).await.map_err(|_| Closed)
+        self.0.send(Queued { envelope, share: None, then: None }).await.map_err(|_| Closed)
+    }
+
+    /// Queues the answer to STARTUP: what is queued after it is written as agreed.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn send_ready(&self, envelope: Envelope, agreed: Agreed) -> Result<(), Closed> {
+        self.0.send(Queued { envelope, share: None, then: Some(agreed) }).await.map_err(|_| Closed)
     }
 
     /// Queues a message that holds `share` until it is written.
@@ -135,7 +163,7 @@ impl Out {
     /// # Errors
     /// The connection has ended.
     pub async fn send_counted(&self, envelope: Envelope, share: OwnedSemaphorePermit) -> Result<(), Closed> {
-        self.0.send(Queued { envelope, share: Some(share) }).await.map_err(|_| Closed)
+        self.0.send(Queued { envelope, share: Some(share), then: None }).await.map_err(|_| Closed)
     }
 }
 
@@ -150,11 +178,15 @@ where
 {
     let stalled = |_| FrameError::Io(io::ErrorKind::TimedOut.into());
     while let Some(first) = queue.recv().await {
-        let mut shares = vec![first.share];
-        timeout(SOCKET_WRITE_TIMEOUT, sink.feed(first.envelope)).await.map_err(stalled)??;
-        while let Ok(next) = queue.try_recv() {
-            shares.push(next.share);
-            timeout(SOCKET_WRITE_TIMEOUT, sink.feed(next.envelope)).await.map_err(stalled)??;
+        let mut shares = Vec::new();
+        let mut next = Some(first);
+        while let Some(Queued { envelope, share, then }) = next {
+            shares.push(share);
+            timeout(SOCKET_WRITE_TIMEOUT, sink.feed(envelope)).await.map_err(stalled)??;
+            if let Some(Agreed { version, compression }) = then {
+                sink.encoder_mut().begin(version, compression, MAX_ANSWER);
+            }
+            next = queue.try_recv().ok();
         }
         timeout(SOCKET_WRITE_TIMEOUT, sink.flush()).await.map_err(stalled)??;
         if sink.write_buffer().capacity() > SOCKET_BUFFER_KEPT {

@@ -24,13 +24,13 @@ pub fn judge(own: &str, text: &str, statement: &Statement) -> Verdict {
         Kind::Use => {
             let used = lex::tokens(text).nth(1).and_then(|token| ident(text, token));
             let used = used.as_ref().map(Ident::as_str);
-            return if used == Some(own) { Verdict::Fine } else { elsewhere(own, used) };
+            return if used == Some(own) { Verdict::Fine } else { Verdict::Refused(elsewhere(own, used)) };
         }
         _ => {}
     }
     for each in statement.each() {
         if let Some(other) = each.keyspace.as_ref().filter(|named| named.as_str() != own) {
-            return elsewhere(own, Some(other.as_str()));
+            return Verdict::Refused(elsewhere(own, Some(other.as_str())));
         }
         if each.table.as_ref().is_some_and(|table| table.as_str() == STATE_TABLE) && each.kind != Kind::Select {
             return Verdict::Refused(format!("the table {STATE_TABLE} belongs to the replica itself"));
@@ -39,12 +39,13 @@ pub fn judge(own: &str, text: &str, statement: &Statement) -> Verdict {
     Verdict::Fine
 }
 
-fn elsewhere(own: &str, other: Option<&str>) -> Verdict {
+/// Why another keyspace than `own` can't be used.
+pub fn elsewhere(own: &str, other: Option<&str>) -> String {
     let other = other.map(|name| format!(" {name}")).unwrap_or_default();
-    Verdict::Refused(format!(
+    format!(
         "this replica shares its Cassandra with others and is confined to the keyspace {own}; the keyspace{other} can't be \
          used: leave the keyspace out"
-    ))
+    )
 }
 
 fn of_keyspaces(own: &str, text: &str, action: Action, statement: &Statement) -> Verdict {
@@ -86,10 +87,7 @@ pub fn stripped(own: &str, text: &str, kind: Kind) -> Result<String, String> {
         let named = ident(text, qualifier);
         let named = named.as_ref().map_or("", Ident::as_str);
         if named != own {
-            return Err(match elsewhere(own, Some(named)) {
-                Verdict::Refused(reason) => reason,
-                Verdict::Fine | Verdict::Nothing => named.to_owned(),
-            });
+            return Err(elsewhere(own, Some(named)));
         }
         result.push_str(text.get(kept..qualifier.span().start).unwrap_or_default());
         kept = object.span().start;

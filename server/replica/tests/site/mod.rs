@@ -7,6 +7,7 @@ pub mod direct;
 pub mod jmx;
 pub mod plain;
 pub mod statements;
+pub mod versions;
 
 use std::path::PathBuf;
 use std::time::Duration;
