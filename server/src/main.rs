@@ -9,6 +9,10 @@ use replicateddb_server::{
 };
 use replicateddb_store::agent::{faults::Faults, run_with_faults};
 
+/// A request is many small allocations, made by one thread and freed by another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();

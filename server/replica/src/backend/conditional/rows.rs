@@ -18,8 +18,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::outcome::{Failure, Meaning, judge};
 use super::super::pool::Pool;
 
-/// Rows in one request. With a clustering column each of its values is looked for in each partition.
-const ROWS: usize = 10;
+/// Rows in one request.
+const ROWS: usize = 64;
+/// The same with a clustering column, of which each value is looked for in each partition.
+const CLUSTERED_ROWS: usize = 10;
 /// Requests on their way at once. What comes meanwhile makes the next ones larger.
 const IN_FLIGHT: usize = 2;
 /// Wishes taken at once, and waiting to be; more wait before it.
@@ -108,13 +110,14 @@ async fn run(pool: Pool, mut queue: mpsc::Receiver<Waiting>) {
     }
 }
 
-/// Those of the same query and second together, at most [`ROWS`] of them; the last ones come first.
+/// Those of the same query and second together, as many as go into a request; the last ones come first.
 fn grouped(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
     let mut groups: Vec<Vec<Waiting>> = Vec::new();
     let mut open: HashMap<(Bytes, i32), usize> = HashMap::new();
     for one in waiting {
         let key = (one.wish.id.clone(), one.wish.now_s);
-        match open.get(&key).and_then(|at| groups.get_mut(*at)).filter(|group| group.len() < ROWS) {
+        let most = if one.wish.clustering.is_some() { CLUSTERED_ROWS } else { ROWS };
+        match open.get(&key).and_then(|at| groups.get_mut(*at)).filter(|group| group.len() < most) {
             Some(group) => group.push(one),
             None => {
                 open.insert(key, groups.len());
