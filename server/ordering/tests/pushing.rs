@@ -131,13 +131,18 @@ async fn lives_are_listed_and_asked() {
 
 /// The replicas 0, 1 and 2, which push to each other; once entries of the others are handed over to 0.
 async fn three(server: &ZooKeeper, root: &str) -> Vec<(ZnodeLog, Vec<JoinHandle<()>>)> {
-    let opened = join_all((0..3).map(|replica| ZnodeLog::open(config(&server.connect(), root, replica)))).await;
+    // Segments are sealed by whoever appends, too.
+    let with = |replica| Config { segment_entries: 60, ..config(&server.connect(), root, replica) };
+    let opened = join_all((0..3).map(|replica| ZnodeLog::open(with(replica)))).await;
     let logs: Vec<ZnodeLog> = opened.into_iter().map(|opened| opened.expect("opened").0).collect();
     let pushing = logs.iter().map(|from| {
         let others = logs.iter().filter(|to| to.incarnation() != from.incarnation());
         others.flat_map(|to| connect(from, to)).collect()
     });
     let connections: Vec<Vec<JoinHandle<()>>> = pushing.collect();
+    for (own, log) in (0u32..).zip(&logs) {
+        log.expect_pushes((0..3).filter(|other| *other != own).collect());
+    }
     for log in &logs[1..] {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !log.is_carried() {
@@ -174,17 +179,18 @@ async fn one_appends_for_all() {
     assert!(transactions.len() < count * 2 / 3, "{} transactions for {count} entries", transactions.len());
 }
 
-/// The transactions that the entries of the first segment came with.
+/// The transactions that the entries came with.
 async fn log_nodes(server: &ZooKeeper, root: &str) -> BTreeSet<i64> {
     let client = zookeeper_client::Client::connect(&server.connect()).await.expect("connected");
-    let folder = format!("{root}/requests/0000000000");
-    let names = client.list_children(&folder).await.expect("listed");
-    join_all(names.iter().map(async |name| {
-        client.check_stat(&format!("{folder}/{name}")).await.expect("looked at").expect("it is there").czxid
-    }))
-    .await
-    .into_iter()
-    .collect()
+    let requests = format!("{root}/requests");
+    let mut transactions = BTreeSet::new();
+    for segment in client.list_children(&requests).await.expect("listed") {
+        for name in client.list_children(&format!("{requests}/{segment}")).await.expect("listed") {
+            let entry = client.check_stat(&format!("{requests}/{segment}/{name}")).await.expect("looked at");
+            transactions.insert(entry.expect("it is there").czxid);
+        }
+    }
+    transactions
 }
 
 /// Whoever appends for the others goes, with entries of theirs on their way: they append them again, by themselves. Its next
@@ -222,6 +228,24 @@ async fn the_others_go_on_without_it() {
         numbers.dedup();
         assert_eq!(numbers, Vec::from_iter(0..ENTRIES), "each is there");
     }
+}
+
+/// Whoever appends for the others has a new life, and does not know it yet: it appends nothing more, and they go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life_that_is_over_appends_for_nobody() {
+    const ENTRIES: u32 = 30;
+    let server = server();
+    let root = new_root();
+    let logs = three(&server, &root).await;
+    let (_again, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
+    let writing = join_all(logs.iter().enumerate().skip(1).map(async |(replica, (log, _))| {
+        for number in 0..ENTRIES {
+            log.append(entry(replica as u32, number)).await.expect("appended, and known to be");
+        }
+    }));
+    tokio::time::timeout(PATIENCE, writing).await.expect("all are appended");
+    assert_eq!(read_to_end(&logs[1].0, Position::START).await.len(), 2 * ENTRIES as usize, "each once");
+    assert_eq!(logs[0].0.append(entry(0, 0)).await, Err(AppendError::Fenced));
 }
 
 /// An entry of a life that is over comes to nothing, and those that go with it are none the worse (I6).

@@ -134,6 +134,8 @@ where
     pub async fn run(mut self, commands: &mut mpsc::Receiver<Command>, stop: &CancellationToken) -> Exit {
         let exit = self.apply(commands, stop).await;
         if self.by_verdict {
+            // What it holds the others have left out: nobody is shown it while the rest of the log is read.
+            self.shared.stop_serving("a verdict leaves out a record that this store has: it is rewound");
             look_on(&self.shared, self.state, self.intake, self.tail).await;
         }
         exit

@@ -13,6 +13,7 @@ use replicateddb_store::client::StoreError;
 use tokio::time::{Instant, sleep};
 
 use crate::mutations::{Mutation, mutated};
+use crate::propose::FENCED;
 use crate::shared::{Needs, Shared};
 use crate::site::Agent;
 use crate::state::State;
@@ -193,8 +194,14 @@ pub async fn publish<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &
 pub async fn beat<L: OrderedLog, A: Agent>(shared: Arc<Shared>, log: L, agent: A) -> Infallible {
     loop {
         sleep(shared.config.log_keep_interval).await;
-        if let Err(error) = publish(&shared, &log, &agent).await {
-            tracing::debug!(%error, "what is needed of the log was not made known; again soon");
+        match publish(&shared, &log, &agent).await {
+            Ok(()) => {}
+            // Without writes or reads nobody else may find out.
+            Err(LogError::Fenced) => {
+                shared.fail(FENCED);
+                return std::future::pending().await;
+            }
+            Err(error) => tracing::debug!(%error, "what is needed of the log was not made known; again soon"),
         }
     }
 }

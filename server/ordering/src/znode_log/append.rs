@@ -14,7 +14,7 @@ use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 use super::bodies::{self, BodyError};
 use super::layout::SegmentState;
 use super::plan::{self, AppendVerdict, Place};
-use super::{Inner, open, truncate};
+use super::{Inner, gather, open, truncate};
 use crate::connection::Connection;
 use crate::{AppendError, Appended, Committed, LogError, Position, framing};
 
@@ -128,6 +128,10 @@ pub(super) async fn append(inner: Arc<Inner>, entry: Bytes) -> Outcome {
         if let Ok(Appended { position, commit_time_ms }) = outcome {
             inner.saw_segment(position.segment);
             inner.recent.put(Committed { position, commit_time_ms, entry });
+            // Whoever appended it seals, unless it can't.
+            if position.sequence as usize >= inner.config.segment_entries as usize + gather::ENTRIES {
+                start_seal(&inner, position.segment);
+            }
         }
         return outcome;
     }
@@ -150,6 +154,12 @@ pub(super) async fn carried(inner: Arc<Inner>, writer: Writer, entry: Bytes) -> 
     if entry.len() > limit {
         return Err(AppendError::TooLarge { bytes: entry.len(), limit });
     }
+    if inner.is_fenced() {
+        return Err(unavailable("a newer incarnation of the replica that appends for all has taken over"));
+    }
+    if inner.lanes.iter().all(|lane| lane.connection.connected().is_none()) {
+        return Err(unavailable("not connected to ZooKeeper"));
+    }
     let (part, coming) = Part::new(writer, entry, Instant::now() + inner.config.append_timeout);
     if inner.gather.try_send(part).is_err() {
         return Err(too_many());
@@ -162,7 +172,7 @@ pub(super) async fn carried(inner: Arc<Inner>, writer: Writer, entry: Bytes) -> 
 async fn spawn_alone(inner: &Arc<Inner>, part: Part) -> bool {
     let permit = timeout_at(part.deadline, inner.permits.clone().acquire_owned()).await;
     let Ok(Ok(permit)) = permit else { return false };
-    tokio::spawn(Transaction::new(inner.clone(), vec![part], permit).run());
+    tokio::spawn(Transaction::new(inner.clone(), vec![part], Some(permit)).run());
     true
 }
 
@@ -182,18 +192,20 @@ fn unavailable(reason: impl Into<String>) -> AppendError {
 pub(super) struct Transaction {
     inner: Arc<Inner>,
     parts: Vec<Part>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Transaction {
-    /// The permit bounds the transactions under way, and is held until ZooKeeper has answered.
-    pub(super) fn new(inner: Arc<Inner>, parts: Vec<Part>, permit: OwnedSemaphorePermit) -> Self {
+    /// The permit, where there is one, is held until ZooKeeper has answered.
+    pub(super) fn new(inner: Arc<Inner>, parts: Vec<Part>, permit: Option<OwnedSemaphorePermit>) -> Self {
         Self { inner, parts, _permit: permit }
     }
 
     /// Appends them; each has its outcome at the end.
     pub(super) async fn run(mut self) {
         self.parts.retain(Part::claim);
+        self.expire(&too_many());
+        self.parts.retain(|part| part.answer.is_some());
         if let Err(error) = self.propose().await {
             self.reply(&error);
         }
@@ -204,14 +216,27 @@ impl Transaction {
         self.parts.iter_mut().for_each(|part| part.reply(Err(error.clone())));
     }
 
-    /// The first of the entries' deadlines.
-    fn deadline(&self) -> Instant {
-        self.parts.iter().map(|part| part.deadline).min().unwrap_or_else(Instant::now)
+    /// Tells those whose deadline is over.
+    fn expire(&mut self, error: &AppendError) {
+        let now = Instant::now();
+        for part in self.parts.iter_mut().filter(|part| part.deadline <= now) {
+            part.reply(Err(error.clone()));
+        }
     }
 
-    /// The writers, each once.
+    /// The last of the entries' deadlines.
+    fn deadline(&self) -> Instant {
+        self.parts.iter().map(|part| part.deadline).max().unwrap_or_else(Instant::now)
+    }
+
+    /// The first deadline of those that have no answer yet.
+    fn next_deadline(&self) -> Option<Instant> {
+        self.parts.iter().filter(|part| part.answer.is_some()).map(|part| part.deadline).min()
+    }
+
+    /// The writers, each once, and first this handle: nothing of an ended life goes into the log, not even what is others' (I6).
     fn writers(&self) -> Vec<Writer> {
-        let mut writers: Vec<Writer> = Vec::new();
+        let mut writers: Vec<Writer> = vec![self.inner.pushes.own_writer().clone()];
         for part in &self.parts {
             if !writers.contains(&part.writer) {
                 writers.push(part.writer.clone());
@@ -246,8 +271,17 @@ impl Transaction {
                 }
                 AppendVerdict::Sealed => inner.saw_segment(segment.saturating_add(1)),
                 AppendVerdict::NoSegment => self.find_segment(segment).await?,
+                AppendVerdict::Fenced(0) => {
+                    let error = self.over(&client).await;
+                    let own = inner.pushes.own_writer();
+                    self.parts
+                        .iter_mut()
+                        .filter(|part| part.writer == *own)
+                        .for_each(|part| part.reply(Err(error.clone())));
+                    return Err(unavailable("the life of the replica that appends for all is over"));
+                }
                 AppendVerdict::Fenced(writer) => match writers.get(writer) {
-                    Some(writer) => self.leave_out(&client, writer).await,
+                    Some(writer) => self.leave_out(writer),
                     None => return Err(unavailable("ZooKeeper refuses what was not asked")),
                 },
                 AppendVerdict::Refused(reason) => return Err(unavailable(reason)),
@@ -257,15 +291,11 @@ impl Transaction {
         Ok(())
     }
 
-    /// The life of this writer is over: nothing of it was appended, and the others go without it.
-    async fn leave_out(&mut self, client: &Client, writer: &Writer) {
-        let error = match writer == self.inner.pushes.own_writer() {
-            true => self.over(client).await,
-            // It finds out by itself what that means.
-            false => unavailable("ZooKeeper does not know the writer's incarnation"),
-        };
+    /// The life of this writer is over: nothing of it was appended, and the others go without it. It finds out by itself what
+    /// that means.
+    fn leave_out(&mut self, writer: &Writer) {
         for mut part in self.parts.extract_if(.., |part| part.writer == *writer) {
-            part.reply(Err(error.clone()));
+            part.reply(Err(unavailable("ZooKeeper does not know the writer's incarnation")));
         }
     }
 
@@ -303,10 +333,9 @@ impl Transaction {
         Ok(frames)
     }
 
-    /// The transaction. Past the deadline the callers are told that nobody knows, and the answer is awaited all the same.
+    /// The transaction. Past its deadline a caller is told that nobody knows, and the answer is awaited all the same.
     async fn commit(&mut self, client: &Client, segment: u32, writers: &[Writer], frames: &[Vec<u8>]) -> AppendVerdict {
         let inner = self.inner.clone();
-        let deadline = self.deadline();
         let options = CreateMode::PersistentSequential.with_acls(inner.access.acls());
         let mut writer = client.new_multi_writer();
         // In the order that `plan::append_verdict` reads.
@@ -325,11 +354,13 @@ impl Transaction {
         }
         pass(Fault::AppendUnsent);
         let mut answer = std::pin::pin!(once_sent(Fault::AppendSent, writer.commit()));
-        if let Ok(answer) = timeout_at(deadline, &mut answer).await {
-            return plan::append_verdict(answer, writers.len(), frames.len());
-        }
         let detail = format!("ZooKeeper did not answer within {:?}", inner.config.append_timeout);
-        self.reply(&AppendError::Unknown { detail });
+        while let Some(deadline) = self.next_deadline() {
+            match timeout_at(deadline, &mut answer).await {
+                Ok(answer) => return plan::append_verdict(answer, writers.len(), frames.len()),
+                Err(_) => self.expire(&AppendError::Unknown { detail: detail.clone() }),
+            }
+        }
         plan::append_verdict(answer.await, writers.len(), frames.len())
     }
 
@@ -417,8 +448,11 @@ fn seal(inner: &Arc<Inner>, segment: u32) -> impl Future<Output = Result<(), Err
                 debug!(segment, "segment sealed");
                 Ok(())
             }
-            // The next append finds out what that means.
-            Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => Err(Error::NoNode),
+            Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
+                // So that this handle appends nothing more, for others neither.
+                truncate::over(&inner, &client).await;
+                Err(Error::NoNode)
+            }
             Err(MultiWriteError::OperationFailed {
                 source: Error::BadVersion | Error::NoNode | Error::NodeExists,
                 ..

@@ -18,7 +18,7 @@ use super::append::{Part, Transaction};
 /// Entries waiting for their turn; more wait before it.
 pub(super) const QUEUE: usize = 256;
 /// Entries in one transaction.
-const ENTRIES: usize = 64;
+pub(super) const ENTRIES: usize = 64;
 /// Longest wait for those that took part lately.
 const LONGEST_WAIT: Duration = Duration::from_millis(5);
 
@@ -27,21 +27,21 @@ pub(super) async fn run(inner: Weak<Inner>, mut queue: mpsc::Receiver<Part>) {
     let mut waiting = VecDeque::new();
     let mut company = Company::new(Instant::now());
     loop {
+        // What the last one had no room for waits for nobody.
         if waiting.is_empty() {
             match queue.recv().await {
                 Some(part) => waiting.push_back(part),
                 None => return,
             }
-        }
-        while waiting.len() < ENTRIES && !company.is_complete(&replicas(&waiting), Instant::now()) {
-            match timeout_at(company.until(), queue.recv()).await {
-                Ok(Some(part)) => waiting.push_back(part),
-                Ok(None) => return,
-                Err(_) => break,
+            while waiting.len() < ENTRIES && !company.is_complete(&replicas(&waiting), Instant::now()) {
+                match timeout_at(company.until(), queue.recv()).await {
+                    Ok(Some(part)) => waiting.push_back(part),
+                    Ok(None) => return,
+                    Err(_) => break,
+                }
             }
         }
         let Some(inner) = inner.upgrade() else { return };
-        let Ok(permit) = inner.permits.clone().acquire_owned().await else { return };
         while waiting.len() < ENTRIES
             && let Ok(part) = queue.try_recv()
         {
@@ -49,7 +49,7 @@ pub(super) async fn run(inner: Weak<Inner>, mut queue: mpsc::Receiver<Part>) {
         }
         let parts = together(&mut waiting, inner.config.max_entry_bytes);
         let (writers, started) = (replicas(&parts), Instant::now());
-        Transaction::new(inner, parts, permit).run().await;
+        Transaction::new(inner, parts, None).run().await;
         company.took_part(writers, started.elapsed(), Instant::now());
     }
 }

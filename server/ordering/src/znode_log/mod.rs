@@ -69,9 +69,9 @@ pub struct Config {
     pub admin_timeout: Duration,
     /// Entries after which a segment is sealed. Appends under way go beyond it by a few.
     pub segment_entries: u32,
-    /// Transactions of appends under way at once; further entries wait. Those without a body go one transaction at a time.
+    /// Entries with a body under way at once; further ones wait. Those without a body go beside them, one transaction at a time.
     pub batches_in_flight: usize,
-    /// ZooKeeper sessions that appends are spread over, at most one per append under way.
+    /// ZooKeeper sessions that appends are spread over, at most one per transaction under way.
     pub append_sessions: usize,
     /// The largest entry kept in the order itself, in bytes; the body of a larger one is kept beside it, in chunks of
     /// this size. ZooKeeper's own limit is a little below 1 MiB.
@@ -152,7 +152,7 @@ struct Inner {
     control: Arc<Connection>,
     /// Where entries are handed in that go together.
     gather: mpsc::Sender<Part>,
-    /// Bounds the transactions under way (I7); held until ZooKeeper's answer, not only until the caller's time-out.
+    /// Bounds the appends of entries with a body (I7); held until ZooKeeper's answer, not only until the caller's time-out.
     permits: Arc<Semaphore>,
     /// The newest segment known; it may be sealed by now.
     segment: AtomicU32,

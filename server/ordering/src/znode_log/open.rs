@@ -63,7 +63,7 @@ pub(super) async fn open(config: Config, gather: mpsc::Sender<Part>) -> Result<I
     let control = Arc::new(Connection::start(format!("control-{}", config.replica), access.clone()));
     let opening = Opening { config: &config, layout: &layout, access: &access, control: &control };
     let opened = opening.run().await?;
-    let lane_count = config.append_sessions.min(config.batches_in_flight);
+    let lane_count = config.append_sessions.min(config.batches_in_flight + 1);
     let lanes: Vec<_> = (0..lane_count)
         .map(|lane| AppendLane::new(Connection::start(format!("append-{}-{lane}", config.replica), access.clone())))
         .collect();

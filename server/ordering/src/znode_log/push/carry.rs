@@ -55,17 +55,16 @@ pub(super) struct Carry {
 }
 
 impl Carry {
-    /// What a frame has before the entry. `None`: this writer's entries can't be handed over.
-    pub(super) fn head(number: u64, writer: &Writer) -> Option<BytesMut> {
+    /// What a frame has before the entry; see [`can_carry`].
+    pub(super) fn head(number: u64, writer: &Writer) -> BytesMut {
         let node = writer.node.as_bytes();
-        let length = u8::try_from(node.len()).ok().filter(|length| usize::from(*length) <= MAX_NODE_BYTES)?;
         let mut head = BytesMut::with_capacity(MAX_HEAD_BYTES);
         head.put_u8(CARRY);
         head.put_u64(number);
         head.put_u32(writer.replica);
-        head.put_u8(length);
+        head.put_u8(u8::try_from(node.len()).unwrap_or(u8::MAX));
         head.put_slice(node);
-        Some(head)
+        head
     }
 
     /// Reads what follows the kind.
@@ -86,6 +85,11 @@ impl Carry {
             _ => Err(damaged),
         }
     }
+}
+
+/// Whether a writer's entries can be handed over.
+pub(super) fn can_carry(writer: &Writer) -> bool {
+    writer.node.len() <= MAX_NODE_BYTES
 }
 
 /// The frame that answers an entry.
@@ -129,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_is_handed_over_arrives() {
-        let head = Carry::head(5, &writer("i-77-0000000001")).expect("a name like ours");
+        let head = Carry::head(5, &writer("i-77-0000000001"));
         let mut frame = Bytes::from([&head[..], b"entry"].concat());
         assert_eq!(frame.get_u8(), CARRY);
         let carry = Carry { number: 5, writer: writer("i-77-0000000001"), entry: Bytes::from_static(b"entry") };
@@ -137,9 +141,9 @@ mod tests {
         for cut in 0..frame.len() - b"entry".len() {
             assert!(Carry::parse(frame.slice(..cut)).is_err(), "cut at {cut}");
         }
-        assert_eq!(Carry::head(5, &writer(&"x".repeat(65))), None);
+        assert!(can_carry(&writer(&"x".repeat(64))) && !can_carry(&writer(&"x".repeat(65))));
         for bad in ["", "a/b", "../1/i-1"] {
-            let mut frame = Carry::head(5, &writer(bad)).expect("short").freeze();
+            let mut frame = Carry::head(5, &writer(bad)).freeze();
             frame.advance(1);
             assert!(Carry::parse(frame).is_err(), "{bad}");
         }

@@ -22,6 +22,7 @@
 mod carry;
 mod wire;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,9 +30,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures::StreamExt;
 use futures::future::try_join_all;
 use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
 use hmac::Mac;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -40,7 +41,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use uuid::Uuid;
 
-use self::carry::{Carry, MAX_CARRIED_BYTES, Told, parse_told, told};
+use self::carry::{Carry, MAX_CARRIED_BYTES, Told, can_carry, parse_told, told};
 use self::wire::{Keyed, MAC_BYTES, framed, keyed, next, opened, put, sealed, whole};
 use super::append::{Outcome, Writer};
 use crate::{AppendError, Committed, Incarnation, Life, LogId, Position};
@@ -66,10 +67,16 @@ const ANSWER_WAIT: Duration = Duration::from_millis(50);
 const CARRIES: usize = 16;
 /// How long a connection has to be there before entries are handed over: whoever starts again and again is left alone.
 const SETTLED: Duration = Duration::from_secs(2);
-/// How long an entry that was handed over is waited for. Then it is appended again, by this replica itself.
+/// How long an entry that was handed over is waited for. Then it is appended again, some other way.
 const CARRY_WAIT: Duration = Duration::from_secs(1);
-/// How long nothing is handed over to a replica that has not appended what it was handed.
-const AVOIDED: Duration = Duration::from_secs(10);
+/// An append that takes longer is slow.
+const SLOW: Duration = Duration::from_millis(100);
+/// Slow appends in a row after which the next ones go another way: others may be near to ZooKeeper, or less busy.
+const SLOW_APPENDS: u32 = 16;
+/// How long nothing is handed over to a replica that has not appended what it was handed; doubles each time, up to the next.
+const AVOIDED_FIRST: Duration = Duration::from_secs(10);
+/// Longest time that nothing is handed over to a replica.
+const AVOIDED_LAST: Duration = Duration::from_secs(300);
 const MAGIC: &[u8; 4] = b"RDBp";
 const VERSION: u8 = 3;
 const NONCE_BYTES: usize = 16;
@@ -121,13 +128,48 @@ struct Peers {
     connected: Vec<Peer>,
     /// Connections there have been.
     count: u64,
+    /// How replicas that entries were handed over to have done.
+    carriers: BTreeMap<u32, Record>,
+}
+
+/// How a replica has done that entries were handed over to.
+#[derive(Debug, Default)]
+struct Record {
+    /// Slow appends in a row.
+    slow: u32,
+    /// Times in a row that it was avoided.
+    failures: u32,
+    avoided_until: Option<Instant>,
+}
+
+impl Record {
+    /// It has appended an entry in that time.
+    fn appended(&mut self, took: Duration, now: Instant) {
+        self.slow = if took > SLOW { self.slow + 1 } else { 0 };
+        match self.slow {
+            0 => self.failures = 0,
+            SLOW_APPENDS.. => self.avoid(now),
+            _ => {}
+        }
+    }
+
+    /// It has not.
+    fn avoid(&mut self, now: Instant) {
+        let pause = AVOIDED_FIRST.saturating_mul(1 << self.failures.min(8)).min(AVOIDED_LAST);
+        *self = Self { slow: 0, failures: self.failures.saturating_add(1), avoided_until: Some(now + pause) };
+    }
 }
 
 impl Peers {
-    /// Who appends for a replica of that number now.
+    /// Who appends for a replica of that number now: the lowest that serves, by the newest connection of its newest life.
     fn carrier(&self, below: u32, now: Instant) -> Option<&Peer> {
-        let settled = self.connected.iter().filter(|peer| peer.life.0 < below && peer.carries_from <= now);
-        settled.min_by_key(|peer| peer.life.0)
+        let avoided = |peer: &Peer| {
+            self.carriers.get(&peer.life.0).and_then(|record| record.avoided_until).is_some_and(|until| until > now)
+        };
+        let may = |peer: &&Peer| {
+            peer.life.0 < below && self.expected.contains(&peer.life.0) && peer.carries_from <= now && !avoided(peer)
+        };
+        self.connected.iter().filter(may).min_by_key(|peer| (peer.life.0, Reverse(peer.life.1), Reverse(peer.number)))
     }
 }
 
@@ -180,33 +222,40 @@ impl Pushes {
         }
     }
 
-    /// Has an own entry appended by the replica that appends for all: the lowest that is connected, if it is lower than this
-    /// one. `None`: nothing was proposed, append it here.
+    /// Has an own entry appended by the replica that appends for all: the lowest that serves, if it is lower than this one.
+    /// `None`: nothing was proposed, append it here.
     pub(super) async fn carry(&self, entry: &Bytes) -> Option<Outcome> {
-        let (peer, answer) = self.hand_over(entry)?;
-        match timeout(CARRY_WAIT, answer).await {
-            Ok(Ok(Told::At(appended))) => return Some(Ok(appended)),
-            Ok(Ok(Told::Nowhere)) => {
-                self.avoid(peer);
-                return None;
+        let started = Instant::now();
+        let (carrier, answer) = self.hand_over(entry)?;
+        let told = timeout(CARRY_WAIT, answer).await;
+        let mut peers = self.peers();
+        let record = peers.carriers.entry(carrier).or_default();
+        match told {
+            Ok(Ok(Told::At(appended))) => {
+                record.appended(started.elapsed(), Instant::now());
+                Some(Ok(appended))
             }
-            Ok(Ok(Told::Unknown) | Err(_)) | Err(_) => {}
+            Ok(Ok(Told::Nowhere)) => {
+                record.avoid(Instant::now());
+                None
+            }
+            Ok(Ok(Told::Unknown) | Err(_)) | Err(_) => {
+                record.avoid(Instant::now());
+                let detail = "the replica that appends for all did not say what became of it";
+                Some(Err(AppendError::Unknown { detail: detail.into() }))
+            }
         }
-        self.avoid(peer);
-        Some(Err(AppendError::Unknown {
-            detail: "the replica that appends for all did not say what became of it".into(),
-        }))
     }
 
-    fn hand_over(&self, entry: &Bytes) -> Option<(u64, oneshot::Receiver<Told>)> {
-        if entry.len() > MAX_CARRIED_BYTES {
+    fn hand_over(&self, entry: &Bytes) -> Option<(u32, oneshot::Receiver<Told>)> {
+        if entry.len() > MAX_CARRIED_BYTES || !can_carry(&self.own_writer) {
             return None;
         }
         let peers = self.peers();
         let carrier = peers.carrier(self.own_life.0, Instant::now())?;
         let (answer, told) = oneshot::channel();
         carrier.calls.try_send(Call::Carry(entry.clone(), answer)).ok()?;
-        Some((carrier.number, told))
+        Some((carrier.life.0, told))
     }
 
     /// Whether there is one that own entries are handed over to.
@@ -215,16 +264,12 @@ impl Pushes {
         self.peers().carrier(self.own_life.0, Instant::now()).is_some()
     }
 
-    /// Hands nothing over to that peer for a while.
-    fn avoid(&self, number: u64) {
-        for peer in self.peers().connected.iter_mut().filter(|peer| peer.number == number) {
-            peer.carries_from = Instant::now() + AVOIDED;
-        }
-    }
-
-    /// The other replicas that append; without a connection from each of them, no entry is waited for.
+    /// The other replicas that append; without a connection from each of them, no entry is waited for, and to others none is
+    /// handed over.
     pub(super) fn expect(&self, replicas: BTreeSet<u32>) {
-        self.peers().expected = replicas;
+        let mut peers = self.peers();
+        peers.carriers.retain(|replica, _| replicas.contains(replica));
+        peers.expected = replicas;
     }
 
     /// Whether every entry of the others is on its way.
@@ -320,17 +365,41 @@ impl Pushes {
     {
         let mut framed = framed(stream);
         let (session, life) = self.greeted(&mut framed).await?;
-        let (calls, mut called) = mpsc::channel(QUESTIONS + CARRIES);
+        let (calls, called) = mpsc::channel(QUESTIONS + CARRIES);
         let _known = self.known(life, calls);
+        let (mut sink, mut frames) = framed.split();
+        // One that always reads keeps both sides from waiting for each other to read.
+        let (outgoing, mut going) = mpsc::channel(QUESTIONS + CARRIES);
+        let writing = async {
+            while let Some(frame) = going.recv().await {
+                put(&mut sink, frame).await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            read = self.converse(&session, &mut frames, called, outgoing, &mut take) => read,
+            written = writing => written,
+        }
+    }
+
+    /// The receiver's side behind the first exchange.
+    async fn converse(
+        &self,
+        session: &Keyed,
+        frames: &mut (impl Stream<Item = std::io::Result<BytesMut>> + Unpin),
+        mut called: mpsc::Receiver<Call>,
+        outgoing: mpsc::Sender<Bytes>,
+        take: &mut impl FnMut(Committed),
+    ) -> Result<(), PushError> {
         let mut unanswered: VecDeque<Asker> = VecDeque::new();
         let mut carried: BTreeMap<u64, oneshot::Sender<Told>> = BTreeMap::new();
         let (mut numbers, mut own_numbers) = (1u64.., FROM_RECEIVER..);
         let mut heard = Instant::now();
         loop {
             tokio::select! {
-                frame = framed.next() => {
+                frame = frames.next() => {
                     heard = Instant::now();
-                    let mut frame = opened(&session, numbers.next().unwrap_or_default(), whole(frame)?)?;
+                    let mut frame = opened(session, numbers.next().unwrap_or_default(), whole(frame)?)?;
                     match (frame.try_get_u8(), frame.len()) {
                         (Ok(ENTRY), HEAD_BYTES..) => {
                             let position = Position::new(frame.get_u32(), frame.get_u32());
@@ -357,18 +426,15 @@ impl Pushes {
                     let frame = match call {
                         Call::Ask(asker) => {
                             unanswered.push_back(asker);
-                            sealed(&session, number, &[&[QUESTION]])
+                            sealed(session, number, &[&[QUESTION]])
                         }
                         Call::Carry(entry, writer) => {
-                            let Some(head) = Carry::head(number, &self.own_writer) else {
-                                let _ = writer.send(Told::Nowhere);
-                                continue;
-                            };
                             carried.insert(number, writer);
-                            sealed(&session, number, &[&head, &entry])
+                            sealed(session, number, &[&Carry::head(number, &self.own_writer), &entry])
                         }
                     };
-                    put(&mut framed, frame).await?;
+                    // As many have room as may be unanswered: the other side has read those that were answered.
+                    outgoing.try_send(frame).map_err(|_| PushError::Silent)?;
                 }
                 () = sleep_until(heard + SILENCE) => return Err(PushError::Silent),
             }

@@ -89,3 +89,26 @@ async fn strangers_are_sent_away() {
         assert!(matches!(received, Err(PushError::Foreign(_))), "{received:?}");
     }
 }
+
+#[test]
+fn whom_nothing_is_handed_over_to() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let until = |record: &Record| record.avoided_until.map(|until| (until - start).as_secs());
+    let mut record = Record::default();
+    record.appended(SLOW, start);
+    assert_eq!(until(&record), None);
+    for pause in [10, 20, 40, 80, 160, 300, 300] {
+        record.avoid(start);
+        assert_eq!(until(&record), Some(pause));
+    }
+    record.appended(Duration::from_millis(5), at(400));
+    record.avoid(at(500));
+    assert_eq!(until(&record), Some(510), "it had appended in between");
+    for slow in 1..SLOW_APPENDS {
+        record.appended(SLOW * 2, at(600));
+        assert_eq!((until(&record), record.slow), (Some(510), slow));
+    }
+    record.appended(SLOW * 2, at(600));
+    assert_eq!(until(&record), Some(620), "many slow ones are as bad as none");
+}
