@@ -228,6 +228,8 @@ impl Codec {
             self.payload.bytes = payload;
             self.payload.is_part = !self_contained;
         } else if self_contained {
+            // The segment is gone: so it is a misfit whenever this is asked again.
+            self.payload.is_part = false;
             return Err(FrameError::Misfit);
         } else {
             self.payload.bytes.extend_from_slice(&payload);

@@ -353,7 +353,7 @@ impl State {
         // It may have been on its way for long. Whether its author fails with the same still is no question: as long as the
         // complaint is not taken back, in the log, the author shows the record to nobody.
         let Complaint { excused, heard, .. } = &mut complaint;
-        excused.retain(|replica| heard.get(replica).is_none_or(|last| self.heard(*replica) == Some(*last)));
+        excused.retain(|replica| heard.get(replica).is_none_or(|last| self.heard(*replica) == *last));
         self.verdicts.say(of, origin, record.sequence, complaint);
         let origins = self.known_origins();
         Ok(self.verdicts.decide(of, &origins))
@@ -364,11 +364,11 @@ impl State {
         self.origins.keys().copied().collect()
     }
 
-    /// The last that came of a replica.
-    pub fn heard(&self, replica: u32) -> Option<Heard> {
-        let Origin { incarnation, floor, seen } = self.origins.get(&replica)?;
+    /// The last that came of a replica; nothing at all is an incarnation 0, which there is not.
+    pub fn heard(&self, replica: u32) -> Heard {
+        let Some(Origin { incarnation, floor, seen }) = self.origins.get(&replica) else { return Heard::default() };
         let sequence = seen.last().unwrap_or(floor.saturating_sub(1));
-        Some(Heard { incarnation: *incarnation, sequence })
+        Heard { incarnation: *incarnation, sequence }
     }
 
     /// How far a verdict on the record at `index` is; `None` if nobody complains of it.

@@ -271,7 +271,7 @@ fn a_verdict_follows_from_the_log() {
 #[test]
 fn an_excuse_counts_only_as_long_as_nothing_came() {
     let complain = |state: &State, origin| {
-        let heard = state.heard(2).map(|heard| (2, heard)).into_iter().collect();
+        let heard = [(2, state.heard(2))].into();
         let complaint = Complaint { failure: Some("a".into()), excused: BTreeSet::from([2]), heard, round: 1 };
         let record = Record { sequence: 2, ..complaint.record(1) };
         Entry { origin, incarnation: 1, floor: 1, records: vec![record] }

@@ -41,7 +41,7 @@ pub struct Complaint {
 }
 
 /// The last that came of a replica up to some place in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Heard {
     /// The replica's incarnation.
