@@ -6,9 +6,8 @@ use std::sync::Arc;
 use futures::stream::{FuturesUnordered, StreamExt};
 use replicateddb_ordering::OrderedLog;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use crate::cadence::Cadence;
 use crate::frontier::Frontier;
 use crate::propose::{FENCED, Proposer};
 use crate::record::{Record, RecordKind};
@@ -17,8 +16,6 @@ use crate::shared::Shared;
 
 /// Readers that may wait to join a barrier.
 const QUEUE: usize = 16_384;
-/// Readers that join a barrier.
-const JOINED: usize = 4096;
 /// Rounds on their way at once. What comes meanwhile makes the next one larger: messages cost more than the wait.
 const IN_FLIGHT: usize = 1;
 
@@ -75,34 +72,23 @@ async fn rounds<L: OrderedLog>(
     mut queue: mpsc::Receiver<oneshot::Sender<Passed>>,
 ) {
     let mut in_flight = FuturesUnordered::new();
-    let mut cadence = Cadence::new(Instant::now());
-    let mut waiting: Vec<oneshot::Sender<Passed>> = Vec::new();
     loop {
-        let may_leave = in_flight.len() < IN_FLIGHT && !waiting.is_empty();
-        let full = waiting.len() >= JOINED;
-        if may_leave && (full || cadence.is_time(waiting.len(), Instant::now())) {
-            let readers = std::mem::take(&mut waiting);
-            in_flight.push(async move {
-                let begun = Instant::now();
-                let passed = round(shared, frontier, proposer).await;
-                let count = readers.len();
-                for reader in readers {
-                    let _: Result<(), Passed> = reader.send(passed.clone());
-                }
-                (count, begun.elapsed())
-            });
-            continue;
-        }
         tokio::select! {
             biased;
-            Some((readers, took)) = in_flight.next(), if !in_flight.is_empty() => {
-                cadence.ended(readers, took, Instant::now());
+            Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+            first = queue.recv(), if in_flight.len() < IN_FLIGHT => {
+                let Some(first) = first else { return };
+                let mut readers = vec![first];
+                while let Ok(reader) = queue.try_recv() {
+                    readers.push(reader);
+                }
+                in_flight.push(async move {
+                    let passed = round(shared, frontier, proposer).await;
+                    for reader in readers {
+                        let _ = reader.send(passed.clone());
+                    }
+                });
             }
-            reader = queue.recv(), if !full => match reader {
-                Some(reader) => waiting.push(reader),
-                None => return,
-            },
-            () = sleep_until(cadence.until()), if may_leave => {}
         }
     }
 }

@@ -3,8 +3,7 @@
 //!
 //! Each entry costs the servers of the log and every replica far more than one more record in it does. Clients that were
 //! answered a moment ago are about to ask again, all at once; an entry that left with the first of them would leave the
-//! others for the next one. Readers that share a barrier ([`crate::barrier`]) do alike. Who asks alone waits for nobody, and
-//! at low rates the pause is over before a request comes.
+//! others for the next one. Who asks alone waits for nobody, and at low rates the pause is over before a request comes.
 
 use tokio::time::{Duration, Instant};
 
@@ -28,8 +27,8 @@ impl Cadence {
         Self { records: 0, until: now }
     }
 
-    /// An entry of so many records is committed, or a round of so many readers has ended, which has taken so long.
-    pub fn ended(&mut self, records: usize, took: Duration, now: Instant) {
+    /// An entry of so many records is committed, which has taken so long.
+    pub fn appended(&mut self, records: usize, took: Duration, now: Instant) {
         *self = Self { records, until: now + (took * PAUSE).min(LONGEST_PAUSE) };
     }
 
@@ -54,13 +53,13 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mut cadence = Cadence::new(start);
         assert!(cadence.is_time(1, start), "the first waits for nothing");
-        cadence.ended(1, Duration::from_millis(8), at(8));
+        cadence.appended(1, Duration::from_millis(8), at(8));
         assert!(cadence.is_time(1, at(8)), "who asks alone waits for nobody");
-        cadence.ended(20, Duration::from_millis(8), at(20));
+        cadence.appended(20, Duration::from_millis(8), at(20));
         assert!(!cadence.is_time(19, at(35)), "the others are about to come");
         assert!(cadence.is_time(20, at(21)), "all are there");
         assert!(cadence.is_time(1, at(36)), "they don't come");
-        cadence.ended(2, Duration::from_secs(9), at(10_000));
+        cadence.appended(2, Duration::from_secs(9), at(10_000));
         assert_eq!(cadence.until(), at(10_000) + LONGEST_PAUSE, "the log was away");
     }
 }

@@ -285,7 +285,7 @@ impl<L: OrderedLog> ProposerTask<L> {
             tokio::select! {
                 biased;
                 Some(appended) = on_their_way.next(), if !on_their_way.is_empty() => match appended {
-                    Ok(Appended { records, took }) => cadence.ended(records, took, Instant::now()),
+                    Ok(Appended { records, took }) => cadence.appended(records, took, Instant::now()),
                     Err(ended) => return ended,
                 },
                 () = self.unresolved.changed(), if room && !in_window => {}
