@@ -7,7 +7,9 @@ const COLUMNS: &[(&str, &str, &str)] = &[
     ("k", "partition_key", "int"),
     ("c", "clustering", "timeuuid"),
     ("v", "regular", "int"),
-    ("W", "regular", "decimal"),
+    ("W", "regular", "double"),
+    ("d", "regular", "decimal"),
+    ("i", "regular", "varint"),
     ("m", "regular", "map<text, int>"),
     ("u", "regular", "frozen<pair>"),
 ];
@@ -78,6 +80,8 @@ fn tables_and_columns_of_other_kinds_are_not() {
         "UPDATE t SET m = ? WHERE k = ? AND c = ? IF EXISTS",
         "UPDATE t SET v = ? WHERE k = ? AND c = ? IF u = ?",
         "UPDATE t SET v = ? WHERE k = ? AND c = ? IF c = ?",
+        "UPDATE t SET v = ? WHERE k = ? AND c = ? IF d = ?",
+        "UPDATE t SET v = ? WHERE k = ? AND c = ? IF v = ? AND i = ?",
         "UPDATE t SET v = ? WHERE k = ? IF EXISTS",
         "UPDATE t SET v = ? WHERE k = ? AND c = ? AND v = ? IF EXISTS",
         "UPDATE t SET nothing = ? WHERE k = ? AND c = ? IF EXISTS",
@@ -88,6 +92,7 @@ fn tables_and_columns_of_other_kinds_are_not() {
     ] {
         assert_eq!(eligible(text), None, "{text}");
     }
+    assert!(eligible("UPDATE t SET d = ?, i = ? WHERE k = ? AND c = ? IF v = ?").is_some(), "written alone");
     let with = |more: &[(&'static str, &'static str, &'static str)]| [COLUMNS, more].concat();
     let other_key = |at: usize, of: &'static str| {
         let mut columns = COLUMNS.to_vec();
