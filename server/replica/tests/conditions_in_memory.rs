@@ -7,6 +7,7 @@
 
 mod site;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -23,7 +24,9 @@ use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::backend::executor::CassandraConnector;
 use replicateddb_replica::config::Config;
 use replicateddb_replica::metrics::Metrics;
+use replicateddb_replica::record::Entry;
 use replicateddb_replica::replica::{Request, RequestKind};
+use replicateddb_replica::state::State;
 use site::{Direct, Site, agree, done, int, request, served, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -290,6 +293,82 @@ async fn expiring(handle: &ReplicaHandle) {
     let again =
         to_all(handle, ROWS, "INSERT INTO p (k, v) VALUES (?, ?) IF NOT EXISTS", |k| vec![int(k), int(2)]).await;
     assert!(!again.iter().any(is_applied), "rows of a cell that does not expire");
+}
+
+/// The write times of the log's records, µs, by index.
+fn write_times(log: &MemoryStorage) -> BTreeMap<u64, i64> {
+    let mut state = State::initial(log.open(9).0.log_id().0);
+    let admitted = log.entries().into_iter().flat_map(|committed| {
+        let entry = Entry::decode(committed.entry).unwrap();
+        state.admit(committed.position, committed.commit_time_ms, entry).unwrap()
+    });
+    admitted.map(|admitted| (admitted.index, admitted.timestamp_us)).collect()
+}
+
+/// Deletions and nulls of conditional writes, which Cassandra dates a microsecond before the record: a write of that microsecond
+/// is hidden by them, and one of the record's own is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletions_hide_what_those_of_cassandra_hide() {
+    const ROWS: i32 = 24;
+    let (log, site) = (MemoryStorage::default(), Site::new());
+    let (handle, metrics) = start(&site, &log, 0, &site.cql);
+    served(&handle).await;
+    schema(&handle).await;
+    let mut direct = Direct::to(&site.cql).await;
+    let plain = "INSERT INTO p (k, v, w) VALUES (?, ?, ?)";
+    let update = "UPDATE p SET w = ? WHERE k = ? IF v = ?";
+    let late = "UPDATE p USING TIMESTAMP ? SET w = ? WHERE k = ?";
+    type Of = fn(i32) -> Vec<Value>;
+    let cases: [(&str, Of, bool); 4] = [
+        ("INSERT INTO p (k, v, w) VALUES (?, ?, ?) IF NOT EXISTS", |k| vec![int(k), int(1), Value::Null], false),
+        (update, |k| vec![Value::Null, int(k), int(1)], false),
+        ("DELETE w FROM p WHERE k = ? IF v = ?", |k| vec![int(k), int(1)], true),
+        ("DELETE FROM p WHERE k = ? IF EXISTS", |k| vec![int(k)], true),
+    ];
+    for (statement, values, may_be_in_memory) in cases {
+        both(&handle, RequestKind::Truncate, "TRUNCATE p").await;
+        let mut hidden = Vec::new();
+        for keyspace in [IN_MEMORY, BY_CASSANDRA] {
+            let write = async |text: &'static str, values: Vec<Value>| {
+                let request = request(RequestKind::Dml, vec![(text, values)]);
+                done(&handle, Request { keyspace: Some(keyspace.to_owned()), ..request }).await
+            };
+            let before = metrics.in_memory.get();
+            let answers = if keyspace == IN_MEMORY {
+                let writes = (0..ROWS).map(async |k| {
+                    if !statement.starts_with("INSERT") {
+                        write(plain, vec![int(k), int(1), text("early")]).await;
+                    }
+                    write(statement, values(k)).await
+                });
+                futures::future::join_all(writes).await
+            } else {
+                let mut answers = Vec::new();
+                for k in 0..ROWS {
+                    if !statement.starts_with("INSERT") {
+                        write(plain, vec![int(k), int(1), text("early")]).await;
+                    }
+                    answers.push(write(statement, values(k)).await);
+                }
+                answers
+            };
+            assert!(answers.iter().all(|answer| is_applied(&(answer.flags, answer.opcode, answer.body.clone()))));
+            let decided = metrics.in_memory.get() - before;
+            assert_eq!(decided > 0, may_be_in_memory && keyspace == IN_MEMORY, "{statement}: {decided}");
+            let times = write_times(&log);
+            let mut shown = Vec::new();
+            for before_us in [1, 0] {
+                for (k, answer) in (0..ROWS).zip(&answers) {
+                    let time = site::long(times[&answer.index] - before_us);
+                    write(late, vec![time, text("late"), int(k)]).await;
+                }
+                let rows = direct.rows(&format!("SELECT k, w FROM {keyspace}.p")).await;
+                shown.push(rows.iter().filter(|row| row[1].as_deref() == Some(b"late")).count());
+            }
+            hidden.push(shown);
+        }
+        assert_eq!(hidden, [[0, ROWS as usize]; 2], "{statement}: by that microsecond and by the record's");
+    }
 }
 
 /// Passes bytes on, and cuts connections instead of passing on what Cassandra answers, as often as it is told to.

@@ -243,7 +243,9 @@ impl Cassandra {
         let Some((text, marker)) = plain.timed.as_ref().filter(|_| plain.repeatable) else { return Ok(None) };
         let Preparing::Done(timed) = self.prepared.get(&self.pool, keyspace, text).await? else { return Ok(None) };
         let values = statement.values.iter().map(|bound| bound.value).collect();
-        let Some(member) = Member::new(&timed, *marker, values, keyspace, place) else { return Ok(None) };
+        let Some(member) = Member::new(&timed, (*marker, place.timestamp_us), values, keyspace, place) else {
+            return Ok(None);
+        };
         match self.groups.execute(member).await {
             Told::Done => Ok(Some(Reply::void())),
             Told::Alone => Ok(None),

@@ -70,18 +70,18 @@ pub struct Member {
     pub values: Values,
     /// The keyspace that its text was prepared in and needs.
     pub keyspace: Option<String>,
-    /// Its write time, µs: no other record has it.
+    /// The write time of its record, µs: no other record has it.
     pub timestamp_us: i64,
     /// The second that expiry counts from.
     pub now_s: i32,
 }
 
 impl Member {
-    /// A write by its text with a marker for its write time, that marker's place, and its other values. `None` if there are too
-    /// many of them, or too few.
+    /// A write by its text with a marker for its write time, that marker's place and the write time in µs that goes there, and its
+    /// other values. `None` if there are too many of them, or too few.
     pub fn new(
         timed: &Known,
-        marker: usize,
+        (marker, written_us): (usize, i64),
         mut values: Vec<Value>,
         keyspace: Option<&str>,
         place: Place,
@@ -89,7 +89,7 @@ impl Member {
         if marker > values.len() {
             return None;
         }
-        values.insert(marker, Value::Bytes(Bytes::copy_from_slice(&place.timestamp_us.to_be_bytes())));
+        values.insert(marker, Value::Bytes(Bytes::copy_from_slice(&written_us.to_be_bytes())));
         Some(Self {
             id: timed.prepared.id.clone(),
             values: Values::positional(&values).ok()?,

@@ -28,8 +28,11 @@ const OF_KEYS: [&str; 13] = [
     "tinyint",
     "uuid",
 ];
-/// More types whose values are one cell, with nothing in it that depends on when or where it is written.
-const OF_CELLS: [&str; 5] = ["boolean", "decimal", "double", "float", "varint"];
+/// More types of which a value is equal to itself whatever its bytes, as long as Cassandra takes them.
+const OF_CONDITIONS: [&str; 3] = ["boolean", "double", "float"];
+/// More types whose values are one cell, with nothing in it that depends on when or where it is written. Cassandra takes a decimal
+/// without digits, and fails where it has to compare it.
+const OF_CELLS: [&str; 2] = ["decimal", "varint"];
 /// The flags of a table that is not of one of the storage formats of Thrift, and holds no counters.
 const FLAGS: &[&str] = &["compound"];
 /// Bytes of a key's column: Cassandra refuses more.
@@ -93,6 +96,7 @@ pub struct Eligible {
     partition: usize,
     clustering: Option<usize>,
     condition: Condition,
+    deletes: bool,
     /// Columns and the markers of their values; without one they are deleted. `None`: the row is made, or deleted.
     cells: Option<Vec<(Arc<str>, Option<usize>)>>,
     /// Columns that the condition asks for, in the order in which [`Eligible::select`] does.
@@ -153,8 +157,9 @@ impl Eligible {
             Condition::NotExists | Condition::Exists => &[],
         };
         let written = others.iter().map(|(name, _)| name).chain(candidate.set.iter().map(|(name, _)| name));
-        let mut of_cells = written.chain(&candidate.deleted).chain(asked.iter().map(|(name, _)| name));
-        if !of_cells.all(|name| table.has(name, "regular", &[&OF_KEYS, &OF_CELLS])) {
+        let mut of_cells = written.chain(&candidate.deleted);
+        let comparable = asked.iter().all(|(name, _)| table.has(name, "regular", &[&OF_KEYS, &OF_CONDITIONS]));
+        if !comparable || !of_cells.all(|name| table.has(name, "regular", &[&OF_KEYS, &OF_CONDITIONS, &OF_CELLS])) {
             return None;
         }
         if candidate.kind != Kind::Insert && !others.is_empty() {
@@ -169,6 +174,7 @@ impl Eligible {
             partition: partition_marker,
             clustering: clustering_marker,
             condition: candidate.condition.clone(),
+            deletes: candidate.kind == Kind::Delete,
             cells: cells(candidate),
             select: select(of, partition, clustering, &asked),
             asked,
@@ -180,8 +186,14 @@ impl Eligible {
         })
     }
 
-    /// What values say; `None` if one of them is anything but an ordinary one: of the key or the condition an empty one, a null or
-    /// an unset one, elsewhere an unset one.
+    /// The write time of the plain write, µs, for the record of this one. What a conditional write deletes, Cassandra deletes as of
+    /// the microsecond before (`PartitionUpdate.Builder.updateAllTimestamp`), so that it hides nothing of its own write.
+    pub fn written_us(&self, timestamp_us: i64) -> i64 {
+        timestamp_us - i64::from(self.deletes)
+    }
+
+    /// What values say; `None` if one of them is anything but an ordinary one: a null or an unset one, or of the key or the
+    /// condition an empty one. A null given to a column is a deletion among values, and so has another write time than they.
     pub fn said(&self, values: &Values) -> Option<Said> {
         if values.is_named() || values.len() != self.markers {
             return None;
@@ -192,7 +204,7 @@ impl Eligible {
             _ => None,
         };
         let of_key = |marker: usize| bytes(marker).filter(|bytes| bytes.len() <= KEY_BYTES);
-        if self.assigned.iter().any(|marker| values.get(*marker).is_none_or(|value| *value == Value::Unset)) {
+        if self.assigned.iter().any(|marker| !matches!(values.get(*marker), Some(Value::Bytes(_)))) {
             return None;
         }
         let partition = of_key(self.partition)?;

@@ -7,7 +7,9 @@ const COLUMNS: &[(&str, &str, &str)] = &[
     ("k", "partition_key", "int"),
     ("c", "clustering", "timeuuid"),
     ("v", "regular", "int"),
-    ("W", "regular", "decimal"),
+    ("W", "regular", "double"),
+    ("d", "regular", "decimal"),
+    ("i", "regular", "varint"),
     ("m", "regular", "map<text, int>"),
     ("u", "regular", "frozen<pair>"),
 ];
@@ -61,11 +63,15 @@ fn one_row_of_simple_cells_is_eligible() {
 
     let found = eligible(INSERT).expect("eligible");
     assert_eq!(found.select, "SELECT \"k\", \"c\" FROM \"ks\".\"t\" WHERE \"k\" IN ? AND \"c\" IN ?");
-    let said = found.said(&Values::positional(&[Value::Null, bytes("k"), bytes("c")]).expect("few")).expect("ordinary");
+    let said = found.said(&Values::positional(&[bytes("1"), bytes("k"), bytes("c")]).expect("few")).expect("ordinary");
     assert_eq!((said.asked, said.effect, said.plain.len()), (Asked::NotExists, Effect::Row, 3));
     let found = eligible("DELETE v FROM t WHERE k = ? AND c = ? IF EXISTS").expect("eligible");
     let said = found.said(&Values::positional(&[bytes("k"), bytes("c")]).expect("few")).expect("ordinary");
     assert_eq!((said.asked, said.effect), (Asked::Exists, Effect::Cells(vec![("v".into(), None)])));
+    assert_eq!(found.written_us(100), 99);
+    for (text, written_us) in [(UPDATE, 100), (INSERT, 100), ("DELETE FROM t WHERE k = ? AND c = ? IF EXISTS", 99)] {
+        assert_eq!(eligible(text).expect("eligible").written_us(100), written_us, "{text}");
+    }
 }
 
 #[test]
@@ -74,6 +80,8 @@ fn tables_and_columns_of_other_kinds_are_not() {
         "UPDATE t SET m = ? WHERE k = ? AND c = ? IF EXISTS",
         "UPDATE t SET v = ? WHERE k = ? AND c = ? IF u = ?",
         "UPDATE t SET v = ? WHERE k = ? AND c = ? IF c = ?",
+        "UPDATE t SET v = ? WHERE k = ? AND c = ? IF d = ?",
+        "UPDATE t SET v = ? WHERE k = ? AND c = ? IF v = ? AND i = ?",
         "UPDATE t SET v = ? WHERE k = ? IF EXISTS",
         "UPDATE t SET v = ? WHERE k = ? AND c = ? AND v = ? IF EXISTS",
         "UPDATE t SET nothing = ? WHERE k = ? AND c = ? IF EXISTS",
@@ -84,6 +92,7 @@ fn tables_and_columns_of_other_kinds_are_not() {
     ] {
         assert_eq!(eligible(text), None, "{text}");
     }
+    assert!(eligible("UPDATE t SET d = ?, i = ? WHERE k = ? AND c = ? IF v = ?").is_some(), "written alone");
     let with = |more: &[(&'static str, &'static str, &'static str)]| [COLUMNS, more].concat();
     let other_key = |at: usize, of: &'static str| {
         let mut columns = COLUMNS.to_vec();
@@ -115,7 +124,7 @@ fn unusual_values_are_left_to_cassandra() {
     let usual = || ["1", "2", "c", "k", "3", "4"].map(bytes).to_vec();
     let said = |values: &[Value]| found.said(&Values::positional(values).expect("few"));
     for (at, value, fits) in [
-        (0, Value::Null, true),
+        (0, Value::Null, false),
         (1, bytes(""), true),
         (0, Value::Unset, false),
         (2, Value::Null, false),

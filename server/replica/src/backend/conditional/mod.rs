@@ -213,7 +213,8 @@ impl Cassandra {
         let Preparing::Done(timed) = self.prepared.get(&self.pool, *keyspace, &eligible.timed).await? else {
             return Err(forgetful());
         };
-        let Some(member) = Member::new(&timed, eligible.time_marker, said.plain.clone(), *keyspace, place) else {
+        let time = (eligible.time_marker, eligible.written_us(place.timestamp_us));
+        let Some(member) = Member::new(&timed, time, said.plain.clone(), *keyspace, place) else {
             return Ok(None);
         };
         let values = member.values.clone();
