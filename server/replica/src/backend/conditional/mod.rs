@@ -194,6 +194,7 @@ impl Cassandra {
             id: query.prepared.id.clone(),
             metadata_id: query.prepared.metadata_id.clone(),
             now_s: place.now_s(),
+            at_once: eligible.at_once,
             partition: said.partition.clone(),
             clustering: said.clustering.clone(),
         };
