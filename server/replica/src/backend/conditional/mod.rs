@@ -85,7 +85,7 @@ impl Conditions {
     fn decide(&self, place: Place, after: Image) {
         let mut decided = self.decisions();
         if decided.len() < DECIDED {
-            decided.insert(place.timestamp_us, after);
+            decided.insert(place.timestamp_us, after.owned());
         }
     }
 
