@@ -49,31 +49,35 @@ const KEY_BYTES: usize = u16::MAX as usize;
 pub struct Table {
     /// Names, kinds (`partition_key`, `clustering`, `regular`, `static`) and types of its columns.
     columns: Vec<(String, String, String)>,
-    /// Nothing in it expires by the table's own rule, and it is an ordinary one.
+    /// Nothing in it expires by the table's own rule, and it is an ordinary one, without views: Cassandra writes to a table that
+    /// has some by way of its batch log, unless the write is a conditional one.
     plain: bool,
 }
 
-/// The query for a table's columns, and the one for the table.
-pub fn queries(keyspace: &str, table: &str) -> (String, String) {
+/// The queries for a table's columns, for the table and for its materialized views.
+pub fn queries(keyspace: &str, table: &str) -> [String; 3] {
     let which = |name: &str| name.replace('\'', "''");
     let (keyspace, table) = (which(keyspace), which(table));
     let of = format!("WHERE keyspace_name = '{keyspace}' AND table_name = '{table}'");
-    (
+    let views = format!("WHERE keyspace_name = '{keyspace}' AND base_table_name = '{table}' ALLOW FILTERING");
+    [
         format!("SELECT column_name, kind, type FROM system_schema.columns {of}"),
         format!("SELECT default_time_to_live, flags FROM system_schema.tables {of}"),
-    )
+        format!("SELECT view_name FROM system_schema.views {views}"),
+    ]
 }
 
 impl Table {
-    /// From the answers to both.
-    pub fn read(columns: &[Row], tables: &[Row]) -> Self {
+    /// From the answers to all three.
+    pub fn read(columns: &[Row], tables: &[Row], views: &[Row]) -> Self {
         let text = |row: &Row, at: usize| row.get(at)?.as_deref().and_then(cell::as_text).map(str::to_owned);
         let columns = columns.iter().map(|row| Some((text(row, 0)?, text(row, 1)?, text(row, 2)?)));
         let [table] = tables else { return Self::default() };
         let lives = table.first().and_then(|cell| cell::as_int(cell.as_deref()?));
         let flags: Vec<&[u8]> = table.get(1).and_then(Option::as_deref).map(cell::as_elements).unwrap_or_default();
-        let plain =
-            lives == Some(0) && flags.iter().eq(FLAGS.iter().map(|flag| flag.as_bytes()).collect::<Vec<_>>().iter());
+        let plain = views.is_empty()
+            && lives == Some(0)
+            && flags.iter().eq(FLAGS.iter().map(|flag| flag.as_bytes()).collect::<Vec<_>>().iter());
         columns.collect::<Option<_>>().map_or_else(Self::default, |columns| Self { columns, plain })
     }
 

@@ -21,7 +21,7 @@ fn cell_of(text: &str) -> Option<Bytes> {
 fn table(columns: &[(&str, &str, &str)], lives: i32, flags: &[&str]) -> Table {
     let columns: Vec<Row> =
         columns.iter().map(|(name, kind, of)| vec![cell_of(name), cell_of(kind), cell_of(of)]).collect();
-    Table::read(&columns, &[vec![Some(cell::int(lives)), Some(cell::text_collection(flags))]])
+    Table::read(&columns, &[vec![Some(cell::int(lives)), Some(cell::text_collection(flags))]], &[])
 }
 
 fn eligible_in(text: &str, table: &Table) -> Option<Eligible> {
@@ -110,10 +110,14 @@ fn tables_and_columns_of_other_kinds_are_not() {
         table(&other_key(0, "varint"), 0, FLAGS),
         table(&other_key(1, "decimal"), 0, FLAGS),
         table(&other_key(1, "boolean"), 0, FLAGS),
-        Table::read(&[], &[]),
+        Table::read(&[], &[], &[]),
     ] {
         assert_eq!(eligible_in(INSERT, &table), None, "{table:?}");
     }
+    let ordinary = table(COLUMNS, 0, FLAGS);
+    assert!(eligible_in(INSERT, &ordinary).is_some());
+    let tables = [vec![Some(cell::int(0)), Some(cell::text_collection(FLAGS))]];
+    assert!(Table::read(&[], &tables, &[]).plain && !Table::read(&[], &tables, &[vec![cell_of("a view")]]).plain);
     let found = candidate(INSERT, &classify(INSERT)).expect("a candidate");
     assert_eq!(Eligible::new(&found, &[], &table(COLUMNS, 0, FLAGS)), None, "Cassandra knows of no markers");
 }

@@ -18,7 +18,8 @@
 //! write time: which may be repeated, as any plain write of whole cells. An attempt that is Cassandra's to decide may not, and
 //! has to be followed by a rewind if it is ambiguous; it is never made after a copy was sent, but for one case: Cassandra answers
 //! the plain write, sent alone, by an error of the statement's own. It gives those before it writes, from the statement and the
-//! schema, so no copy had any effect. After a rewind the decision is made anew, on a state that holds no copy.
+//! schema, so no copy had any effect: which holds as long as none of Cassandra's guardrails is set that goes by what is stored
+//! (the store agent sets none, and lets nobody set one). After a rewind the decision is made anew, on a state that holds no copy.
 
 mod candidate;
 mod eligible;
@@ -130,10 +131,13 @@ impl Cassandra {
 
     async fn eligible(&self, known: &Known, candidate: &Candidate) -> Result<Option<Arc<Eligible>>, Failure> {
         let Some(of) = known.prepared.bind.first() else { return Ok(None) };
-        let (columns, table) = queries(&of.keyspace, &of.table);
         let connection = self.pool.any().await?;
-        let columns = Pages::new(&connection, columns, None).all().await?;
-        let table = Table::read(&columns, &Pages::new(&connection, table, None).all().await?);
+        let mut answers = Vec::new();
+        for query in queries(&of.keyspace, &of.table) {
+            answers.push(Pages::new(&connection, query, None).all().await?);
+        }
+        let [columns, tables, views] = answers.as_slice() else { return Ok(None) };
+        let table = Table::read(columns, tables, views);
         Ok(Eligible::new(candidate, &known.prepared.bind, &table).map(Arc::new))
     }
 
