@@ -19,7 +19,9 @@
 //! has to be followed by a rewind if it is ambiguous; it is never made after a copy was sent, but for one case: Cassandra answers
 //! the plain write, sent alone, by an error of the statement's own. It gives those before it writes, from the statement and the
 //! schema, so no copy had any effect: which holds as long as none of Cassandra's guardrails is set that goes by what is stored
-//! (the store agent sets none, and lets nobody set one). After a rewind the decision is made anew, on a state that holds no copy.
+//! (the store agent sets none, and lets nobody set one). After a rewind the decision is made anew, on a state that holds no copy;
+//! but for a record that Cassandra fails ([`Place::fails`]), which is then Cassandra's to decide: the failure has to be the one that
+//! replicas meet which decide nothing, or there would be no verdict.
 
 mod candidate;
 mod eligible;
@@ -110,9 +112,14 @@ pub struct Conditional<'a> {
 
 impl Cassandra {
     /// The record as a write that may be decided in memory, if it is one.
-    pub(super) async fn conditional<'a>(&self, record: &'a Record) -> Result<Option<Conditional<'a>>, Failure> {
+    pub(super) async fn conditional<'a>(
+        &self,
+        place: Place,
+        record: &'a Record,
+    ) -> Result<Option<Conditional<'a>>, Failure> {
         let ([statement], RecordKind::Dml) = (record.statements.as_slice(), record.kind) else { return Ok(None) };
-        if statement.values.is_empty() {
+        let fails = place.fails && !self.conditions.is_decided(place);
+        if statement.values.is_empty() || fails {
             return Ok(None);
         }
         let keyspace = record.keyspace.as_deref();
