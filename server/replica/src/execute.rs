@@ -67,6 +67,8 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                 Ok(reply) => break stuck.may_complete(index).await.map(|()| reply),
                 Err(failure) => failure,
             };
+            let decided = self.backend.is_decided(self.place());
+            let refused = matches!(failure, Failure::Refused { .. });
             if let Failure::Refused { reason, .. } = &failure {
                 stuck.failed(index, reason);
             }
@@ -74,8 +76,8 @@ impl<B: Backend, A: Agent> Execution<B, A> {
                 Failure::Gone { reason } => break Err(reason),
                 Failure::Retry { reason, ambiguous: unknown } | Failure::Refused { reason, ambiguous: unknown } => {
                     self.shared.metrics.error(if unknown { "apply_unknown" } else { "apply_retry" });
-                    let repeatable = self.repeatable || self.backend.is_decided(self.place());
-                    if unknown && !repeatable && !mutated(Mutation::RepeatAmbiguous) {
+                    let over = is_over(unknown, self.repeatable, decided, refused);
+                    if over && !mutated(Mutation::RepeatAmbiguous) {
                         // Each attempt costs a rewind: between complaint and verdict there need not be many.
                         if stuck.is_ripe(index, config.complain_after) {
                             let _ = tokio::time::timeout(config.complain_after, stuck.verdict(index)).await;
@@ -128,7 +130,11 @@ impl<B: Backend, A: Agent> Execution<B, A> {
     }
 
     fn place(&self) -> Place {
-        Place { timestamp_us: self.admitted.timestamp_us, table_id: self.table_id }
+        Place {
+            timestamp_us: self.admitted.timestamp_us,
+            table_id: self.table_id,
+            fails: self.shared.stuck.is_failing(self.admitted.index),
+        }
     }
 
     /// Reads every table, or keeps why not: whatever a digest meets, it holds every lane for a bounded time. While the
@@ -185,6 +191,14 @@ impl<B: Backend, A: Agent> Execution<B, A> {
     }
 }
 
+/// Whether a failed attempt, perhaps one of an effect that is `unknown`, must not be followed by another one before a rewind. What
+/// was `decided` may be repeated; but where Cassandra has `refused` that, the replicas that let it decide are told another failure,
+/// and only what fails with the same everywhere gets a verdict: so it is Cassandra's to decide from then on, on a state that holds
+/// no copy.
+fn is_over(unknown: bool, repeatable: bool, decided: bool, refused: bool) -> bool {
+    if decided { refused } else { unknown && !repeatable }
+}
+
 /// Finds a record's lanes, as often as it takes; fails only if the generation is over or a verdict skips the record.
 pub async fn plan_until_known<B: Backend>(shared: &Shared, backend: &B, admitted: &Admitted) -> Result<Plan, Failure> {
     let mut failed = false;
@@ -226,5 +240,23 @@ fn changed_table(record: &Record, reply: &Reply) -> Option<Table> {
         (response::ChangeKind::Dropped, _) => None,
         (_, SchemaTarget::Table(table)) => Some(Table { keyspace: change.keyspace, table }),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_over;
+
+    #[test]
+    fn what_was_decided_is_repeated_until_cassandra_refuses_it() {
+        for unknown in [false, true] {
+            for repeatable in [false, true] {
+                assert!(!is_over(unknown, repeatable, true, false));
+                assert!(is_over(unknown, repeatable, true, true), "Cassandra decides after a rewind");
+                for refused in [false, true] {
+                    assert_eq!(is_over(unknown, repeatable, false, refused), unknown && !repeatable);
+                }
+            }
+        }
     }
 }

@@ -36,6 +36,9 @@ pub struct Place {
     pub timestamp_us: i64,
     /// Id for a table that the record creates.
     pub table_id: Uuid,
+    /// The record fails here, and what it fails with is to be what it fails with on every replica: its condition is Cassandra's to
+    /// decide, unless it was decided in this generation.
+    pub fails: bool,
 }
 
 impl Place {

@@ -178,6 +178,12 @@ impl Stuck {
         self.lock().verdicts.get(&index).cloned()
     }
 
+    /// Whether Cassandra has answered an attempt at the record with an error, before a rewind or after it, and the record has no
+    /// result yet.
+    pub fn is_failing(&self, index: u64) -> bool {
+        self.lock().cases.contains_key(&index)
+    }
+
     /// Whether the record has failed for so long that the replica complains.
     pub fn is_ripe(&self, index: u64, after: Duration) -> bool {
         self.lock().cases.get(&index).is_some_and(|case| case.is_ripe(after))

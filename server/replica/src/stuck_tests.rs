@@ -187,3 +187,13 @@ async fn what_was_executed_before_is_not_complained_of() {
         assert!(!stuck.is_over(), "but others may have excused it: the verdict is looked for");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_fails_from_the_first_refusal_to_its_result() {
+    let stuck = Stuck::default();
+    assert!(!stuck.is_failing(2));
+    stuck.failed(2, "oh no");
+    assert!(stuck.is_failing(2) && !stuck.is_failing(3));
+    stuck.may_complete(2).await.unwrap();
+    assert!(!stuck.is_failing(2));
+}

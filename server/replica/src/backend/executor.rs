@@ -113,7 +113,7 @@ impl Backend for Cassandra {
     }
 
     async fn execute(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
-        match self.conditional(record).await? {
+        match self.conditional(place, record).await? {
             Some(write) => self.execute_conditional(place, &write).await,
             None => {
                 self.forget_images(record).await?;
@@ -174,9 +174,7 @@ impl Cassandra {
     /// Has Cassandra execute a record.
     async fn execute_record(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
         let keyspace = record.keyspace.as_deref();
-        let [statement] = record.statements.as_slice() else {
-            return self.execute_batch(place, record).await;
-        };
+        let [statement] = record.statements.as_slice() else { return self.execute_batch(place, record).await };
         match record.kind {
             RecordKind::Batch => self.execute_batch(place, record).await,
             RecordKind::Ddl => {
@@ -242,10 +240,9 @@ impl Cassandra {
         let Ready::Prepared(plain) = self.ready(keyspace, statement).await? else { return Ok(None) };
         let Some((text, marker)) = plain.timed.as_ref().filter(|_| plain.repeatable) else { return Ok(None) };
         let Preparing::Done(timed) = self.prepared.get(&self.pool, keyspace, text).await? else { return Ok(None) };
-        let values = statement.values.iter().map(|bound| bound.value).collect();
-        let Some(member) = Member::new(&timed, (*marker, place.timestamp_us), values, keyspace, place) else {
-            return Ok(None);
-        };
+        let (time, values) =
+            ((*marker, place.timestamp_us), statement.values.iter().map(|bound| bound.value).collect());
+        let Some(member) = Member::new(&timed, time, values, keyspace, place) else { return Ok(None) };
         match self.groups.execute(member).await {
             Told::Done => Ok(Some(Reply::void())),
             Told::Alone => Ok(None),

@@ -52,7 +52,7 @@ pub async fn restore(target: &Target<'_>, folder: &Path, manifest: &Manifest) ->
     for (n, text) in manifest.schema.iter().enumerate() {
         let table_id = Uuid::new_v5(&target.build, format!("checkpoint/{n}").as_bytes());
         let statement = StatementText { text: text.clone(), values: Values::none() };
-        target.execute(Place { timestamp_us, table_id }, RecordKind::Ddl, vec![statement]).await?;
+        target.execute(Place { timestamp_us, table_id, fails: false }, RecordKind::Ddl, vec![statement]).await?;
     }
     target.backend.forget_prepared();
     let connection = target.backend.connection().await.map_err(failed)?;
@@ -104,7 +104,7 @@ async fn fill(
 
 impl Target<'_> {
     async fn row(&self, shape: &Shape, line: Line, as_of: AsOf) -> Result<(), CheckpointError> {
-        let place = Place { timestamp_us: as_of.timestamp_us, table_id: Uuid::nil() };
+        let place = Place { timestamp_us: as_of.timestamp_us, table_id: Uuid::nil(), fails: false };
         let mut together: Vec<StatementText> = Vec::new();
         let mut bytes = 0;
         for Write { text, values } in shape.writes(&line, as_of).map_err(CheckpointError::Cassandra)? {

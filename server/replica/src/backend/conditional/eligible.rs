@@ -33,6 +33,12 @@ const OF_CONDITIONS: [&str; 3] = ["boolean", "double", "float"];
 /// More types whose values are one cell, with nothing in it that depends on when or where it is written. Cassandra takes a decimal
 /// without digits, and fails where it has to compare it.
 const OF_CELLS: [&str; 2] = ["decimal", "varint"];
+/// Those of the types of conditions whose values may be as long as a write (16 MiB).
+const OF_ANY_LENGTH: [&str; 3] = ["ascii", "blob", "text"];
+/// Rows read at once.
+const ROWS_AT_ONCE: usize = 64;
+/// Cells of such types read at once: Cassandra holds all of an answer in memory, and so does the replica.
+const LONG_CELLS_AT_ONCE: usize = 4;
 /// The flags of a table that is not of one of the storage formats of Thrift, and holds no counters.
 const FLAGS: &[&str] = &["compound"];
 /// Bytes of a key's column: Cassandra refuses more.
@@ -43,31 +49,35 @@ const KEY_BYTES: usize = u16::MAX as usize;
 pub struct Table {
     /// Names, kinds (`partition_key`, `clustering`, `regular`, `static`) and types of its columns.
     columns: Vec<(String, String, String)>,
-    /// Nothing in it expires by the table's own rule, and it is an ordinary one.
+    /// Nothing in it expires by the table's own rule, and it is an ordinary one, without views: Cassandra writes to a table that
+    /// has some by way of its batch log, unless the write is a conditional one.
     plain: bool,
 }
 
-/// The query for a table's columns, and the one for the table.
-pub fn queries(keyspace: &str, table: &str) -> (String, String) {
+/// The queries for a table's columns, for the table and for its materialized views.
+pub fn queries(keyspace: &str, table: &str) -> [String; 3] {
     let which = |name: &str| name.replace('\'', "''");
     let (keyspace, table) = (which(keyspace), which(table));
     let of = format!("WHERE keyspace_name = '{keyspace}' AND table_name = '{table}'");
-    (
+    let views = format!("WHERE keyspace_name = '{keyspace}' AND base_table_name = '{table}' ALLOW FILTERING");
+    [
         format!("SELECT column_name, kind, type FROM system_schema.columns {of}"),
         format!("SELECT default_time_to_live, flags FROM system_schema.tables {of}"),
-    )
+        format!("SELECT view_name FROM system_schema.views {views}"),
+    ]
 }
 
 impl Table {
-    /// From the answers to both.
-    pub fn read(columns: &[Row], tables: &[Row]) -> Self {
+    /// From the answers to all three.
+    pub fn read(columns: &[Row], tables: &[Row], views: &[Row]) -> Self {
         let text = |row: &Row, at: usize| row.get(at)?.as_deref().and_then(cell::as_text).map(str::to_owned);
         let columns = columns.iter().map(|row| Some((text(row, 0)?, text(row, 1)?, text(row, 2)?)));
         let [table] = tables else { return Self::default() };
         let lives = table.first().and_then(|cell| cell::as_int(cell.as_deref()?));
         let flags: Vec<&[u8]> = table.get(1).and_then(Option::as_deref).map(cell::as_elements).unwrap_or_default();
-        let plain =
-            lives == Some(0) && flags.iter().eq(FLAGS.iter().map(|flag| flag.as_bytes()).collect::<Vec<_>>().iter());
+        let plain = views.is_empty()
+            && lives == Some(0)
+            && flags.iter().eq(FLAGS.iter().map(|flag| flag.as_bytes()).collect::<Vec<_>>().iter());
         columns.collect::<Option<_>>().map_or_else(Self::default, |columns| Self { columns, plain })
     }
 
@@ -99,8 +109,10 @@ pub struct Eligible {
     deletes: bool,
     /// Columns and the markers of their values; without one they are deleted. `None`: the row is made, or deleted.
     cells: Option<Vec<(Arc<str>, Option<usize>)>>,
-    /// Columns that the condition asks for, in the order in which [`Eligible::select`] does.
+    /// Columns that the condition asks for, with the markers of their values.
     asked: Vec<(Arc<str>, usize)>,
+    /// Each of them once, in the order in which [`Eligible::select`] has them.
+    selected: Vec<Arc<str>>,
     markers: usize,
     plain_markers: usize,
     /// The markers that give columns values.
@@ -109,8 +121,10 @@ pub struct Eligible {
     pub timed: String,
     /// That marker's place.
     pub time_marker: usize,
-    /// The query for rows, by a list of partition keys and, if there is a clustering column, a list of its values.
+    /// The query for rows, by a list of partition keys and, if there is a clustering column, its value.
     pub select: String,
+    /// Rows that it may be asked for at once; with one nothing is read.
+    pub at_once: usize,
 }
 
 /// The values of one such write.
@@ -168,6 +182,14 @@ impl Eligible {
         let (timed, time_marker) = rewrite::with_timestamp_marker(&candidate.plain, &classify(&candidate.plain))?;
         let named = |bound: &candidate::Bound| (Arc::from(bound.0.as_str()), bound.1);
         let asked: Vec<(Arc<str>, usize)> = asked.iter().map(named).collect();
+        let mut selected: Vec<Arc<str>> = Vec::new();
+        for (name, _) in &asked {
+            if !selected.contains(name) {
+                selected.push(name.clone());
+            }
+        }
+        let long = selected.iter().filter(|name| table.has(name, "regular", &[&OF_ANY_LENGTH])).count();
+        let at_once = LONG_CELLS_AT_ONCE.checked_div(long).map_or(ROWS_AT_ONCE, |rows| rows.max(1));
         Some(Self {
             keyspace: of.keyspace.clone(),
             table: of.table.clone(),
@@ -176,8 +198,10 @@ impl Eligible {
             condition: candidate.condition.clone(),
             deletes: candidate.kind == Kind::Delete,
             cells: cells(candidate),
-            select: select(of, partition, clustering, &asked),
+            select: select(of, partition, clustering, &selected),
+            at_once,
             asked,
+            selected,
             markers: candidate.markers,
             plain_markers: candidate.plain_markers,
             assigned: others.into_iter().chain(&candidate.set).map(|(_, marker)| *marker).collect(),
@@ -247,11 +271,11 @@ impl Eligible {
     pub fn image(&self, row: Option<&[Option<Bytes>]>, timestamp_us: i64) -> Option<Image> {
         let Some(row) = row else { return Some(Image { exists: Some(false), cells: Default::default() }) };
         let (cells, []) = row.as_chunks::<3>() else { return None };
-        if cells.len() != self.asked.len() {
+        if cells.len() != self.selected.len() {
             return None;
         }
         let mut image = Image { exists: Some(true), cells: Default::default() };
-        for ((name, _), [value, written, ttl]) in self.asked.iter().zip(cells) {
+        for (name, [value, written, ttl]) in self.selected.iter().zip(cells) {
             let cell = match value {
                 None => None,
                 Some(value) => {
@@ -277,16 +301,19 @@ fn cells(candidate: &Candidate) -> Option<Vec<(Arc<str>, Option<usize>)>> {
     }
 }
 
-fn select(of: &Column, partition: &str, clustering: Option<&str>, asked: &[(Arc<str>, usize)]) -> String {
+fn select(of: &Column, partition: &str, clustering: Option<&str>, selected: &[Arc<str>]) -> String {
     let quoted = |name: &str| Ident::new(name).to_cql();
     let mut columns: Vec<String> = std::iter::once(partition).chain(clustering).map(quoted).collect();
-    let keys: Vec<String> = columns.iter().map(|name| format!("{name} IN ?")).collect();
-    for (name, _) in asked {
+    let mut keys = format!("{} IN ?", quoted(partition));
+    if let Some(clustering) = clustering {
+        keys.push_str(&format!(" AND {} = ?", quoted(clustering)));
+    }
+    for name in selected {
         let name = quoted(name);
         columns.extend([name.clone(), format!("WRITETIME({name})"), format!("TTL({name})")]);
     }
     let (keyspace, table) = (quoted(&of.keyspace), quoted(&of.table));
-    format!("SELECT {} FROM {keyspace}.{table} WHERE {}", columns.join(", "), keys.join(" AND "))
+    format!("SELECT {} FROM {keyspace}.{table} WHERE {keys}", columns.join(", "))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ fn cell_of(text: &str) -> Option<Bytes> {
 fn table(columns: &[(&str, &str, &str)], lives: i32, flags: &[&str]) -> Table {
     let columns: Vec<Row> =
         columns.iter().map(|(name, kind, of)| vec![cell_of(name), cell_of(kind), cell_of(of)]).collect();
-    Table::read(&columns, &[vec![Some(cell::int(lives)), Some(cell::text_collection(flags))]])
+    Table::read(&columns, &[vec![Some(cell::int(lives)), Some(cell::text_collection(flags))]], &[])
 }
 
 fn eligible_in(text: &str, table: &Table) -> Option<Eligible> {
@@ -50,7 +50,7 @@ fn one_row_of_simple_cells_is_eligible() {
     assert_eq!(
         found.select,
         "SELECT \"k\", \"c\", \"W\", WRITETIME(\"W\"), TTL(\"W\"), \"v\", WRITETIME(\"v\"), TTL(\"v\") FROM \"ks\".\"t\" \
-         WHERE \"k\" IN ? AND \"c\" IN ?"
+         WHERE \"k\" IN ? AND \"c\" = ?"
     );
     assert_eq!(found.timed, "UPDATE t  USING TIMESTAMP ? SET v = ?, \"W\" = ? WHERE c = ? AND k = ?");
     assert_eq!(found.time_marker, 0);
@@ -62,7 +62,7 @@ fn one_row_of_simple_cells_is_eligible() {
     assert_eq!(said.plain, values[..4]);
 
     let found = eligible(INSERT).expect("eligible");
-    assert_eq!(found.select, "SELECT \"k\", \"c\" FROM \"ks\".\"t\" WHERE \"k\" IN ? AND \"c\" IN ?");
+    assert_eq!(found.select, "SELECT \"k\", \"c\" FROM \"ks\".\"t\" WHERE \"k\" IN ? AND \"c\" = ?");
     let said = found.said(&Values::positional(&[bytes("1"), bytes("k"), bytes("c")]).expect("few")).expect("ordinary");
     assert_eq!((said.asked, said.effect, said.plain.len()), (Asked::NotExists, Effect::Row, 3));
     let found = eligible("DELETE v FROM t WHERE k = ? AND c = ? IF EXISTS").expect("eligible");
@@ -110,12 +110,40 @@ fn tables_and_columns_of_other_kinds_are_not() {
         table(&other_key(0, "varint"), 0, FLAGS),
         table(&other_key(1, "decimal"), 0, FLAGS),
         table(&other_key(1, "boolean"), 0, FLAGS),
-        Table::read(&[], &[]),
+        Table::read(&[], &[], &[]),
     ] {
         assert_eq!(eligible_in(INSERT, &table), None, "{table:?}");
     }
+    let ordinary = table(COLUMNS, 0, FLAGS);
+    assert!(eligible_in(INSERT, &ordinary).is_some());
+    let tables = [vec![Some(cell::int(0)), Some(cell::text_collection(FLAGS))]];
+    assert!(Table::read(&[], &tables, &[]).plain && !Table::read(&[], &tables, &[vec![cell_of("a view")]]).plain);
     let found = candidate(INSERT, &classify(INSERT)).expect("a candidate");
     assert_eq!(Eligible::new(&found, &[], &table(COLUMNS, 0, FLAGS)), None, "Cassandra knows of no markers");
+}
+
+#[test]
+fn a_column_is_read_once_and_few_rows_of_long_ones() {
+    let table = table(&[COLUMNS, &[("s", "regular", "text"), ("b", "regular", "blob")]].concat(), 0, FLAGS);
+    for (condition, selected, at_once) in [
+        ("EXISTS", 0, 64),
+        ("v = ? AND v = ?", 1, 64),
+        ("v = ? AND s = ? AND v = ? AND s = ?", 2, 4),
+        ("s = ? AND b = ?", 2, 2),
+    ] {
+        let text = format!("UPDATE t SET s = ? WHERE k = ? AND c = ? IF {condition}");
+        let found = eligible_in(&text, &table).expect("eligible");
+        assert_eq!((found.selected.len(), found.at_once), (selected, at_once), "{text}");
+        assert_eq!(found.select.matches("WRITETIME").count(), selected, "{text}");
+    }
+    let found = eligible("UPDATE t SET v = ? WHERE k = ? AND c = ? IF v = ? AND v = ?").expect("eligible");
+    let row = [Some(cell::int(1)), Some(cell::bigint(1)), None];
+    let image = found.image(Some(&row), 100).expect("well formed");
+    let holds = |first: i32, second: i32| {
+        let values = [cell::int(0), cell::int(0), cell::int(0), cell::int(first), cell::int(second)].map(Value::Bytes);
+        image.holds(&found.said(&Values::positional(&values).expect("few")).expect("ordinary").asked)
+    };
+    assert_eq!((holds(1, 1), holds(1, 2)), (Some(true), Some(false)));
 }
 
 #[test]

@@ -87,6 +87,14 @@ impl Image {
         image.lasting()
     }
 
+    /// With values of its own. Those of an entry of the log, or of an answer, are parts of all of it, and would keep it in memory.
+    pub fn owned(mut self) -> Self {
+        for cell in self.cells.values_mut().flatten() {
+            cell.value = Bytes::copy_from_slice(&cell.value);
+        }
+        self
+    }
+
     fn bytes(&self, row: &Bytes) -> usize {
         let cell =
             |(name, cell): (&Arc<str>, &Option<Cell>)| name.len() + cell.as_ref().map_or(0, |cell| cell.value.len());
@@ -154,6 +162,7 @@ impl Images {
             return;
         }
         let (bytes, age) = (image.bytes(&row.1), self.next);
+        let image = image.owned();
         self.next += 1;
         self.bytes += bytes;
         self.ages.insert((age, row.clone()));

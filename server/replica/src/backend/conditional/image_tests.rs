@@ -119,6 +119,18 @@ fn images_are_bounded_and_the_oldest_goes() {
     assert!(images.is_empty(), "nothing is known");
 }
 
+#[test]
+fn images_keep_nothing_beside_what_they_count() {
+    let entry = Bytes::from(vec![7; 1 << 20]);
+    let cells = BTreeMap::from([("a".into(), Some(Cell { value: entry.slice(10..14), lasting: true }))]);
+    let mut images = Images::default();
+    images.keep(row("t", "1", ""), Image { cells, exists: Some(true) });
+    let mut kept = images.take(&row("t", "1", "")).expect("just kept");
+    let cell = kept.cells.remove("a").flatten().expect("a cell");
+    assert_eq!(cell.value.as_ref(), [7; 4]);
+    assert!(!entry.as_ptr_range().contains(&cell.value.as_ptr()), "it is a part of the entry");
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Keep(u8, u8),

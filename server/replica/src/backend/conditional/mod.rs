@@ -18,7 +18,10 @@
 //! write time: which may be repeated, as any plain write of whole cells. An attempt that is Cassandra's to decide may not, and
 //! has to be followed by a rewind if it is ambiguous; it is never made after a copy was sent, but for one case: Cassandra answers
 //! the plain write, sent alone, by an error of the statement's own. It gives those before it writes, from the statement and the
-//! schema, so no copy had any effect. After a rewind the decision is made anew, on a state that holds no copy.
+//! schema, so no copy had any effect: which holds as long as none of Cassandra's guardrails is set that goes by what is stored
+//! (the store agent sets none, and lets nobody set one). After a rewind the decision is made anew, on a state that holds no copy;
+//! but for a record that Cassandra fails ([`Place::fails`]), which is then Cassandra's to decide: the failure has to be the one that
+//! replicas meet which decide nothing, or there would be no verdict.
 
 mod candidate;
 mod eligible;
@@ -85,7 +88,7 @@ impl Conditions {
     fn decide(&self, place: Place, after: Image) {
         let mut decided = self.decisions();
         if decided.len() < DECIDED {
-            decided.insert(place.timestamp_us, after);
+            decided.insert(place.timestamp_us, after.owned());
         }
     }
 
@@ -109,9 +112,14 @@ pub struct Conditional<'a> {
 
 impl Cassandra {
     /// The record as a write that may be decided in memory, if it is one.
-    pub(super) async fn conditional<'a>(&self, record: &'a Record) -> Result<Option<Conditional<'a>>, Failure> {
+    pub(super) async fn conditional<'a>(
+        &self,
+        place: Place,
+        record: &'a Record,
+    ) -> Result<Option<Conditional<'a>>, Failure> {
         let ([statement], RecordKind::Dml) = (record.statements.as_slice(), record.kind) else { return Ok(None) };
-        if statement.values.is_empty() {
+        let fails = place.fails && !self.conditions.is_decided(place);
+        if statement.values.is_empty() || fails {
             return Ok(None);
         }
         let keyspace = record.keyspace.as_deref();
@@ -130,10 +138,13 @@ impl Cassandra {
 
     async fn eligible(&self, known: &Known, candidate: &Candidate) -> Result<Option<Arc<Eligible>>, Failure> {
         let Some(of) = known.prepared.bind.first() else { return Ok(None) };
-        let (columns, table) = queries(&of.keyspace, &of.table);
         let connection = self.pool.any().await?;
-        let columns = Pages::new(&connection, columns, None).all().await?;
-        let table = Table::read(&columns, &Pages::new(&connection, table, None).all().await?);
+        let mut answers = Vec::new();
+        for query in queries(&of.keyspace, &of.table) {
+            answers.push(Pages::new(&connection, query, None).all().await?);
+        }
+        let [columns, tables, views] = answers.as_slice() else { return Ok(None) };
+        let table = Table::read(columns, tables, views);
         Ok(Eligible::new(candidate, &known.prepared.bind, &table).map(Arc::new))
     }
 
@@ -194,6 +205,7 @@ impl Cassandra {
             id: query.prepared.id.clone(),
             metadata_id: query.prepared.metadata_id.clone(),
             now_s: place.now_s(),
+            at_once: eligible.at_once,
             partition: said.partition.clone(),
             clustering: said.clustering.clone(),
         };

@@ -18,10 +18,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::outcome::{Failure, Meaning, judge};
 use super::super::pool::Pool;
 
-/// Rows in one request.
-const ROWS: usize = 64;
-/// The same with a clustering column, of which each value is looked for in each partition.
-const CLUSTERED_ROWS: usize = 10;
 /// Requests on their way at once. What comes meanwhile makes the next ones larger.
 const IN_FLIGHT: usize = 2;
 /// Wishes taken at once, and waiting to be; more wait before it.
@@ -36,6 +32,8 @@ pub struct Wish {
     pub metadata_id: Bytes,
     /// The second that expiry counts to.
     pub now_s: i32,
+    /// Rows of this query in one request, at most.
+    pub at_once: usize,
     /// The partition key.
     pub partition: Bytes,
     /// The clustering column, if the query asks for it.
@@ -110,14 +108,14 @@ async fn run(pool: Pool, mut queue: mpsc::Receiver<Waiting>) {
     }
 }
 
-/// Those of the same query and second together, as many as go into a request; the last ones come first.
+/// Those of the same query, second and clustering column together, as many as go into a request; the last ones come first. The
+/// partition is another one for each: what may change one executes alone.
 fn grouped(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
     let mut groups: Vec<Vec<Waiting>> = Vec::new();
-    let mut open: HashMap<(Bytes, i32), usize> = HashMap::new();
+    let mut open: HashMap<(Bytes, i32, Option<Bytes>), usize> = HashMap::new();
     for one in waiting {
-        let key = (one.wish.id.clone(), one.wish.now_s);
-        let most = if one.wish.clustering.is_some() { CLUSTERED_ROWS } else { ROWS };
-        match open.get(&key).and_then(|at| groups.get_mut(*at)).filter(|group| group.len() < most) {
+        let key = (one.wish.id.clone(), one.wish.now_s, one.wish.clustering.clone());
+        match open.get(&key).and_then(|at| groups.get_mut(*at)).filter(|group| group.len() < one.wish.at_once) {
             Some(group) => group.push(one),
             None => {
                 open.insert(key, groups.len());
@@ -154,10 +152,10 @@ enum Answer {
 
 async fn ask(pool: &Pool, group: &[Waiting]) -> Result<Answer, Failure> {
     let Some(Waiting { wish: first, .. }) = group.first() else { return Ok(Answer::Nothing) };
-    let keys = std::iter::once(list(group.iter().map(|one| Some(&one.wish.partition))));
-    let clustering = first.clustering.is_some().then(|| list(group.iter().map(|one| one.wish.clustering.as_ref())));
-    let values: Option<Vec<Value>> = keys.chain(clustering).collect();
-    let Some(values) = values.and_then(|values| Values::positional(&values).ok()) else { return Ok(Answer::Nothing) };
+    let Some(keys) = list(group.iter().map(|one| &one.wish.partition)) else { return Ok(Answer::Nothing) };
+    let clustering = first.clustering.clone().map(Value::Bytes);
+    let values: Vec<Value> = std::iter::once(keys).chain(clustering).collect();
+    let Ok(values) = Values::positional(&values) else { return Ok(Answer::Nothing) };
     let params = Params::new(Consistency::NodeLocal, values);
     let body = request::v5::execute(&first.id, &first.metadata_id, &params, Some(first.now_s));
     let Ok(body) = body else { return Ok(Answer::Nothing) };
@@ -180,12 +178,11 @@ fn clustering_columns(wish: &Wish) -> usize {
     usize::from(wish.clustering.is_some())
 }
 
-/// A list as a value; `None` if an element is missing.
-fn list<'a>(elements: impl ExactSizeIterator<Item = Option<&'a Bytes>>) -> Option<Value> {
+/// A list as a value; `None` if it is too long for one.
+fn list<'a>(elements: impl ExactSizeIterator<Item = &'a Bytes>) -> Option<Value> {
     let mut out = BytesMut::new();
     out.put_i32(i32::try_from(elements.len()).ok()?);
     for element in elements {
-        let element = element?;
         out.put_i32(i32::try_from(element.len()).ok()?);
         out.put_slice(element);
     }
@@ -208,4 +205,39 @@ fn by_key(rows: Vec<Row>, clustering: usize) -> Option<HashMap<(Bytes, Option<By
         Some(((partition, of_row), cells))
     });
     keyed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(id: u8, now_s: i32, at_once: usize, partition: u8, clustering: Option<u8>) -> Waiting {
+        let bytes = |byte: u8| Bytes::copy_from_slice(&[byte]);
+        let (id, partition, clustering) = (bytes(id), bytes(partition), clustering.map(bytes));
+        let wish = Wish { id, metadata_id: Bytes::new(), now_s, at_once, partition, clustering };
+        Waiting { wish, found: oneshot::channel().0 }
+    }
+
+    fn partitions(groups: &[Vec<Waiting>]) -> Vec<Vec<u8>> {
+        groups.iter().map(|group| group.iter().map(|one| one.wish.partition[0]).collect()).collect()
+    }
+
+    #[test]
+    fn a_request_asks_for_no_row_but_those_wanted() {
+        let all = [
+            waiting(1, 5, 9, 1, Some(7)),
+            waiting(1, 5, 9, 2, Some(8)),
+            waiting(1, 5, 9, 3, Some(7)),
+            waiting(1, 6, 9, 4, Some(7)),
+            waiting(2, 5, 9, 5, None),
+            waiting(2, 5, 9, 6, None),
+        ];
+        assert_eq!(partitions(&grouped(all.into())), [vec![5, 6], vec![4], vec![2], vec![1, 3]]);
+    }
+
+    #[test]
+    fn a_request_asks_for_no_more_rows_than_its_query_may() {
+        let all = (0..5).map(|partition| waiting(1, 5, 2, partition, None)).collect();
+        assert_eq!(partitions(&grouped(all)), [vec![4], vec![2, 3], vec![0, 1]]);
+    }
 }
