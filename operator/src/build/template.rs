@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// Version of the form in which [`inputs`] are digested. Raised whenever the same wishes would be written otherwise, as
-/// when a field with a default is added; a test holds digests of this version.
-const INPUTS_VERSION: u32 = 1;
+/// when a field with a default is added, or a default is another one; a test holds digests of this version.
+const INPUTS_VERSION: u32 = 2;
 
 /// Keys of the record.
 const RECORD_INPUTS: &str = "inputs";
@@ -133,7 +133,7 @@ mod tests {
         let validated = validate(&testing::resource("orders"), &testing::defaults("1")).unwrap();
         assert_eq!(
             Tier::ALL.map(|tier| inputs(&validated, tier)),
-            ["1:48b40aa846322017", "1:82009a3771a45a9a", "1:2593ef30d6ce2a0b"],
+            ["2:48b40aa846322017", "2:82009a3771a45a9a", "2:94d95601936a2794"],
             "if the spec has a new field, raise INPUTS_VERSION, then put the new digests here"
         );
     }

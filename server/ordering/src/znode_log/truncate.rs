@@ -228,13 +228,18 @@ pub(super) async fn write_error(inner: &Inner, client: &Client, error: MultiWrit
     }
 }
 
-/// What it means that ZooKeeper does not know this handle's incarnation: it was replaced, unless everything is gone.
+/// What it means that ZooKeeper did not know this handle's incarnation: it was replaced, unless everything was gone. The log is
+/// looked for before the incarnation: should it come back meanwhile, so has that.
 pub(super) async fn over(inner: &Inner, client: &Client) -> LogError {
-    match read_header(inner, client).await {
-        Err(error @ (LogError::Lost | LogError::Unavailable { .. })) => error,
-        _ => {
+    if let Err(error @ (LogError::Lost | LogError::Unavailable { .. })) = read_header(inner, client).await {
+        return error;
+    }
+    match client.check_stat(&inner.incarnation_path).await {
+        Ok(None) => {
             inner.set_fenced();
             LogError::Fenced
         }
+        Ok(Some(_)) => LogError::Unavailable { reason: "the log was away, and is back".into() },
+        Err(error) => unavailable(error),
     }
 }
