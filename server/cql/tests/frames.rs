@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
+mod common;
+
 use bytes::{Bytes, BytesMut};
+use common::feed;
 use proptest::prelude::*;
 use replicateddb_cql::frame::{
     Codec, Envelope, FLAG_COMPRESSION, FLAG_CUSTOM_PAYLOAD, FLAG_TRACING, FLAG_WARNING, FrameError, Opcode, Prefix,
@@ -33,23 +36,6 @@ fn envelope(is_response: bool) -> impl Strategy<Value = Envelope> {
 fn codecs(is_response: bool) -> (Codec, Codec) {
     let (server, client) = (Codec::server(MAX_BODY), Codec::client(MAX_BODY));
     if is_response { (server, client) } else { (client, server) }
-}
-
-/// Feeds `bytes` in pieces of the given sizes and decodes what can be decoded after each.
-fn feed(codec: &mut Codec, bytes: &[u8], pieces: &[usize]) -> Result<Vec<Envelope>, FrameError> {
-    let mut buffer = BytesMut::new();
-    let mut decoded = Vec::new();
-    let mut rest = bytes;
-    let mut sizes = pieces.iter().copied().cycle();
-    while !rest.is_empty() {
-        let size = sizes.next().unwrap_or(1).clamp(1, rest.len());
-        buffer.extend_from_slice(&rest[..size]);
-        rest = &rest[size..];
-        while let Some(envelope) = codec.decode(&mut buffer)? {
-            decoded.push(envelope);
-        }
-    }
-    Ok(decoded)
 }
 
 proptest! {

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail as the tests do")]
 
+mod common;
+
 use bytes::{BufMut, Bytes, BytesMut};
+use common::feed;
 use proptest::prelude::*;
 use replicateddb_cql::frame::{Codec, Envelope, FLAG_COMPRESSION, FrameError, HEADER_LENGTH, Opcode};
 use replicateddb_cql::{Compression, Version};
@@ -38,26 +41,6 @@ fn connected((version, compression): (Version, Option<Compression>)) -> (Codec, 
 
 fn request(version: Version, stream: i16, body: impl Into<Bytes>) -> Envelope {
     Envelope { version: version.code(), ..Envelope::request(stream, Opcode::Query, body.into()) }
-}
-
-fn decoded(codec: &mut Codec, bytes: &[u8], pieces: &[usize]) -> Result<Vec<Envelope>, FrameError> {
-    let mut buffer = BytesMut::new();
-    let mut decoded = Vec::new();
-    let mut rest = bytes;
-    let mut sizes = pieces.iter().copied().cycle();
-    while !rest.is_empty() {
-        let size = sizes.next().unwrap_or(1).clamp(1, rest.len());
-        buffer.extend_from_slice(&rest[..size]);
-        rest = &rest[size..];
-        loop {
-            // What is told of a body before it is read is what it has.
-            let length = codec.next_length(&mut buffer);
-            let Some(envelope) = codec.decode(&mut buffer)? else { break };
-            assert!(length.unwrap().unwrap() >= envelope.body.len());
-            decoded.push(envelope);
-        }
-    }
-    Ok(decoded)
 }
 
 fn kind() -> impl Strategy<Value = (Version, Option<Compression>)> {
@@ -96,7 +79,7 @@ proptest! {
         for envelope in &sent {
             sender.encode(envelope.clone(), &mut wire).unwrap();
         }
-        prop_assert_eq!(decoded(&mut receiver, &wire, &pieces).unwrap(), sent);
+        prop_assert_eq!(feed(&mut receiver, &wire, &pieces).unwrap(), sent);
         prop_assert!(!receiver.holds_part());
     }
 
@@ -140,14 +123,14 @@ proptest! {
         if kind.0 == Version::V5 {
             // Whole segments with anything in them, which no client's codec would make.
             client.encode(request(Version::V5, 1, bytes.clone()), &mut wire).unwrap();
-            let _ = decoded(&mut server.clone(), &wire, &pieces);
+            let _ = feed(&mut server.clone(), &wire, &pieces);
         } else {
             wire.put_slice(&[kind.0.code(), if compressed { FLAG_COMPRESSION } else { 0 }, 0, 1, Opcode::Query.code()]);
             wire.put_u32(bytes.len() as u32);
             wire.put_slice(&bytes);
-            let _ = decoded(&mut server.clone(), &wire, &pieces);
+            let _ = feed(&mut server.clone(), &wire, &pieces);
         }
-        let _ = decoded(&mut server, &bytes, &pieces);
+        let _ = feed(&mut server, &bytes, &pieces);
     }
 }
 
