@@ -88,10 +88,6 @@ fn keep_logs_of_failures(directory: PathBuf) {
     }));
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// The folder of the binaries: what `RDB_KUBE_BIN` names, else what the project's own script builds and prints.
 fn binaries() -> PathBuf {
     let folder = std::env::var_os("RDB_KUBE_BIN").map(PathBuf::from).unwrap_or_else(|| {
@@ -121,7 +117,7 @@ impl Cluster {
         let binaries = binaries();
         let directory = tempfile::tempdir().unwrap().keep();
         keep_logs_of_failures(directory.clone());
-        let [etcd, peer, secure] = [free_port(), free_port(), free_port()];
+        let [etcd, peer, secure] = replicateddb_ports::reserve();
         let url = format!("https://127.0.0.1:{secure}");
         write_credentials(&directory, &url);
         let format = |texts: &[&str]| {

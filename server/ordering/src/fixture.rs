@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,8 +14,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// How long a server may take to answer after it was started.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Attempts to find a port that stays free until the server has it.
-const PORT_ATTEMPTS: usize = 5;
 /// The server's tick; no session is shorter than two.
 const TICK_MS: u32 = 200;
 /// The longest session the server grants, in milliseconds.
@@ -60,20 +58,10 @@ impl ZooKeeper {
     /// If the jars are missing, the message says how to get them.
     pub fn start() -> Result<Self, FixtureError> {
         let folder = tempfile::Builder::new().prefix("zookeeper-").tempdir().map_err(io_error("temporary folder"))?;
-        let mut server = Self { folder, port: 0, process: None };
-        for attempt in 1.. {
-            server.port = free_port().map_err(io_error("free port"))?;
-            server.write_config().map_err(io_error("zoo.cfg"))?;
-            match server.resume() {
-                // Somebody else may have taken the port in between.
-                Err(FixtureError::NotStarted(output))
-                    if output.contains("BindException") && attempt < PORT_ATTEMPTS => {}
-                outcome => {
-                    outcome?;
-                    break;
-                }
-            }
-        }
+        let [port] = replicateddb_ports::reserve();
+        let mut server = Self { folder, port, process: None };
+        server.write_config().map_err(io_error("zoo.cfg"))?;
+        server.resume()?;
         Ok(server)
     }
 
@@ -181,10 +169,6 @@ impl Drop for ZooKeeper {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(StdListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// The folder of ZooKeeper's jars in the project's cache.

@@ -4,7 +4,7 @@
 
 mod site;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -236,9 +236,8 @@ async fn no_batch_is_logged_and_no_role_is_told_from_another() {
 
 /// Until there are roles every client is the same one, whoever it says it is, and is told so.
 async fn no_role_is_told_from_another(handle: &ReplicaHandle) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let listen = listener.local_addr().unwrap();
-    drop(listener);
+    let [port] = replicateddb_ports::reserve();
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let identity = Identity {
         id: 0,
         host_id: uuid::Uuid::nil(),

@@ -29,7 +29,7 @@ const PAGE: i32 = 999;
 
 /// A front end over a replica; gives its address.
 fn in_front_of(handle: ReplicaHandle) -> String {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let [port] = replicateddb_ports::reserve();
     let listen = SocketAddr::from(([127, 0, 0, 1], port));
     let identity = Identity {
         id: 0,

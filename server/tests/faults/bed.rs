@@ -1,12 +1,11 @@
 //! Two replicas as processes, each with its store agent and Cassandra, over one ZooKeeper server.
 
 use std::{
-    collections::BTreeSet,
     fs::File,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -81,17 +80,6 @@ fn cassandra_lib() -> PathBuf {
     lib
 }
 
-/// A port that is free, and that no other test of this program was given.
-fn new_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
-}
-
 fn program(log: &Path) -> Command {
     let log = File::options().create(true).append(true).open(log).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_replicateddb-server"));
@@ -127,7 +115,7 @@ impl Site {
         let dir = dir.join(id.to_string());
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(dir.join("token"), TOKEN).unwrap();
-        Self { id, dir, zookeeper, ports: [(); 6].map(|()| new_port()), agent: None, replica: None }
+        Self { id, dir, zookeeper, ports: replicateddb_ports::reserve(), agent: None, replica: None }
     }
 
     fn local(&self, port: usize) -> String {

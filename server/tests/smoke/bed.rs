@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -49,9 +49,7 @@ fn cassandra_lib() -> PathBuf {
 }
 
 fn free_ports() -> Ports {
-    let listeners = [(); 6].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    let [agent, cassandra, storage, jolokia, cql, admin] =
-        listeners.map(|listener| listener.local_addr().unwrap().port());
+    let [agent, cassandra, storage, jolokia, cql, admin] = replicateddb_ports::reserve();
     Ports { agent, cassandra, storage, jolokia, cql, admin }
 }
 

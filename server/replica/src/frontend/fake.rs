@@ -276,7 +276,8 @@ impl Bed {
 }
 
 fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let [port] = replicateddb_ports::reserve();
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// A client.

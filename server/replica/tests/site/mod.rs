@@ -143,8 +143,7 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let token = dir.path().join("token");
         std::fs::write(&token, TOKEN).unwrap();
-        let listeners = [(); 4].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let [agent, cql, storage, jolokia] = listeners.map(|listener| listener.local_addr().unwrap().port());
+        let [agent, cql, storage, jolokia] = replicateddb_ports::reserve();
         let mut words: Vec<String> = vec!["agent".into(), "--data-dir".into()];
         words.push(dir.path().join("data").display().to_string());
         words.extend(["--token-file".into(), token.display().to_string()]);

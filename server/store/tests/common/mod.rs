@@ -46,11 +46,6 @@ fn agent_program() -> PathBuf {
     program
 }
 
-fn free_ports() -> [u16; 4] {
-    let listeners = [(); 4].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
-}
-
 pub fn mark(index: u64) -> Mark {
     Mark { index, replica_state: serde_json::json!({ "position": index, "clock": 17 }) }
 }
@@ -67,7 +62,7 @@ impl Bed {
     pub fn beside() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), TOKEN).unwrap();
-        Self { dir, ports: free_ports(), agent: None, _turn: None }
+        Self { dir, ports: replicateddb_ports::reserve(), agent: None, _turn: None }
     }
 
     pub fn data(&self) -> PathBuf {
