@@ -42,7 +42,6 @@ pub const ZOOKEEPER_KEYS: &[&str] = &[
 /// statement does or where data lies. A limit above which Cassandra refuses a statement as invalid is none of them: the
 /// refusal is recorded as the statement's result, which has to be the same on every replica, also in the middle of a roll.
 pub const CASSANDRA_KEYS: &[&str] = &[
-    "batch_size_warn_threshold",
     "column_index_size",
     "compaction_throughput",
     "concurrent_compactors",
@@ -94,7 +93,6 @@ pub const CASSANDRA_FORMS: &[Form] = &[
         words: "a size such as 64MiB",
         pattern: "^[0-9]{1,9}(B|KiB|MiB|GiB)$",
         keys: &[
-            "batch_size_warn_threshold",
             "column_index_size",
             "file_cache_size",
             "key_cache_size",

@@ -32,7 +32,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// For a Cassandra that the store agent configures: far below what that lets it warn of.
+    /// For a Cassandra that the store agent configures: far below what that lets it warn of, and lets nobody
+    /// set lower (`batch_size_warn_threshold`, `unlogged_batch_across_partitions_warn_threshold`).
     pub const CONFIGURED: Self = Self { records: 64, bytes: 64 << 10 };
     /// For any: Cassandra by itself warns of more than ten partitions (`unlogged_batch_across_partitions_warn_threshold`) and
     /// from 5 KiB on (`batch_size_warn_threshold`).
