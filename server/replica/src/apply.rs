@@ -246,6 +246,11 @@ where
             if self.planning.is_some() || self.excluding.is_some() || full {
                 return Ok(());
             }
+            if self.restore_points.holds_tables()
+                && self.feeding.front().is_some_and(|next| changes_tables(next.record.kind))
+            {
+                return Ok(());
+            }
             match self.feeding.pop_front() {
                 Some(admitted) => self.feed(admitted)?,
                 None if holding || self.restore_points.holds_back(self.state.index()) => return Ok(()),
@@ -363,8 +368,7 @@ where
 
     fn start(&mut self, ticket: u64) -> Result<(), Exit> {
         let Waiting { admitted, repeatable } = self.waiting.remove(&ticket).expect("a ready record waits");
-        let changes_tables = matches!(admitted.record.kind, RecordKind::Ddl | RecordKind::Truncate);
-        if self.stray && changes_tables && !mutated(Mutation::DdlDespiteStray) {
+        if self.stray && changes_tables(admitted.record.kind) && !mutated(Mutation::DdlDespiteStray) {
             let reason = "an earlier write of unknown outcome could land after a schema change or TRUNCATE";
             return Err(Exit::Rewind(reason.to_owned()));
         }
@@ -483,6 +487,11 @@ where
             }
         }
     }
+}
+
+/// Whether files of tables come and go with it, not only rows.
+fn changes_tables(kind: RecordKind) -> bool {
+    matches!(kind, RecordKind::Ddl | RecordKind::Truncate)
 }
 
 /// The mistake of not waiting for the lanes to drain.

@@ -26,7 +26,7 @@ pub enum Phase {
     Drain,
     /// What is left is flushed, with the lanes held.
     FlushRest,
-    /// The files are linked, with the lanes held.
+    /// The files are linked, beside the work unless a memtable was replaced meanwhile.
     Snapshot,
     /// The snapshot becomes a restore point, beside the work.
     Commit,

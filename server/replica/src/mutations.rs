@@ -40,8 +40,12 @@ pub enum Mutation {
     ServeTooEarly,
     /// A restore point is taken while records execute.
     RestorePointWithoutDraining,
-    /// Lanes are free again before the snapshot is taken.
-    LanesFreeBeforeSnapshot,
+    /// Lanes are free again before what is left is flushed.
+    LanesFreeBeforeFlush,
+    /// A memtable may be replaced while the snapshot is taken.
+    SnapshotDespiteSwitch,
+    /// Tables change while the snapshot is taken.
+    DdlDuringSnapshot,
     /// What was written since the first flush is not flushed before the snapshot.
     SnapshotWithoutFlush,
     /// A stop marks the store clean while records execute.
@@ -78,7 +82,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one.
-    pub const EVERY: [Self; 34] = [
+    pub const EVERY: [Self; 36] = [
         Self::SkipDedup,
         Self::ForgetDuplicates,
         Self::ForgetClock,
@@ -96,7 +100,9 @@ impl Mutation {
         Self::BarrierTooEarly,
         Self::ServeTooEarly,
         Self::RestorePointWithoutDraining,
-        Self::LanesFreeBeforeSnapshot,
+        Self::LanesFreeBeforeFlush,
+        Self::SnapshotDespiteSwitch,
+        Self::DdlDuringSnapshot,
         Self::SnapshotWithoutFlush,
         Self::MarkWithoutDraining,
         Self::MarkDespiteStray,

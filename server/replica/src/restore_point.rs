@@ -1,7 +1,11 @@
-//! Restore points of the store: flush beside the work, then hold the lanes at an index, flush what is left, snapshot, go
-//! on, and commit beside the work again. The order makes the snapshot exactly the state at that index (design 7): its
-//! files are linked while nothing is applied, and no later write changes a linked file. What is not committed in the end
-//! is deleted.
+//! Restore points of the store: flush beside the work, then hold the lanes at an index, flush what is left, go on, and
+//! snapshot and commit beside the work again. What is not committed in the end is deleted.
+//!
+//! The snapshot is exactly the state at that index: when the lanes are freed, that is what Cassandra's files hold, and what
+//! is written from then on is in memory alone until a memtable is replaced. Cassandra counts that: if it has happened by the
+//! end of the snapshot, this one is given up, and the next is taken with the lanes held until it is done. No table is
+//! created, dropped or emptied meanwhile, for that changes files. Where rows are read in place of files, lanes are always
+//! held.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -16,7 +20,7 @@ use tokio::time::{Duration, Instant};
 use crate::metrics::{Metrics, Phase};
 use crate::mutations::{Mutation, mutated};
 use crate::shared::{Condition, Shared};
-use crate::site::Agent;
+use crate::site::{Agent, Rest};
 use crate::state::State;
 
 /// How often builds of indexes and views are asked for before this restore point is given up.
@@ -42,18 +46,38 @@ type Asker = oneshot::Sender<Result<u64, String>>;
 enum Doing {
     Nothing,
     Flushing(BoxFuture<'static, Result<(), Trouble>>),
-    /// Waits for the lanes to drain, since then.
-    Draining(Instant),
-    /// Takes the snapshot, with all lanes held.
-    Saving(BoxFuture<'static, Result<Snapshot, Trouble>>),
+    /// Waits for the lanes to drain.
+    Draining(Hold),
+    /// Flushes what is left, with all lanes held.
+    FlushingRest(BoxFuture<'static, Result<(Place, Rest), Trouble>>),
+    /// Takes the snapshot.
+    Saving(Lanes, BoxFuture<'static, Result<Place, Trouble>>),
     /// Makes the snapshot a restore point, with the lanes free again.
     Committing(u64, BoxFuture<'static, Result<(), Trouble>>),
 }
 
-/// A snapshot that was taken: exactly the state of its mark.
-struct Snapshot {
+/// Lanes are held.
+#[derive(Clone, Copy)]
+struct Hold {
+    since: Instant,
+    /// They stay so until the snapshot is taken, whatever is written meanwhile.
+    whole: bool,
+}
+
+/// Lanes while the snapshot is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lanes {
+    Held,
+    /// Rows may be written; tables stay as they are.
+    Free,
+}
+
+/// What a snapshot is of: exactly the state of its mark.
+struct Place {
     id: String,
     mark: Mark,
+    timestamp_us: i64,
+    hold: Hold,
 }
 
 /// What a step has led to.
@@ -116,9 +140,15 @@ impl<A: Agent> RestorePoints<A> {
     pub fn holds_lanes(&self) -> bool {
         match self.doing {
             Doing::Draining(_) => true,
-            Doing::Saving(_) => !mutated(Mutation::LanesFreeBeforeSnapshot),
+            Doing::FlushingRest(_) => !mutated(Mutation::LanesFreeBeforeFlush),
+            Doing::Saving(lanes, _) => lanes == Lanes::Held,
             _ => false,
         }
+    }
+
+    /// No table may be created, dropped, changed or emptied: the snapshot is being taken, beside the work.
+    pub fn holds_tables(&self) -> bool {
+        matches!(self.doing, Doing::Saving(..)) && !mutated(Mutation::DdlDuringSnapshot)
     }
 
     /// No record behind `index` may be admitted before a restore point is made there.
@@ -169,8 +199,8 @@ impl<A: Agent> RestorePoints<A> {
             self.doing = Doing::Flushing(Box::pin(flushing));
         }
         // One record that can't be applied must not hold up all others for a snapshot's sake.
-        if let Doing::Draining(since) = self.doing
-            && since.elapsed() >= config.restore_point_timeout
+        if let Doing::Draining(hold) = self.doing
+            && hold.since.elapsed() >= config.restore_point_timeout
         {
             self.failed("the lanes did not drain".into());
         }
@@ -181,12 +211,20 @@ impl<A: Agent> RestorePoints<A> {
         let (next, trouble) = match &mut self.doing {
             Doing::Nothing | Doing::Draining(_) => return pending().await,
             Doing::Flushing(flushing) => match flushing.await {
-                Ok(()) => (Some(Doing::Draining(Instant::now())), None),
+                Ok(()) => (Some(draining(false)), None),
                 Err(trouble) => (None, Some(trouble)),
             },
-            Doing::Saving(saving) => match saving.await {
-                Ok(snapshot) => (Some(self.commit(snapshot)), None),
+            Doing::FlushingRest(flushing) => match flushing.await {
+                Ok((place, rest)) => (Some(self.save(place, &rest)), None),
                 Err(trouble) => (None, Some(trouble)),
+            },
+            Doing::Saving(lanes, saving) => match (*lanes, saving.await) {
+                (_, Ok(place)) => (Some(self.commit(place)), None),
+                (Lanes::Free, Err(trouble)) if trouble.switched => {
+                    tracing::info!(reason = trouble.reason, "another snapshot is taken, with writes held");
+                    (Some(draining(true)), None)
+                }
+                (_, Err(trouble)) => (None, Some(trouble)),
             },
             Doing::Committing(index, committing) => match (*index, committing.await) {
                 (index, Ok(())) => {
@@ -204,31 +242,55 @@ impl<A: Agent> RestorePoints<A> {
         Step::Done
     }
 
-    /// All lanes are free and the store is exactly at this state: takes the snapshot.
+    /// All lanes are free and the store is exactly at this state: flushes what is left of it.
     pub fn drained(&mut self, state: &State) {
-        let Doing::Draining(since) = self.doing else { return };
+        let Doing::Draining(hold) = self.doing else { return };
         pass(Fault::RestorePointDrained);
         self.made += 1;
         self.drained = (Instant::now(), self.writes);
-        self.shared.metrics.restore_point_phase(Phase::Drain, since.elapsed());
+        self.shared.metrics.restore_point_phase(Phase::Drain, hold.since.elapsed());
         let (index, timestamp_us) = (state.index(), state.timestamp_us());
         let (incarnation, generation, made) = (self.shared.incarnation, self.generation, self.made);
         // Never the same again, so that an aborted one stays aborted.
         let id = format!("{index:016x}-{incarnation:x}-{generation}-{made}");
         let mark = serde_json::to_value(state).map(|replica_state| Mark { index, replica_state });
         let (agent, shared) = (self.agent.clone(), self.shared.clone());
-        self.doing = Doing::Saving(Box::pin(async move {
-            let mark = mark.map_err(|e| Trouble { reason: e.to_string(), over: false })?;
+        self.doing = Doing::FlushingRest(Box::pin(async move {
+            let mark = mark.map_err(|e| Trouble::from(e.to_string().as_str()))?;
             let limit = shared.config.restore_point_timeout;
-            let take = take(&agent, &shared.metrics, &id, generation, timestamp_us);
-            let taken = bounded(limit, &agent, &id, take).await;
-            shared.metrics.restore_point_seconds.observe(since.elapsed().as_secs_f64());
-            taken.map(|()| Snapshot { id, mark })
+            let rest = bounded(limit, &agent, &id, flush_rest(&agent, &shared.metrics)).await;
+            Ok((Place { id, mark, timestamp_us, hold }, rest?))
         }));
     }
 
+    /// Takes the snapshot; lanes are free meanwhile unless rows are read for it, or one was taken like that in vain.
+    fn save(&self, place: Place, rest: &Rest) -> Doing {
+        let (agent, shared, generation) = (self.agent.clone(), self.shared.clone(), self.generation);
+        let switches = rest.memtable_switches.filter(|_| !place.hold.whole);
+        let lanes = if switches.is_some() { Lanes::Free } else { Lanes::Held };
+        let held = move |shared: &Shared| {
+            shared.metrics.restore_point_seconds.observe(place.hold.since.elapsed().as_secs_f64());
+        };
+        if lanes == Lanes::Free {
+            held(&shared);
+        }
+        let switches = switches.filter(|_| !mutated(Mutation::SnapshotDespiteSwitch));
+        let saving = async move {
+            let taken = agent.snapshot(&place.id, generation, place.timestamp_us, switches);
+            let taken = async { Ok(timed(&shared.metrics, Phase::Snapshot, taken).await?) };
+            let taken = bounded(shared.config.restore_point_timeout, &agent, &place.id, taken).await;
+            if lanes == Lanes::Held {
+                held(&shared);
+            }
+            taken?;
+            pass(Fault::RestorePointTaken);
+            Ok(place)
+        };
+        Doing::Saving(lanes, Box::pin(saving))
+    }
+
     /// Makes the snapshot a restore point. The lanes are free meanwhile.
-    fn commit(&self, Snapshot { id, mark }: Snapshot) -> Doing {
+    fn commit(&self, Place { id, mark, .. }: Place) -> Doing {
         let (agent, shared) = (self.agent.clone(), self.shared.clone());
         let index = mark.index;
         Doing::Committing(
@@ -259,7 +321,7 @@ impl<A: Agent> RestorePoints<A> {
     }
 
     fn failed(&mut self, trouble: Trouble) -> Step {
-        let Trouble { reason, over } = trouble;
+        let Trouble { reason, over, .. } = trouble;
         self.doing = Doing::Nothing;
         // Without one, too, the replay has to go on.
         self.cautious = false;
@@ -281,25 +343,27 @@ struct Trouble {
     reason: String,
     /// This applier's time is over.
     over: bool,
+    /// A memtable was replaced between the flush and the snapshot.
+    switched: bool,
 }
 
 impl From<&str> for Trouble {
     fn from(reason: &str) -> Self {
-        Self { reason: reason.to_owned(), over: false }
+        Self { reason: reason.to_owned(), over: false, switched: false }
     }
 }
 
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         let over = matches!(error.code(), Some(Code::StaleIncarnation | Code::OtherLog | Code::WrongGeneration));
-        Self { reason: error.to_string(), over }
+        let switched = error.code() == Some(Code::MemtableSwitched);
+        Self { reason: error.to_string(), over, switched }
     }
 }
 
 async fn flush<A: Agent>(agent: A) -> Result<(), Trouble> {
     for _ in 0..BUILD_POLLS {
-        let builds = agent.flush().await?;
-        if builds.is_empty() {
+        if agent.flush().await?.builds.is_empty() {
             return Ok(());
         }
         tokio::time::sleep(BUILD_POLL).await;
@@ -307,23 +371,20 @@ async fn flush<A: Agent>(agent: A) -> Result<(), Trouble> {
     Err("indexes or views are still being built".into())
 }
 
-/// What is left is flushed and linked.
-async fn take<A: Agent>(
-    agent: &A,
-    metrics: &Metrics,
-    id: &str,
-    generation: u64,
-    timestamp_us: i64,
-) -> Result<(), Trouble> {
+fn draining(whole: bool) -> Doing {
+    Doing::Draining(Hold { since: Instant::now(), whole })
+}
+
+async fn flush_rest<A: Agent>(agent: &A, metrics: &Metrics) -> Result<Rest, Trouble> {
+    let rest =
+        async { if mutated(Mutation::SnapshotWithoutFlush) { Ok(Rest::default()) } else { agent.flush().await } };
+    let rest = timed(metrics, Phase::FlushRest, rest).await?;
     // What is built now was begun by a DDL after the flush: it may not be in the snapshot half.
-    let builds = async { if mutated(Mutation::SnapshotWithoutFlush) { Ok(Vec::new()) } else { agent.flush().await } };
-    if !timed(metrics, Phase::FlushRest, builds).await?.is_empty() {
+    if !rest.builds.is_empty() {
         return Err("indexes or views are being built".into());
     }
     pass(Fault::RestorePointFlushed);
-    timed(metrics, Phase::Snapshot, agent.snapshot(id, generation, timestamp_us)).await?;
-    pass(Fault::RestorePointTaken);
-    Ok(())
+    Ok(rest)
 }
 
 /// Carries out a part of a restore point; how long it took is noted if it came to something.
@@ -337,16 +398,16 @@ async fn timed<T, E>(metrics: &Metrics, phase: Phase, part: impl Future<Output =
 }
 
 /// A step of a restore point, within a limit; if it fails, the restore point is given up.
-async fn bounded<A: Agent>(
+async fn bounded<A: Agent, T>(
     limit: Duration,
     agent: &A,
     id: &str,
-    step: impl Future<Output = Result<(), Trouble>>,
-) -> Result<(), Trouble> {
+    step: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
     let failed = match tokio::time::timeout(limit, step).await {
-        Ok(Ok(())) => return Ok(()),
+        Ok(Ok(done)) => return Ok(done),
         Ok(Err(trouble)) => trouble,
-        Err(_) => Trouble { reason: format!("it took longer than {limit:?}"), over: false },
+        Err(_) => format!("it took longer than {limit:?}").as_str().into(),
     };
     // The id is never committed after this: a late snapshot can't be taken for this index's. Should the abort be lost,
     // nobody commits the id either.

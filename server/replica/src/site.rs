@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use replicateddb_store::api::{Manifest, Mark, RestorePoint, Rewind, Rewound, Status, Table};
+use replicateddb_store::api::{Flushed, Manifest, Mark, RestorePoint, Rewind, Rewound, Status, Table};
 use replicateddb_store::client::{Store, StoreError};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -103,19 +103,30 @@ pub trait Connector: Clone + Send + Sync + 'static {
     fn connect(&self, generation: u64) -> impl Future<Output = Result<Self::Backend, BackendError>> + Send;
 }
 
+/// What a flush leaves to be known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// Builds of indexes and views under way.
+    pub builds: Vec<String>,
+    /// With which a snapshot may be taken while rows are written ([`replicateddb_store::api::Snapshot::memtable_switches`]); `None` if lanes have
+    /// to be held until it is taken.
+    pub memtable_switches: Option<u64>,
+}
+
 /// The store agent, on behalf of this replica's incarnation. See [`Store`], whose contract this is.
 #[allow(missing_docs)]
 pub trait Agent: Clone + Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Result<Status, StoreError>> + Send;
     fn claim(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
-    /// Returns the builds of indexes and views under way.
-    fn flush(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
-    /// `timestamp_us`: the write time of the last record, which rows are as of where they are read.
+    fn flush(&self) -> impl Future<Output = Result<Rest, StoreError>> + Send;
+    /// `timestamp_us`: the write time of the last record, which rows are as of where they are read. `memtable_switches`: of
+    /// the flush before it, if lanes are free meanwhile.
     fn snapshot(
         &self,
         id: &str,
         generation: u64,
         timestamp_us: i64,
+        memtable_switches: Option<u64>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn commit(&self, id: &str, mark: Mark) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn abort(&self, id: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -152,12 +163,13 @@ impl Agent for Store {
         Store::claim(self).await.map(drop)
     }
 
-    async fn flush(&self) -> Result<Vec<String>, StoreError> {
-        Store::flush(self).await.map(|flushed| flushed.builds)
+    async fn flush(&self) -> Result<Rest, StoreError> {
+        let Flushed { builds, memtable_switches } = Store::flush(self).await?;
+        Ok(Rest { builds, memtable_switches: Some(memtable_switches) })
     }
 
-    async fn snapshot(&self, id: &str, generation: u64, _: i64) -> Result<(), StoreError> {
-        Store::snapshot(self, id, generation).await.map(drop)
+    async fn snapshot(&self, id: &str, generation: u64, _: i64, switches: Option<u64>) -> Result<(), StoreError> {
+        Store::snapshot(self, id, generation, switches).await.map(drop)
     }
 
     async fn commit(&self, id: &str, mark: Mark) -> Result<(), StoreError> {

@@ -232,6 +232,8 @@ pub struct Done {
 pub struct Flushed {
     /// Builds of indexes and views under way, as Cassandra names them. A restore point should wait until it is empty.
     pub builds: Vec<String>,
+    /// How often memtables had been replaced by then, as Cassandra counts: see [`Snapshot::memtable_switches`].
+    pub memtable_switches: u64,
 }
 
 /// `snapshot`: hard-links every file of every keyspace (the system's too) into an uncommitted tree, without flushing.
@@ -241,6 +243,10 @@ pub struct Snapshot {
     pub id: String,
     /// The generation the caller talks CQL to; refused if it is not the running one.
     pub generation: u64,
+    /// What the last flush has answered, if rows are written meanwhile: the snapshot is refused if a memtable was replaced
+    /// since, for then it may hold some of those rows. As long as none is, what is written after the flush is in memory
+    /// alone. No table may be dropped meanwhile: its share of the count would go with it.
+    pub memtable_switches: Option<u64>,
 }
 
 /// `commit`: makes the tree of the snapshot `id` a restore point.
@@ -347,6 +353,8 @@ pub enum Code {
     WrongGeneration,
     /// No such snapshot or restore point, or it was aborted.
     UnknownRestorePoint,
+    /// A memtable was replaced between the flush and the end of the snapshot: it may hold what was written meanwhile.
+    MemtableSwitched,
     /// Every restore point is damaged.
     Damaged,
     /// The agent is shutting down.

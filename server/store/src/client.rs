@@ -141,13 +141,21 @@ impl Store {
         self.post("flush", &(), LONG_TIMEOUT).await
     }
 
-    /// Takes a snapshot, without flushing, into an uncommitted tree. One at a time: a new one replaces an older.
+    /// Takes a snapshot, without flushing, into an uncommitted tree. One at a time: a new one replaces an older. If rows are
+    /// written meanwhile, `memtable_switches` is what the flush before it has answered ([`Snapshot::memtable_switches`]).
     /// After an error that is not a refusal the outcome is unknown: call [`Store::abort`] and use another id.
     ///
     /// # Errors
-    /// As for every call; also if the generation is not the running one, or the id is taken or aborted.
-    pub async fn snapshot(&self, id: &str, generation: u64) -> Result<Done, StoreError> {
-        self.post("snapshot", &Snapshot { id: id.to_owned(), generation }, LONG_TIMEOUT).await
+    /// As for every call; also if the generation is not the running one, the id is taken or aborted, or a memtable was
+    /// replaced ([`Code::MemtableSwitched`]).
+    pub async fn snapshot(
+        &self,
+        id: &str,
+        generation: u64,
+        memtable_switches: Option<u64>,
+    ) -> Result<Done, StoreError> {
+        let request = Snapshot { id: id.to_owned(), generation, memtable_switches };
+        self.post("snapshot", &request, LONG_TIMEOUT).await
     }
 
     /// Makes the snapshot a restore point, durably, and drops all but the last two.

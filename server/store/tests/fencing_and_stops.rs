@@ -142,13 +142,13 @@ async fn a_replaced_incarnation_changes_nothing() {
     let status = bed.running().await;
     let (old, new) = (bed.store(10), bed.store(11));
     let generation = old.claim().await.unwrap().generation;
-    old.snapshot("of-old", generation).await.unwrap();
+    old.snapshot("of-old", generation, None).await.unwrap();
     new.claim().await.unwrap();
     for (call, result) in [
         ("claim", old.claim().await.map(drop)),
         ("start", old.start().await.map(drop)),
         ("flush", old.flush().await.map(drop)),
-        ("snapshot", old.snapshot("x", generation).await.map(drop)),
+        ("snapshot", old.snapshot("x", generation, None).await.map(drop)),
         ("commit", old.commit("of-old", mark(1)).await.map(drop)),
         ("abort", old.abort("of-old").await.map(drop)),
         ("rewind", old.rewind(Rewind::Latest).await.map(drop)),
@@ -166,7 +166,7 @@ async fn a_replaced_incarnation_changes_nothing() {
     let (other, again) = (bed.store_of(uuid::Uuid::from_u128(4), 2), bed.store(12));
     other.claim().await.unwrap();
     again.claim().await.unwrap();
-    again.snapshot("kept", generation).await.unwrap();
+    again.snapshot("kept", generation, None).await.unwrap();
     again.commit("kept", mark(1)).await.unwrap();
     for (call, result) in [
         ("claim", other.claim().await.map(drop)),
@@ -206,20 +206,20 @@ async fn snapshots_are_labelled_once_and_old_restore_points_go() {
     assert!(reqwest::get(bed.url("/readyz")).await.unwrap().status().is_success());
     // An abort that overtakes its snapshot wins.
     store.abort("late").await.unwrap();
-    assert_eq!(code(store.snapshot("late", generation).await), Some(Code::UnknownRestorePoint));
-    assert_eq!(code(store.snapshot("../x", generation).await), Some(Code::BadRequest));
-    assert_eq!(code(store.snapshot("a", generation + 1).await), Some(Code::WrongGeneration));
-    store.snapshot("a", generation).await.unwrap();
+    assert_eq!(code(store.snapshot("late", generation, None).await), Some(Code::UnknownRestorePoint));
+    assert_eq!(code(store.snapshot("../x", generation, None).await), Some(Code::BadRequest));
+    assert_eq!(code(store.snapshot("a", generation + 1, None).await), Some(Code::WrongGeneration));
+    store.snapshot("a", generation, None).await.unwrap();
     store.abort("a").await.unwrap();
     assert!(!exists(&bed.path("agent/restore-points/a")));
     assert_eq!(store.commit("a", mark(1)).await.unwrap_err().code(), Some(Code::UnknownRestorePoint));
     // A second snapshot replaces the first.
-    store.snapshot("b", generation).await.unwrap();
-    store.snapshot("c", generation).await.unwrap();
+    store.snapshot("b", generation, None).await.unwrap();
+    store.snapshot("c", generation, None).await.unwrap();
     assert_eq!(store.commit("b", mark(1)).await.unwrap_err().code(), Some(Code::UnknownRestorePoint));
     for (id, index) in [("c", 1), ("d", 2), ("e", 3)] {
         if id != "c" {
-            store.snapshot(id, generation).await.unwrap();
+            store.snapshot(id, generation, None).await.unwrap();
         }
         store.commit(id, mark(index)).await.unwrap();
     }
@@ -274,7 +274,7 @@ async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_i
     for (id, index) in [("a", 1), ("b", 2)] {
         run(&session, &[&format!("INSERT INTO ks.t (k) VALUES ({index})")]).await;
         store.flush().await.unwrap();
-        store.snapshot(id, generation).await.unwrap();
+        store.snapshot(id, generation, None).await.unwrap();
         store.commit(id, mark(index)).await.unwrap();
     }
     drop(session);
@@ -292,7 +292,7 @@ async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_i
     assert!(damaged.len() == 1 && damaged[0].id == "b" && damaged[0].detail.contains(name), "{damaged:?}");
     assert!(bed.whole_log().contains("restore point b is damaged"));
     // It does not count among the two that are kept.
-    store.snapshot("c", rewound.generation).await.unwrap();
+    store.snapshot("c", rewound.generation, None).await.unwrap();
     store.commit("c", mark(3)).await.unwrap();
     let status = bed.until("the damaged one goes", |status| status.damaged.is_empty()).await;
     assert_eq!(status.restore_points.iter().map(|p| p.index).collect::<Vec<_>>(), [1, 3]);

@@ -11,7 +11,7 @@ use common::data::{TABLES, fill, restore_point};
 use common::{Bed, dump, lines, lives, mark, resident_mib, run, signal_pid};
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use replicateddb_store::agent::faults;
-use replicateddb_store::api::{Jvm, Rewind};
+use replicateddb_store::api::{Code, Jvm, Rewind};
 use scylla::client::session::Session;
 
 async fn disturb(session: &Session) {
@@ -75,7 +75,7 @@ async fn a_restore_point_comes_back_exactly_after_anything() {
         signal_pid(pid, SIGKILL);
         let after = bed.until("the end is seen", |s| matches!(s.jvm, Jvm::Failed { .. })).await;
         assert!(after.dirty && after.jvm_pid.is_none());
-        assert_eq!(store.start().await.unwrap_err().code(), Some(replicateddb_store::api::Code::Dirty));
+        assert_eq!(store.start().await.unwrap_err().code(), Some(Code::Dirty));
 
         let start = Instant::now();
         let rewound = store.rewind(Rewind::Latest).await.unwrap();
@@ -90,6 +90,51 @@ async fn a_restore_point_comes_back_exactly_after_anything() {
         assert_eq!(by_index.len(), 1);
         assert!(store.cassandra_now().await.unwrap().now_ms >= manifest.cassandra_now_ms);
     }
+}
+
+/// What is written after the flush is in memory alone, as long as no memtable is replaced, which is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_beside_writes_holds_what_was_flushed_or_is_refused() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    bed.running().await;
+    let store = bed.store(10);
+    store.clear_clean().await.unwrap();
+    let session = bed.cql().await;
+    fill(&session).await;
+    let generation = store.status().await.unwrap().generation;
+    let later = [
+        "INSERT INTO ks.plain (k, c, v) VALUES (7, 1, 'later') USING TIMESTAMP 9000",
+        "DELETE FROM ks.plain USING TIMESTAMP 9000 WHERE k = 3",
+        "UPDATE ks.lists SET l = l + [99] WHERE k = 1",
+        "UPDATE ks.counts SET n = n + 1 WHERE k = 1",
+        "INSERT INTO ks.gone (k, v) VALUES (1, 'later')",
+    ];
+
+    let expected = dump(&session, &TABLES).await;
+    let flushed = store.flush().await.unwrap().memtable_switches;
+    run(&session, &later).await;
+    store.snapshot("beside", generation, Some(flushed)).await.unwrap();
+    store.commit("beside", mark(100)).await.unwrap();
+
+    // Each way in which a memtable is replaced.
+    for (n, replace) in ["flush", "TRUNCATE ks2.other", "ALTER TABLE ks.plain ADD b int"].into_iter().enumerate() {
+        let flushed = store.flush().await.unwrap().memtable_switches;
+        run(&session, &["INSERT INTO ks2.other (k, v) VALUES (1000, 'y')"]).await;
+        match replace {
+            "flush" => drop(store.flush().await.unwrap()),
+            statement => run(&session, &[statement]).await,
+        }
+        let refused = store.snapshot(&format!("spoilt-{n}"), generation, Some(flushed)).await.unwrap_err();
+        assert_eq!(refused.code(), Some(Code::MemtableSwitched), "{replace}: {refused}");
+        let gone = store.commit(&format!("spoilt-{n}"), mark(101)).await.unwrap_err();
+        assert_eq!(gone.code(), Some(Code::UnknownRestorePoint), "{replace}: {gone}");
+    }
+
+    assert_ne!(dump(&session, &TABLES).await, expected);
+    let rewound = store.rewind(Rewind::Latest).await.unwrap();
+    assert_eq!(rewound.manifest.unwrap().id, "beside");
+    assert_eq!(dump(&bed.cql().await, &TABLES).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +205,7 @@ async fn a_crash_in_a_commit_leaves_a_whole_restore_point_to_rewind_to() {
         run(&session, &[&format!("INSERT INTO ks2.other (k, v) VALUES (77, '{new}')")]).await;
         store.flush().await.unwrap();
         let id = format!("rp-{new}");
-        store.snapshot(&id, generation).await.unwrap();
+        store.snapshot(&id, generation, None).await.unwrap();
         let reply = store.commit(&id, mark(new)).await;
         assert!(!bed.agent_ended().await.success(), "{fault}");
 
@@ -180,7 +225,7 @@ async fn a_crash_in_a_commit_leaves_a_whole_restore_point_to_rewind_to() {
             fill(&session).await;
             let generation = store.status().await.unwrap().generation;
             store.flush().await.unwrap();
-            store.snapshot("rp-base", generation).await.unwrap();
+            store.snapshot("rp-base", generation, None).await.unwrap();
             store.commit("rp-base", mark(1)).await.unwrap();
         }
         bed.signal_agent(SIGTERM);

@@ -44,7 +44,7 @@ async fn a_shared_cassandra_is_kept_up_and_is_nobodys() {
     refused(store.start().await);
     refused(store.rewind(Rewind::Empty).await);
     refused(store.flush().await);
-    refused(store.snapshot("a", first.generation).await);
+    refused(store.snapshot("a", first.generation, None).await);
     refused(store.commit("a", mark(1)).await);
     refused(store.abort("a").await);
     refused(store.mark_clean(first.generation, mark(1)).await);

@@ -9,7 +9,7 @@ use replicateddb_store::client::StoreError;
 
 use super::points::{Points, on_disk};
 use super::save::{Scope, checkpoint_of};
-use crate::site::Agent;
+use crate::site::{Agent, Rest};
 
 /// An agent beside which the documents of a checkpoint are written, with the next restore point after it was asked for.
 #[derive(Clone)]
@@ -48,13 +48,24 @@ impl<A: Agent> Agent for Exporting<A> {
         self.inner.claim().await
     }
 
-    async fn flush(&self) -> Result<Vec<String>, StoreError> {
-        self.inner.flush().await
+    /// If a checkpoint is wanted, no row may be written until all are read.
+    async fn flush(&self) -> Result<Rest, StoreError> {
+        let rest = self.inner.flush().await?;
+        let wanted = self.asked.load(Ordering::SeqCst);
+        Ok(Rest { memtable_switches: rest.memtable_switches.filter(|_| !wanted), ..rest })
     }
 
-    async fn snapshot(&self, id: &str, generation: u64, timestamp_us: i64) -> Result<(), StoreError> {
-        self.inner.snapshot(id, generation, timestamp_us).await?;
-        if self.asked.swap(false, Ordering::SeqCst)
+    async fn snapshot(
+        &self,
+        id: &str,
+        generation: u64,
+        timestamp_us: i64,
+        memtable_switches: Option<u64>,
+    ) -> Result<(), StoreError> {
+        self.inner.snapshot(id, generation, timestamp_us, memtable_switches).await?;
+        let lanes_are_held = memtable_switches.is_none();
+        if lanes_are_held
+            && self.asked.swap(false, Ordering::SeqCst)
             && let Err(error) = self.write(id, generation, timestamp_us).await
         {
             // The restore point is none the worse for it; whoever asked finds none.

@@ -25,7 +25,7 @@ use crate::backend::executor::Cassandra;
 use crate::checkpoint::exchange::{self, Peer};
 use crate::checkpoint::points::{Points, on_disk};
 use crate::checkpoint::{CheckpointError, Manifest as Checkpoint, Scope, Target, checkpoint_of, restore};
-use crate::site::Agent;
+use crate::site::{Agent, Rest};
 
 /// See the module's head. Cheap to clone.
 #[derive(Clone)]
@@ -195,13 +195,13 @@ impl Agent for KeyspaceStore {
         self.open().await?.claim().await
     }
 
-    async fn flush(&self) -> Result<Vec<String>, StoreError> {
-        // There are no files to be complete.
-        Ok(Vec::new())
+    async fn flush(&self) -> Result<Rest, StoreError> {
+        // There are no files to be complete; the rows are read while none is written.
+        Ok(Rest::default())
     }
 
     /// Writes the documents of a checkpoint.
-    async fn snapshot(&self, id: &str, generation: u64, timestamp_us: i64) -> Result<(), StoreError> {
+    async fn snapshot(&self, id: &str, generation: u64, timestamp_us: i64, _: Option<u64>) -> Result<(), StoreError> {
         let points = self.points()?;
         let scope = Scope::Keyspace { name: &self.keyspace, without: STATE_TABLE };
         let saved = checkpoint_of(&self.address, generation, scope, &points.folder(id), timestamp_us).await?;

@@ -101,7 +101,9 @@ impl ModelBackend {
                     assert!(world.appended_ms <= now, "an element of a list is named before those that are there");
                     world.appended_ms = now;
                 }
-                Ok(apply(&mut world.data, place, text))
+                let reply = apply(&mut world.data, place, text);
+                world.replace_memtables(text.starts_with("CREATE") || text.starts_with("TRUNCATE"));
+                Ok(reply)
             }
             false => Err(Failure::Retry { reason: "lost".into(), ambiguous: true }),
         })

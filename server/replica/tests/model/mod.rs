@@ -18,7 +18,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use replicateddb_replica::mutations::{Mutation, mutated};
-use replicateddb_replica::site::{Agent, Health};
+use replicateddb_replica::site::{Agent, Health, Rest};
 use replicateddb_store::api::{
     Clean, Code, Files, Held, Jvm, Manifest, Mark, Refusal, RestorePoint, Rewind, Rewound, Status, Table,
 };
@@ -53,6 +53,9 @@ struct World {
     began: Option<tokio::time::Instant>,
     /// What was flushed last: a snapshot takes no more.
     flushed: Data,
+    /// How often memtables were replaced, and when they are without being asked.
+    switches: u64,
+    full: Option<StdRng>,
     /// ms that Cassandra's clock is ahead of the simulated time; it steps when the JVM starts.
     clock_ms: i64,
     /// What the last element of a list was named after, by that clock.
@@ -92,7 +95,8 @@ impl ModelStore {
     /// `number`: of its replica.
     pub fn new(seed: u64, number: u32) -> Self {
         let began = Some(tokio::time::Instant::now());
-        let world = World { clean: Some((None, 0)), began, number, commit_ms: 2000, ..World::default() };
+        let full = Some(StdRng::seed_from_u64(seed ^ MEMTABLES));
+        let world = World { clean: Some((None, 0)), began, number, commit_ms: 2000, full, ..World::default() };
         Self { world: Arc::new(Mutex::new(world)), random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
     }
 
@@ -246,10 +250,24 @@ pub struct ModelAgent {
     stores: Vec<ModelStore>,
 }
 
+/// Writes that fill a memtable, on average.
+const WRITES_PER_MEMTABLE: u32 = 30;
+/// Makes another seed of a seed.
+const MEMTABLES: u64 = 0x6d65_6d74;
 /// Restore points that an agent keeps.
 const KEPT: usize = 2;
 
 impl World {
+    /// After a write: now and then Cassandra flushes by itself. Changes of tables write and delete files, too, and a table
+    /// that is dropped takes its count with it: as many as had been counted.
+    fn replace_memtables(&mut self, tables_changed: bool) {
+        let full = self.full.as_mut().is_some_and(|random| random.random_range(0..WRITES_PER_MEMTABLE) == 0);
+        if full || tables_changed {
+            self.flushed = self.data.clone();
+            self.switches += u64::from(full);
+        }
+    }
+
     fn point(&self, id: &str) -> Result<(Manifest, Data), StoreError> {
         let found = self.points.iter().find(|(manifest, _)| manifest.id == id);
         found.cloned().ok_or_else(|| refused(Code::UnknownRestorePoint))
@@ -369,24 +387,29 @@ impl Agent for ModelAgent {
         self.call(3, |_| Ok(())).await
     }
 
-    async fn flush(&self) -> Result<Vec<String>, StoreError> {
+    async fn flush(&self) -> Result<Rest, StoreError> {
         self.call(50, |world| {
             if !world.running {
                 return Err(refused(Code::WrongState));
             }
             world.flushed = world.data.clone();
-            Ok(Vec::new())
+            world.switches += 1;
+            Ok(Rest { builds: Vec::new(), memtable_switches: Some(world.switches) })
         })
         .await
     }
 
-    async fn snapshot(&self, id: &str, generation: u64, _: i64) -> Result<(), StoreError> {
+    async fn snapshot(&self, id: &str, generation: u64, _: i64, switches: Option<u64>) -> Result<(), StoreError> {
         self.call(50, |world| {
             if !world.running || world.generation != generation {
                 return Err(refused(Code::WrongGeneration));
             }
             if world.aborted.contains(id) {
                 return Err(refused(Code::UnknownRestorePoint));
+            }
+            if switches.is_some_and(|flushed| flushed != world.switches) {
+                world.aborted.insert(id.to_owned());
+                return Err(refused(Code::MemtableSwitched));
             }
             world.snapshots.insert(id.to_owned(), (generation, world.flushed.clone(), now_ms(world)));
             Ok(())

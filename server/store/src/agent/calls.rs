@@ -119,16 +119,15 @@ impl Agent {
     pub async fn flush(self, caller: Caller, (): ()) -> Result<Flushed, Refusal> {
         let state = self.enter(caller).await?;
         let jolokia = state.serving()?.jolokia;
-        let builds = jolokia.flush().await.map_err(|e| failed(&e))?;
-        Ok(Flushed { builds })
+        jolokia.flush().await.map_err(|e| failed(&e))
     }
 
     /// Takes a snapshot into an uncommitted tree.
     pub async fn snapshot(self, caller: Caller, request: Snapshot) -> Result<Done, Refusal> {
         let mut state = self.enter(caller).await?;
-        let id = request.id;
+        let Snapshot { id, generation, memtable_switches } = request;
         plan::check_id(&id)?;
-        let running = state.serving_as(request.generation)?;
+        let running = state.serving_as(generation)?;
         if state.was_aborted(&id) {
             return refuse(Code::UnknownRestorePoint, format!("restore point {id} was aborted"));
         }
@@ -137,7 +136,12 @@ impl Agent {
         }
         self.drop_pending(&mut state).await?;
         match self.take_snapshot(&mut state, &running, &id).await {
-            Ok(now_ms) => {
+            Ok((_, switches)) if memtable_switches.is_some_and(|flushed| flushed != switches) => {
+                state.remember_aborted(&id);
+                self.remove_tree(&id).await?;
+                refuse(Code::MemtableSwitched, "a memtable was replaced between the flush and the snapshot".to_owned())
+            }
+            Ok((now_ms, _)) => {
                 state.pending = Some(Pending { id, incarnation: caller.incarnation, now_ms });
                 Ok(done(&state))
             }
@@ -151,7 +155,8 @@ impl Agent {
         }
     }
 
-    async fn take_snapshot(&self, state: &mut State, running: &Running, id: &str) -> anyhow::Result<i64> {
+    /// Gives Cassandra's clock and its count of memtables that were replaced, both of after everything in the snapshot.
+    async fn take_snapshot(&self, state: &mut State, running: &Running, id: &str) -> anyhow::Result<(i64, u64)> {
         if state.leftovers {
             running.jolokia.clear_snapshot("").await?;
             state.leftovers = false;
@@ -159,12 +164,12 @@ impl Agent {
         // A tag of this attempt's own: what an earlier one, timed out, leaves behind late is never taken for it.
         let tag = format!("{id}-{}", Uuid::new_v4().simple());
         state.leftovers = true;
-        // Nothing is applied meanwhile: the clock is as good as one that is read afterwards.
+        // What is in the snapshot was applied before this: the clock is as good as one that is read afterwards.
         let now_ms = async { anyhow::Ok(probe::now_ms(self.setup.args.cql()).await? + 1) };
-        let ((), now_ms) = tokio::try_join!(running.jolokia.snapshot(&tag), now_ms)?;
+        let (switches, now_ms) = tokio::try_join!(running.jolokia.snapshot(&tag), now_ms)?;
         let (layout, id) = (self.setup.layout.clone(), id.to_owned());
         blocking(move || points::gather(&layout, &id, &tag)).await?;
-        Ok(now_ms)
+        Ok((now_ms, switches))
     }
 
     /// Commits a snapshot. The caller gets its answer as soon as the restore point is durable; older ones and

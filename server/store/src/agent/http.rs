@@ -190,6 +190,7 @@ fn status_of(code: Code) -> StatusCode {
         | Code::Distrusted
         | Code::WrongState
         | Code::WrongGeneration
+        | Code::MemtableSwitched
         | Code::Damaged => StatusCode::CONFLICT,
         Code::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         Code::Timeout => StatusCode::GATEWAY_TIMEOUT,

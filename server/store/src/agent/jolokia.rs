@@ -5,11 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
-use crate::api::Table;
+use crate::api::{Flushed, Table};
 
 const STORAGE: &str = "org.apache.cassandra.db:type=StorageService";
 const COMPACTION: &str = "org.apache.cassandra.db:type=CompactionManager";
 const COUNTER_CACHE: &str = "org.apache.cassandra.metrics:type=Cache,scope=CounterCache,name=Capacity";
+/// How often memtables were replaced, of all tables together. `ColumnFamilyStore.Flush` counts before it makes the first file
+/// of what a memtable held, so none can be there of one that is not counted.
+const MEMTABLE_SWITCHES: &str = "org.apache.cassandra.metrics:type=Table,name=MemtableSwitchCount";
 /// Longest wait for what touches no data.
 const SHORT: Duration = Duration::from_secs(15);
 /// Longest wait for a flush of everything; shorter than the replica's for that call.
@@ -45,23 +48,28 @@ impl Jolokia {
         serde_json::from_value(value).context("can't understand the list of keyspaces")
     }
 
-    /// Flushes every table; the builds of indexes and views that are under way after that. Two requests in all: the replica
-    /// may hold its lanes meanwhile, and each waits for its turn on a busy machine.
-    pub async fn flush(&self) -> Result<Vec<String>> {
+    /// Flushes every table, and tells what is under way after that. Two requests in all: the replica may hold its lanes
+    /// meanwhile, and each waits for its turn on a busy machine.
+    pub async fn flush(&self) -> Result<Flushed> {
         let operation = "forceKeyspaceFlush(java.lang.String,[Ljava.lang.String;)";
         let keyspaces = self.keyspaces().await?;
         let flushes = keyspaces.iter().map(|keyspace| exec_of(STORAGE, operation, &json!([keyspace, []])));
-        let requests: Vec<Value> = flushes.chain([read_of(COMPACTION, "Compactions")]).collect();
+        let questions = [read_of(COMPACTION, "Compactions"), read_of(MEMTABLE_SWITCHES, "Value")];
+        let requests: Vec<Value> = flushes.chain(questions).collect();
         let replies = self.post(&Value::from(requests.as_slice()), FLUSH).await.context("flushing")?;
         let values = answers(replies, requests.len()).context("flushing")?;
-        Ok(values.last().map(builds).unwrap_or_default())
+        let [.., operations, switches] = values.as_slice() else { bail!("flushing: answers are missing") };
+        Ok(Flushed { builds: builds(operations), memtable_switches: count(switches)? })
     }
 
-    /// Takes a snapshot of every table, without flushing.
-    pub async fn snapshot(&self, tag: &str) -> Result<()> {
+    /// Takes a snapshot of every table, without flushing. Gives how often memtables had been replaced after that.
+    pub async fn snapshot(&self, tag: &str) -> Result<u64> {
         let operation = "takeSnapshot(java.lang.String,java.util.Map,[Ljava.lang.String;)";
-        self.exec(STORAGE, operation, json!([tag, { "skipFlush": "true" }, []]), SNAPSHOT).await?;
-        Ok(())
+        let take = exec_of(STORAGE, operation, &json!([tag, { "skipFlush": "true" }, []]));
+        // One request for both, which are carried out in this order.
+        let replies = self.post(&json!([take, read_of(MEMTABLE_SWITCHES, "Value")]), SNAPSHOT).await;
+        let values = answers(replies.context("calling takeSnapshot")?, 2).context("calling takeSnapshot")?;
+        count(&values[1])
     }
 
     /// Removes the snapshots of this tag; of every tag if it is empty.
@@ -158,6 +166,11 @@ fn answer(mut reply: Value) -> Result<Value> {
     }
 }
 
+/// A count of Cassandra's metrics.
+fn count(value: &Value) -> Result<u64> {
+    value.as_u64().ok_or_else(|| anyhow!("can't understand Cassandra's count of memtables {value}"))
+}
+
 /// Names the builds among Cassandra's running operations.
 fn builds(operations: &Value) -> Vec<String> {
     let text = |operation: &Value, key| operation.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -196,6 +209,14 @@ mod tests {
         }
         for replies in [json!([fine]), json!([fine, fine, fine]), fine.clone(), json!(null)] {
             assert!(answers(replies, 2).is_err());
+        }
+    }
+
+    #[test]
+    fn a_count_is_a_number() {
+        assert_eq!(count(&json!(7)).unwrap(), 7);
+        for other in [Value::Null, json!("7"), json!(-1)] {
+            assert!(count(&other).is_err());
         }
     }
 

@@ -65,7 +65,7 @@ pub async fn restore_point(store: &Store, id: &str, index: u64) {
     let first = start.elapsed();
     store.flush().await.unwrap();
     let second = start.elapsed();
-    store.snapshot(id, generation).await.unwrap();
+    store.snapshot(id, generation, None).await.unwrap();
     let snapshot = start.elapsed();
     let manifest = store.commit(id, mark(index)).await.unwrap();
     let files = &manifest.files;
