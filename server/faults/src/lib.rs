@@ -63,11 +63,11 @@ points! {
     RestorePointFlushing = "restore-point-flushing",
     /// The lanes are drained for a restore point.
     RestorePointDrained = "restore-point-drained",
-    /// What was left is flushed, with the lanes held; the snapshot is about to be taken.
+    /// What was left is flushed; the lanes are still held, and the snapshot is about to be taken.
     RestorePointFlushed = "restore-point-flushed",
-    /// The snapshot is taken; the lanes are still held.
+    /// The snapshot is taken.
     RestorePointTaken = "restore-point-taken",
-    /// The lanes are free again; the snapshot is about to be committed.
+    /// The snapshot is about to be committed.
     RestorePointUncommitted = "restore-point-uncommitted",
     /// It is committed; the replica doesn't show it yet.
     RestorePointCommitted = "restore-point-committed",

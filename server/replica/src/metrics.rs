@@ -61,7 +61,7 @@ pub struct Metrics {
     pub apply_seconds: Histogram,
     /// Seconds from a client's request to its outcome.
     pub propose_seconds: Histogram,
-    /// Seconds that lanes were held for a restore point: drained, flushed, snapshot.
+    /// Seconds that lanes were held for a restore point.
     pub restore_point_seconds: Histogram,
     /// Seconds of each part of a restore point.
     pub restore_point_phase_seconds: Family<PhaseLabel, Histogram, fn() -> Histogram>,

@@ -64,6 +64,18 @@ struct Hold {
     whole: bool,
 }
 
+impl Hold {
+    /// What is left of the longest time.
+    fn left(self, shared: &Shared) -> Duration {
+        shared.config.restore_point_timeout.saturating_sub(self.since.elapsed())
+    }
+
+    /// Lanes are free again.
+    fn over(self, shared: &Shared) {
+        shared.metrics.restore_point_seconds.observe(self.since.elapsed().as_secs_f64());
+    }
+}
+
 /// Lanes while the snapshot is taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lanes {
@@ -136,7 +148,7 @@ impl<A: Agent> RestorePoints<A> {
         }
     }
 
-    /// No record may be admitted: lanes drain, or the snapshot is being taken.
+    /// No record may be admitted: lanes drain, what is left is flushed, or a snapshot is taken with them held.
     pub fn holds_lanes(&self) -> bool {
         match self.doing {
             Doing::Draining(_) => true,
@@ -257,8 +269,10 @@ impl<A: Agent> RestorePoints<A> {
         let (agent, shared) = (self.agent.clone(), self.shared.clone());
         self.doing = Doing::FlushingRest(Box::pin(async move {
             let mark = mark.map_err(|e| Trouble::from(e.to_string().as_str()))?;
-            let limit = shared.config.restore_point_timeout;
-            let rest = bounded(limit, &agent, &id, flush_rest(&agent, &shared.metrics)).await;
+            let rest = bounded(hold.left(&shared), &agent, &id, flush_rest(&agent, &shared.metrics)).await;
+            if rest.is_err() {
+                hold.over(&shared);
+            }
             Ok((Place { id, mark, timestamp_us, hold }, rest?))
         }));
     }
@@ -268,19 +282,20 @@ impl<A: Agent> RestorePoints<A> {
         let (agent, shared, generation) = (self.agent.clone(), self.shared.clone(), self.generation);
         let switches = rest.memtable_switches.filter(|_| !place.hold.whole);
         let lanes = if switches.is_some() { Lanes::Free } else { Lanes::Held };
-        let held = move |shared: &Shared| {
-            shared.metrics.restore_point_seconds.observe(place.hold.since.elapsed().as_secs_f64());
+        let limit = match lanes {
+            Lanes::Held => place.hold.left(&shared),
+            Lanes::Free => {
+                place.hold.over(&shared);
+                shared.config.restore_point_timeout
+            }
         };
-        if lanes == Lanes::Free {
-            held(&shared);
-        }
         let switches = switches.filter(|_| !mutated(Mutation::SnapshotDespiteSwitch));
         let saving = async move {
             let taken = agent.snapshot(&place.id, generation, place.timestamp_us, switches);
             let taken = async { Ok(timed(&shared.metrics, Phase::Snapshot, taken).await?) };
-            let taken = bounded(shared.config.restore_point_timeout, &agent, &place.id, taken).await;
+            let taken = bounded(limit, &agent, &place.id, taken).await;
             if lanes == Lanes::Held {
-                held(&shared);
+                place.hold.over(&shared);
             }
             taken?;
             pass(Fault::RestorePointTaken);

@@ -108,8 +108,8 @@ pub trait Connector: Clone + Send + Sync + 'static {
 pub struct Rest {
     /// Builds of indexes and views under way.
     pub builds: Vec<String>,
-    /// With which a snapshot may be taken while rows are written ([`replicateddb_store::api::Snapshot::memtable_switches`]); `None` if lanes have
-    /// to be held until it is taken.
+    /// With which a snapshot may be taken while rows are written, see
+    /// [`replicateddb_store::api::Snapshot::memtable_switches`]; `None` if lanes have to be held until it is taken.
     pub memtable_switches: Option<u64>,
 }
 

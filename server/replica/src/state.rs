@@ -290,7 +290,6 @@ impl State {
             *known = Origin { incarnation, ..Origin::default() };
             self.verdicts.restarted(origin);
         }
-        self.verdicts.heard(origin);
         if let Some(record) = entry.records.iter().find(|record| record.sequence < floor.max(1)) {
             return Err(StateError::UnderFloor { origin, sequence: record.sequence, floor });
         }
@@ -301,6 +300,10 @@ impl State {
             let seen = record.sequence < known.floor || !known.seen.insert(record.sequence);
             if seen && !mutated(Mutation::SkipDedup) {
                 continue;
+            }
+            if admitted.is_empty() {
+                // A copy that another replica appends late is no sign of its writer's life.
+                self.verdicts.heard(origin);
             }
             admitted.push(self.number(commit_time_ms, origin, incarnation, record)?);
         }

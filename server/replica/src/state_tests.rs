@@ -276,19 +276,31 @@ fn an_excuse_counts_only_as_long_as_nothing_came() {
         let record = Record { sequence: 2, ..complaint.record(1) };
         Entry { origin, incarnation: 1, floor: 1, records: vec![record] }
     };
-    let comes = [None, Some(entry(2, 1, 1, &[2])), Some(entry(2, 2, 1, &[1])), Some(entry(1, 1, 1, &[9]))];
-    for (n, comes) in comes.into_iter().enumerate() {
-        let mut state = State::initial(Uuid::from_u128(7));
-        let admit = |state: &mut State, entry| state.admit(state.next_position(), 0, entry).unwrap();
-        for origin in 0..3 {
-            admit(&mut state, entry(origin, 1, 1, &[1]));
+    let cases = [
+        (None, false),
+        (Some(entry(2, 1, 1, &[2])), true),
+        (Some(entry(2, 2, 1, &[1])), true),
+        (Some(entry(1, 1, 1, &[9])), false),
+        // A copy of what is there, that came late by way of another replica.
+        (Some(entry(2, 1, 1, &[1])), false),
+    ];
+    for (n, (comes, is_back)) in cases.into_iter().enumerate() {
+        // It comes before the complaints, or between them.
+        for between in [false, true] {
+            let mut state = State::initial(Uuid::from_u128(7));
+            let admit = |state: &mut State, entry| state.admit(state.next_position(), 0, entry).unwrap();
+            for origin in 0..3 {
+                admit(&mut state, entry(origin, 1, 1, &[1]));
+            }
+            let [first, second] = [0, 1].map(|origin| complain(&state, origin));
+            let mut entries = vec![first, second];
+            entries.splice(usize::from(between)..usize::from(between), comes.clone());
+            let admitted = entries.into_iter().flat_map(|entry| admit(&mut state, entry));
+            let verdict = admitted.filter_map(|admitted| admitted.verdict).next();
+            assert_eq!(verdict.is_none(), is_back, "case {n}, between: {between}");
+            let missing = state.waiting(1).map(|waiting| waiting.missing);
+            assert_eq!(missing, is_back.then(|| vec![2]), "case {n}, between: {between}");
         }
-        let late: Vec<Entry> = (0..2).map(|origin| complain(&state, origin)).collect();
-        let is_back = comes.as_ref().is_some_and(|comes| comes.origin == 2);
-        comes.map(|comes| admit(&mut state, comes));
-        let verdict = late.into_iter().filter_map(|late| admit(&mut state, late).remove(0).verdict).next();
-        assert_eq!(verdict.is_none(), is_back, "case {n}");
-        assert_eq!(state.waiting(1).map(|waiting| waiting.missing), is_back.then(|| vec![2]), "case {n}");
     }
 }
 

@@ -22,6 +22,7 @@ use replicateddb_replica::replica::{Phase, Request, RequestKind};
 use site::statements::{AFTER, BEFORE, WRITES};
 use site::{Direct, PATIENCE, Site, agree, ddl, done, int, list, request, served};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 /// Longest recovery of what a test has written.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -411,8 +412,15 @@ async fn a_checkpoint_for_whoever_asks() {
 
     handle.restore_point().await.unwrap();
     assert_eq!(points.list().unwrap(), []);
+    ddl(&handle, "CREATE TABLE ks.beside (k int PRIMARY KEY)").await;
+    let stop = CancellationToken::new();
+    let writer = tokio::spawn(write_until(handle.clone(), stop.clone()));
     let peer = Peer::default();
     let point = peer.make(&source).await.unwrap();
+    stop.cancel();
+    let written = writer.await.unwrap();
+    let beside = written.iter().filter(|index| **index <= point.index).count() as u64;
+    assert!(written.len() as u64 > beside, "something was written after it, so perhaps while its rows were read");
     let copy = dir.path().join("copy");
     let manifest = peer.install(&source, &point.id, copy.clone(), 1).await.unwrap();
     assert!(peer.install(&source, &point.id, copy.clone(), 1).await.is_err(), "there is one already");
@@ -423,10 +431,25 @@ async fn a_checkpoint_for_whoever_asks() {
         while let Some(line) = reader.next_line().unwrap() {
             rows += u64::from(line.cells.is_some());
         }
+        if document.table == "ks.beside" {
+            assert_eq!(rows, beside, "what was written up to its index, and nothing of what came while it was made");
+            continue;
+        }
         // A partition of static cells alone is a row to CQL.
         let digest = digest.tables[&document.table].rows;
         assert!(rows <= digest && digest <= document.lines, "{}: {rows} {digest} {}", document.table, document.lines);
     }
     let tables: Vec<_> = manifest.documents.iter().map(|document| document.table.as_str()).collect();
-    assert_eq!(tables, ["ks.n", "ks.t", "other.Mixed", "other.gone"]);
+    assert_eq!(tables, ["ks.beside", "ks.n", "ks.t", "other.Mixed", "other.gone"]);
+}
+
+/// Inserts row after row into `ks.beside`; the index of each.
+async fn write_until(handle: ReplicaHandle, stop: CancellationToken) -> Vec<u64> {
+    let mut indices = Vec::new();
+    while !stop.is_cancelled() {
+        let row = int(i32::try_from(indices.len()).unwrap());
+        let insert = request(RequestKind::Dml, vec![("INSERT INTO beside (k) VALUES (?)", vec![row])]);
+        indices.push(done(&handle, insert).await.index);
+    }
+    indices
 }

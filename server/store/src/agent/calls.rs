@@ -139,6 +139,11 @@ impl Agent {
             Ok((_, switches)) if memtable_switches.is_some_and(|flushed| flushed != switches) => {
                 state.remember_aborted(&id);
                 self.remove_tree(&id).await?;
+                // Now, and not with the next one, which is taken with the replica's writes held.
+                match running.jolokia.clear_snapshot("").await {
+                    Ok(()) => state.leftovers = false,
+                    Err(error) => tracing::warn!("clearing the snapshot: {error:#}; tried again with the next"),
+                }
                 refuse(Code::MemtableSwitched, "a memtable was replaced between the flush and the snapshot".to_owned())
             }
             Ok((now_ms, _)) => {

@@ -64,11 +64,8 @@ impl Jolokia {
 
     /// Takes a snapshot of every table, without flushing. Gives how often memtables had been replaced after that.
     pub async fn snapshot(&self, tag: &str) -> Result<u64> {
-        let operation = "takeSnapshot(java.lang.String,java.util.Map,[Ljava.lang.String;)";
-        let take = exec_of(STORAGE, operation, &json!([tag, { "skipFlush": "true" }, []]));
-        // One request for both, which are carried out in this order.
-        let replies = self.post(&json!([take, read_of(MEMTABLE_SWITCHES, "Value")]), SNAPSHOT).await;
-        let values = answers(replies.context("calling takeSnapshot")?, 2).context("calling takeSnapshot")?;
+        let replies = self.post(&json!(snapshot_requests(tag)), SNAPSHOT).await.context("calling takeSnapshot")?;
+        let values = answers(replies, 2).context("calling takeSnapshot")?;
         count(&values[1])
     }
 
@@ -145,6 +142,14 @@ fn exec_of(mbean: &str, operation: &str, arguments: &Value) -> Value {
     json!({ "type": "exec", "mbean": mbean, "operation": operation, "arguments": arguments })
 }
 
+/// Taking a snapshot, and the count after it: carried out one after the other. A count of before it would miss a memtable that
+/// is replaced, and linked, in between.
+fn snapshot_requests(tag: &str) -> [Value; 2] {
+    let operation = "takeSnapshot(java.lang.String,java.util.Map,[Ljava.lang.String;)";
+    let take = exec_of(STORAGE, operation, &json!([tag, { "skipFlush": "true" }, []]));
+    [take, read_of(MEMTABLE_SWITCHES, "Value")]
+}
+
 /// The values in Jolokia's replies to so many requests that were sent together, or the first error: the others are carried
 /// out all the same.
 fn answers(replies: Value, count: usize) -> Result<Vec<Value>> {
@@ -210,6 +215,13 @@ mod tests {
         for replies in [json!([fine]), json!([fine, fine, fine]), fine.clone(), json!(null)] {
             assert!(answers(replies, 2).is_err());
         }
+    }
+
+    #[test]
+    fn memtables_are_counted_after_the_snapshot() {
+        let [first, second] = snapshot_requests("a");
+        assert!(first["operation"].as_str().unwrap().starts_with("takeSnapshot("), "{first}");
+        assert_eq!((&second["type"], &second["mbean"]), (&json!("read"), &json!(MEMTABLE_SWITCHES)), "{second}");
     }
 
     #[test]

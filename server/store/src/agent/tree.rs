@@ -47,7 +47,7 @@ pub fn gather(data: &Path, tag: &str, tree: &Path) -> Result<()> {
             let place = table.strip_prefix(data).context("a table lies below the data folder")?;
             let to = tree.join(place);
             fs::create_dir_all(&to).with_context(|| format!("can't create {}", to.display()))?;
-            // Sealing makes it durable, when the lanes are free again.
+            // Sealing makes it durable.
             link_all(&snapshot, &to, &SNAPSHOT_ONLY, |_| Ok(()))?;
         }
     }
