@@ -47,24 +47,24 @@ enum Doing {
     Nothing,
     Flushing(BoxFuture<'static, Result<(), Trouble>>),
     /// Waits for the lanes to drain.
-    Draining(Hold),
+    Draining(Pause),
     /// Flushes what is left, with all lanes held.
-    FlushingRest(BoxFuture<'static, Result<(Place, Rest), Trouble>>),
+    FlushingRest(BoxFuture<'static, Result<(Snapshot, Rest), Trouble>>),
     /// Takes the snapshot.
-    Saving(Lanes, BoxFuture<'static, Result<Place, Trouble>>),
+    Saving(Writes, BoxFuture<'static, Result<Snapshot, Trouble>>),
     /// Makes the snapshot a restore point, with the lanes free again.
     Committing(u64, BoxFuture<'static, Result<(), Trouble>>),
 }
 
 /// Lanes are held.
 #[derive(Clone, Copy)]
-struct Hold {
+struct Pause {
     since: Instant,
     /// They stay so until the snapshot is taken, whatever is written meanwhile.
     whole: bool,
 }
 
-impl Hold {
+impl Pause {
     /// What is left of the longest time.
     fn left(self, shared: &Shared) -> Duration {
         shared.config.restore_point_timeout.saturating_sub(self.since.elapsed())
@@ -76,20 +76,20 @@ impl Hold {
     }
 }
 
-/// Lanes while the snapshot is taken.
+/// What becomes of writes while the snapshot is taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Lanes {
+enum Writes {
     Held,
     /// Rows may be written; tables stay as they are.
     Free,
 }
 
 /// What a snapshot is of: exactly the state of its mark.
-struct Place {
+struct Snapshot {
     id: String,
     mark: Mark,
     timestamp_us: i64,
-    hold: Hold,
+    pause: Pause,
 }
 
 /// What a step has led to.
@@ -153,7 +153,7 @@ impl<A: Agent> RestorePoints<A> {
         match self.doing {
             Doing::Draining(_) => true,
             Doing::FlushingRest(_) => !mutated(Mutation::LanesFreeBeforeFlush),
-            Doing::Saving(lanes, _) => lanes == Lanes::Held,
+            Doing::Saving(writes, _) => writes == Writes::Held,
             _ => false,
         }
     }
@@ -211,8 +211,8 @@ impl<A: Agent> RestorePoints<A> {
             self.doing = Doing::Flushing(Box::pin(flushing));
         }
         // One record that can't be applied must not hold up all others for a snapshot's sake.
-        if let Doing::Draining(hold) = self.doing
-            && hold.since.elapsed() >= config.restore_point_timeout
+        if let Doing::Draining(pause) = self.doing
+            && pause.since.elapsed() >= config.restore_point_timeout
         {
             self.failed("the lanes did not drain".into());
         }
@@ -227,12 +227,12 @@ impl<A: Agent> RestorePoints<A> {
                 Err(trouble) => (None, Some(trouble)),
             },
             Doing::FlushingRest(flushing) => match flushing.await {
-                Ok((place, rest)) => (Some(self.save(place, &rest)), None),
+                Ok((snapshot, rest)) => (Some(self.save(snapshot, &rest)), None),
                 Err(trouble) => (None, Some(trouble)),
             },
-            Doing::Saving(lanes, saving) => match (*lanes, saving.await) {
-                (_, Ok(place)) => (Some(self.commit(place)), None),
-                (Lanes::Free, Err(trouble)) if trouble.switched => {
+            Doing::Saving(writes, saving) => match (*writes, saving.await) {
+                (_, Ok(snapshot)) => (Some(self.commit(snapshot)), None),
+                (Writes::Free, Err(trouble)) if trouble.switched => {
                     tracing::info!(reason = trouble.reason, "another snapshot is taken, with writes held");
                     (Some(draining(true)), None)
                 }
@@ -256,11 +256,11 @@ impl<A: Agent> RestorePoints<A> {
 
     /// All lanes are free and the store is exactly at this state: flushes what is left of it.
     pub fn drained(&mut self, state: &State) {
-        let Doing::Draining(hold) = self.doing else { return };
+        let Doing::Draining(pause) = self.doing else { return };
         pass(Fault::RestorePointDrained);
         self.made += 1;
         self.drained = (Instant::now(), self.writes);
-        self.shared.metrics.restore_point_phase(Phase::Drain, hold.since.elapsed());
+        self.shared.metrics.restore_point_phase(Phase::Drain, pause.since.elapsed());
         let (index, timestamp_us) = (state.index(), state.timestamp_us());
         let (incarnation, generation, made) = (self.shared.incarnation, self.generation, self.made);
         // Never the same again, so that an aborted one stays aborted.
@@ -268,44 +268,44 @@ impl<A: Agent> RestorePoints<A> {
         let mark = serde_json::to_value(state).map(|replica_state| Mark { index, replica_state });
         let (agent, shared) = (self.agent.clone(), self.shared.clone());
         self.doing = Doing::FlushingRest(Box::pin(async move {
-            let mark = mark.map_err(|e| Trouble::from(e.to_string().as_str()))?;
-            let rest = bounded(hold.left(&shared), &agent, &id, flush_rest(&agent, &shared.metrics)).await;
+            let mark = mark.map_err(|e| Trouble::from(e.to_string()))?;
+            let rest = bounded(pause.left(&shared), &agent, &id, flush_rest(&agent, &shared.metrics)).await;
             if rest.is_err() {
-                hold.over(&shared);
+                pause.over(&shared);
             }
-            Ok((Place { id, mark, timestamp_us, hold }, rest?))
+            Ok((Snapshot { id, mark, timestamp_us, pause }, rest?))
         }));
     }
 
     /// Takes the snapshot; lanes are free meanwhile unless rows are read for it, or one was taken like that in vain.
-    fn save(&self, place: Place, rest: &Rest) -> Doing {
+    fn save(&self, snapshot: Snapshot, rest: &Rest) -> Doing {
         let (agent, shared, generation) = (self.agent.clone(), self.shared.clone(), self.generation);
-        let switches = rest.memtable_switches.filter(|_| !place.hold.whole);
-        let lanes = if switches.is_some() { Lanes::Free } else { Lanes::Held };
-        let limit = match lanes {
-            Lanes::Held => place.hold.left(&shared),
-            Lanes::Free => {
-                place.hold.over(&shared);
+        let switches = rest.memtable_switches.filter(|_| !snapshot.pause.whole);
+        let writes = if switches.is_some() { Writes::Free } else { Writes::Held };
+        let limit = match writes {
+            Writes::Held => snapshot.pause.left(&shared),
+            Writes::Free => {
+                snapshot.pause.over(&shared);
                 shared.config.restore_point_timeout
             }
         };
         let switches = switches.filter(|_| !mutated(Mutation::SnapshotDespiteSwitch));
         let saving = async move {
-            let taken = agent.snapshot(&place.id, generation, place.timestamp_us, switches);
+            let taken = agent.snapshot(&snapshot.id, generation, snapshot.timestamp_us, switches);
             let taken = async { Ok(timed(&shared.metrics, Phase::Snapshot, taken).await?) };
-            let taken = bounded(limit, &agent, &place.id, taken).await;
-            if lanes == Lanes::Held {
-                place.hold.over(&shared);
+            let taken = bounded(limit, &agent, &snapshot.id, taken).await;
+            if writes == Writes::Held {
+                snapshot.pause.over(&shared);
             }
             taken?;
             pass(Fault::RestorePointTaken);
-            Ok(place)
+            Ok(snapshot)
         };
-        Doing::Saving(lanes, Box::pin(saving))
+        Doing::Saving(writes, Box::pin(saving))
     }
 
     /// Makes the snapshot a restore point. The lanes are free meanwhile.
-    fn commit(&self, Place { id, mark, .. }: Place) -> Doing {
+    fn commit(&self, Snapshot { id, mark, .. }: Snapshot) -> Doing {
         let (agent, shared) = (self.agent.clone(), self.shared.clone());
         let index = mark.index;
         Doing::Committing(
@@ -364,7 +364,13 @@ struct Trouble {
 
 impl From<&str> for Trouble {
     fn from(reason: &str) -> Self {
-        Self { reason: reason.to_owned(), over: false, switched: false }
+        reason.to_owned().into()
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(reason: String) -> Self {
+        Self { reason, over: false, switched: false }
     }
 }
 
@@ -387,7 +393,7 @@ async fn flush<A: Agent>(agent: A) -> Result<(), Trouble> {
 }
 
 fn draining(whole: bool) -> Doing {
-    Doing::Draining(Hold { since: Instant::now(), whole })
+    Doing::Draining(Pause { since: Instant::now(), whole })
 }
 
 async fn flush_rest<A: Agent>(agent: &A, metrics: &Metrics) -> Result<Rest, Trouble> {
@@ -422,7 +428,7 @@ async fn bounded<A: Agent, T>(
     let failed = match tokio::time::timeout(limit, step).await {
         Ok(Ok(done)) => return Ok(done),
         Ok(Err(trouble)) => trouble,
-        Err(_) => format!("it took longer than {limit:?}").as_str().into(),
+        Err(_) => format!("it took longer than {limit:?}").into(),
     };
     // The id is never committed after this: a late snapshot can't be taken for this index's. Should the abort be lost,
     // nobody commits the id either.

@@ -5,7 +5,6 @@
 //! this crate lie outside that range, and are given to nobody else who asks here, in this process or another.
 
 use std::fs::{self, File};
-use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::path::Path;
@@ -29,10 +28,9 @@ pub fn reserve<const N: usize>() -> [u16; N] {
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     // Processes begin at places of their own, so that few ask for the same ones.
     let start = usize::try_from(process::id()).unwrap_or_default() * 61;
-    let ports: Vec<u16> = RANGE.collect();
-    let mut candidates = (0..ports.len()).map(|step| ports[(start + step) % ports.len()]);
+    let mut candidates = RANGE.cycle().skip(start % RANGE.len()).take(RANGE.len());
     [(); N].map(|()| {
-        let found = candidates.find_map(|port| Some((port, take(&folder, port).ok()??)));
+        let found = candidates.find_map(|port| Some((port, take(&folder, port)?)));
         let (port, lock) = found.unwrap_or_else(|| panic!("no port of {RANGE:?} can be had"));
         held.push(lock);
         port
@@ -40,12 +38,11 @@ pub fn reserve<const N: usize>() -> [u16; N] {
 }
 
 /// The lock of a port, if it is free.
-fn take(folder: &Path, port: u16) -> io::Result<Option<File>> {
-    let lock = File::create(folder.join(port.to_string()))?;
-    if lock.try_lock().is_err() || TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
-        return Ok(None);
-    }
-    Ok(Some(lock))
+fn take(folder: &Path, port: u16) -> Option<File> {
+    let lock = File::create(folder.join(port.to_string())).ok()?;
+    lock.try_lock().ok()?;
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+    Some(lock)
 }
 
 #[cfg(test)]
@@ -59,7 +56,7 @@ mod tests {
         let [used] = reserve();
         let _server = TcpListener::bind((Ipv4Addr::LOCALHOST, used)).unwrap();
         let folder = std::env::temp_dir().join("replicateddb-ports");
-        assert!(take(&folder, used).unwrap().is_none(), "the lock is held");
+        assert!(take(&folder, used).is_none(), "the lock is held");
 
         let threads = [(); 8].map(|()| std::thread::spawn(reserve::<16>));
         let given: Vec<u16> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
@@ -73,6 +70,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [port] = reserve();
         let _server = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
-        assert!(take(folder.path(), port).unwrap().is_none());
+        assert!(take(folder.path(), port).is_none());
     }
 }

@@ -29,6 +29,14 @@ fn clock_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Removes Cassandra's copies of snapshots: what was linked from them is kept, and what was not is of no use.
+async fn clear_snapshots(state: &mut State, running: &Running) {
+    match running.jolokia.clear_snapshot("").await {
+        Ok(()) => state.leftovers = false,
+        Err(error) => tracing::warn!("clearing the snapshot: {error:#}; tried again with the next"),
+    }
+}
+
 fn done(state: &State) -> Done {
     Done { generation: state.persisted.generation }
 }
@@ -140,11 +148,8 @@ impl Agent {
                 state.remember_aborted(&id);
                 self.remove_tree(&id).await?;
                 // Now, and not with the next one, which is taken with the replica's writes held.
-                match running.jolokia.clear_snapshot("").await {
-                    Ok(()) => state.leftovers = false,
-                    Err(error) => tracing::warn!("clearing the snapshot: {error:#}; tried again with the next"),
-                }
-                refuse(Code::MemtableSwitched, "a memtable was replaced between the flush and the snapshot".to_owned())
+                clear_snapshots(&mut state, &running).await;
+                refuse(Code::MemtableSwitched, "a memtable was replaced between the flush and the snapshot")
             }
             Ok((now_ms, _)) => {
                 state.pending = Some(Pending { id, incarnation: caller.incarnation, now_ms });
@@ -226,10 +231,7 @@ impl Agent {
             }
         }
         if let Ok(running) = state.serving() {
-            match running.jolokia.clear_snapshot("").await {
-                Ok(()) => state.leftovers = false,
-                Err(error) => tracing::warn!("clearing the snapshot: {error:#}; tried again with the next"),
-            }
+            clear_snapshots(&mut state, &running).await;
         }
     }
 
