@@ -2,6 +2,7 @@
 //! ([`crate::frontier`]), or before a barrier record is proposed, is answered by that.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use replicateddb_ordering::OrderedLog;
@@ -24,7 +25,11 @@ pub type Passed = Result<u64, ProposeError>;
 
 /// Where readers ask. Cheap to clone.
 #[derive(Clone)]
-pub struct Barriers(mpsc::Sender<oneshot::Sender<Passed>>);
+pub struct Barriers {
+    readers: mpsc::Sender<oneshot::Sender<Passed>>,
+    /// The last barrier found nothing that was not applied when it began.
+    quiet: Arc<AtomicBool>,
+}
 
 impl Barriers {
     /// A barrier service and the task that has to run for it, which ends with the reason when nobody may be served any more.
@@ -35,13 +40,19 @@ impl Barriers {
     ) -> (Self, impl Future<Output = String> + Send) {
         let (sender, queue) = mpsc::channel(QUEUE);
         let frontier = Frontier::new(shared.clone(), log);
-        (Self(sender), run(shared, frontier, proposer, queue))
+        let quiet = Arc::new(AtomicBool::new(false));
+        (Self { readers: sender, quiet: quiet.clone() }, run(shared, frontier, proposer, queue, quiet))
+    }
+
+    /// Whether a read that begins before its barrier has passed is likely to be of use: little is written now.
+    pub fn are_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
     }
 
     /// Completes when everything acknowledged before the call is applied here (I4). Bounded in time.
     pub async fn pass(&self) -> Passed {
         let (sender, passed) = oneshot::channel();
-        self.0.try_send(sender).map_err(|_| ProposeError::Overloaded)?;
+        self.readers.try_send(sender).map_err(|_| ProposeError::Overloaded)?;
         let stopped =
             || ProposeError::NotServing { reason: "the replica has stopped".to_owned(), maybe_written: false };
         passed.await.unwrap_or_else(|_| Err(stopped()))
@@ -53,11 +64,12 @@ async fn run<L: OrderedLog>(
     frontier: Frontier<L>,
     proposer: Proposer,
     queue: mpsc::Receiver<oneshot::Sender<Passed>>,
+    quiet: Arc<AtomicBool>,
 ) -> String {
     let keeping = frontier.keep(proposer.clone());
     tokio::select! {
         biased;
-        () = rounds(&shared, &frontier, &proposer, queue) => "nobody holds the replica any more".to_owned(),
+        () = rounds(&shared, &frontier, &proposer, queue, &quiet) => "nobody holds the replica any more".to_owned(),
         () = keeping => {
             shared.fail(FENCED);
             FENCED.to_owned()
@@ -70,6 +82,7 @@ async fn rounds<L: OrderedLog>(
     frontier: &Frontier<L>,
     proposer: &Proposer,
     mut queue: mpsc::Receiver<oneshot::Sender<Passed>>,
+    quiet: &AtomicBool,
 ) {
     let mut in_flight = FuturesUnordered::new();
     loop {
@@ -83,7 +96,9 @@ async fn rounds<L: OrderedLog>(
                     readers.push(reader);
                 }
                 in_flight.push(async move {
+                    let before = shared.applied();
                     let passed = round(shared, frontier, proposer).await;
+                    quiet.store(passed.as_ref().is_ok_and(|index| *index <= before), Ordering::Relaxed);
                     for reader in readers {
                         let _ = reader.send(passed.clone());
                     }

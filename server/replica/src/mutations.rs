@@ -70,6 +70,8 @@ pub enum Mutation {
     BarrierBeforeSettled,
     /// Who left the list shows what it has read, however long that took.
     StandForEver,
+    /// A read that began before its barrier passed is shown whatever the barrier found.
+    EarlyReadAnyway,
     /// A new life serves before the others know of it.
     ServeUnknown,
     /// One replica's complaint of a record makes a verdict.
@@ -82,7 +84,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one.
-    pub const EVERY: [Self; 36] = [
+    pub const EVERY: [Self; 37] = [
         Self::SkipDedup,
         Self::ForgetDuplicates,
         Self::ForgetClock,
@@ -115,6 +117,7 @@ impl Mutation {
         Self::EndlessLease,
         Self::BarrierBeforeSettled,
         Self::StandForEver,
+        Self::EarlyReadAnyway,
         Self::ServeUnknown,
         Self::VerdictOfOne,
         Self::SkipWithoutRewind,

@@ -2,6 +2,9 @@
 //!
 //! A [`Hold`] is given to a reader when its lanes are free of all records before it. It ends when the reader drops it, or
 //! after [`LONGEST_HOLD`]: then the read is no snapshot, and [`Hold::finish`] says so.
+//!
+//! A read of one partition needs no lanes, and may begin before its barrier has passed ([`Early`]): it is then made again
+//! unless everything that the barrier had to wait for was applied when it began.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep_until};
+
+use crate::mutations::{Mutation, mutated};
 
 /// The longest time that a read keeps writers out of a table: shorter than writers wait, so that a slow read fails itself
 /// and not them.
@@ -39,6 +44,22 @@ impl Drop for Hold {
     fn drop(&mut self) {
         // With the applier gone there are no lanes any more.
         let _ = self.ended.send(self.number);
+    }
+}
+
+/// What was applied here when a read began, before its barrier has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Early(u64);
+
+impl Early {
+    /// Of a read that begins when everything up to `applied` is.
+    pub fn at(applied: u64) -> Self {
+        Self(applied)
+    }
+
+    /// Whether the read has seen all that its barrier, begun no earlier than the read was asked for, had to wait for.
+    pub fn covers(self, barrier: u64) -> bool {
+        barrier <= self.0 || mutated(Mutation::EarlyReadAnyway)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::frontier::Standing;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::propose::{Proposer, proposer};
-use crate::reads::Hold;
+use crate::reads::{Early, Hold};
 use crate::record::Record;
 use crate::shared::Shared;
 use crate::site::{Agent, Connector};
@@ -315,6 +315,13 @@ impl ReplicaHandle {
     pub async fn barrier(&self) -> Result<u64, ProposeError> {
         self.check_serving()?;
         self.barriers.pass().await
+    }
+
+    /// For a read of one partition that may begin before its barrier has passed, because nothing was found to wait for by the
+    /// last one: what is applied here now. It is good for the client if that covers the barrier.
+    pub fn early(&self) -> Option<Early> {
+        self.check_serving().ok()?;
+        self.barriers.are_quiet().then(|| Early::at(self.shared.applied()))
     }
 
     /// Holds lanes for a read, as soon as the records that are in them now have executed: until the hold is dropped,

@@ -6,7 +6,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::frontier::Standing;
 use crate::lanes::Lanes;
-use crate::reads::Hold;
+use crate::reads::{Early, Hold};
 use crate::replica::{Outcome, ProposeError, ReplicaHandle, Request, SchemaEvent, SchemaVersion, Serving};
 
 /// The replica as sessions see it: [`crate::ReplicaHandle`], or a stand-in that fails on demand in tests.
@@ -17,6 +17,8 @@ pub trait Core: Clone + Send + Sync + 'static {
     fn propose(&self, request: Request) -> impl Future<Output = Result<Outcome, ProposeError>> + Send;
     /// Completes when everything acknowledged anywhere before the call is applied here; gives the index. Bounded.
     fn barrier(&self) -> impl Future<Output = Result<u64, ProposeError>> + Send;
+    /// What is applied here now, if a read of one partition may begin before its barrier has passed.
+    fn early(&self) -> Option<Early>;
     /// Holds lanes for a read, as soon as the records in them now have executed. Bounded in time.
     fn hold(&self, lanes: Lanes) -> impl Future<Output = Result<Hold, ProposeError>> + Send;
     /// Whether what was read at a linearizable level may be shown.
@@ -40,6 +42,10 @@ impl Core for ReplicaHandle {
 
     async fn barrier(&self) -> Result<u64, ProposeError> {
         ReplicaHandle::barrier(self).await
+    }
+
+    fn early(&self) -> Option<Early> {
+        ReplicaHandle::early(self)
     }
 
     async fn hold(&self, lanes: Lanes) -> Result<Hold, ProposeError> {

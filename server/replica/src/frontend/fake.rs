@@ -26,7 +26,7 @@ use uuid::Uuid;
 use super::{Config, Core, Frontend, Identity, Metrics, Peers};
 use crate::frontier::Standing;
 use crate::lanes::Lanes;
-use crate::reads::Hold;
+use crate::reads::{Early, Hold};
 use crate::replica::{Outcome, ProposeError, Request, SchemaEvent, SchemaVersion, Serving};
 
 /// Longest wait for anything that has to happen.
@@ -40,6 +40,8 @@ pub struct FakeCore {
     pub events: broadcast::Sender<SchemaEvent>,
     pub proposed: Arc<Mutex<Vec<Request>>>,
     pub fail: Arc<Mutex<Option<ProposeError>>>,
+    /// Where reads begin before their barrier; its index is 1.
+    pub early: Arc<Mutex<Option<Early>>>,
     /// Lanes held by reads, ever; and whether they are held too long.
     pub held: Arc<Mutex<Vec<Lanes>>>,
     pub expired: Arc<AtomicBool>,
@@ -59,6 +61,7 @@ impl FakeCore {
             schema: watch::Sender::new(Uuid::nil()),
             events: broadcast::Sender::new(16),
             proposed: Arc::default(),
+            early: Arc::default(),
             fail: Arc::default(),
             held: Arc::default(),
             expired: Arc::default(),
@@ -92,6 +95,10 @@ impl Core for FakeCore {
             self.standing.at(tokio::time::Instant::now());
         }
         Ok(1)
+    }
+
+    fn early(&self) -> Option<Early> {
+        *self.early.lock().unwrap()
     }
 
     async fn hold(&self, lanes: Lanes) -> Result<Hold, ProposeError> {

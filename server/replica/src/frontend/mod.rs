@@ -8,6 +8,7 @@ mod answer;
 mod classes;
 mod control;
 mod core;
+mod early;
 mod events;
 #[cfg(test)]
 mod fake;

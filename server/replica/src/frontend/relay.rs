@@ -13,10 +13,14 @@ use replicateddb_cql::{
     frame::{Envelope, Opcode},
     response::{self, ErrorCode, ResultBody, ResultKind},
 };
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+};
 
 use super::{
     answer,
+    early::Answered,
     limits::MAX_ANSWER_BYTES,
     metrics::Ticket,
     plan::Plan,
@@ -32,6 +36,8 @@ pub enum Expect {
     Answer,
     /// Rows read in their place in the order.
     Placed(Placed),
+    /// Rows read before their place is known: for whoever waits for that.
+    Early(oneshot::Sender<Answered>),
     /// A statement is prepared, to be remembered under the id that the answer names.
     Prepared(Prepared),
     /// The session uses another keyspace.
@@ -61,7 +67,7 @@ impl fmt::Debug for Placed {
 impl Placed {
     /// What the client gets when this has come from Cassandra: now, or, if the replica may have been replaced meanwhile and
     /// the read be newer than what others read by now, when that is known. Bounded as proposing is.
-    fn shown(self, envelope: Envelope) -> Result<Envelope, BoxFuture<'static, Envelope>> {
+    pub fn shown(self, envelope: Envelope) -> Result<Envelope, BoxFuture<'static, Envelope>> {
         let Self { hold, standing, proof, consistency } = self;
         let envelope = match hold.is_none_or(Hold::finish) {
             true => envelope,
@@ -77,6 +83,15 @@ impl Placed {
             }
         }))
     }
+}
+
+/// What becomes of an answer.
+enum Noted {
+    Now(Envelope),
+    /// As soon as it is known what the client is to get.
+    Later(BoxFuture<'static, Envelope>),
+    /// Somebody else decides.
+    For(oneshot::Sender<Answered>, Envelope),
 }
 
 #[derive(Debug)]
@@ -149,8 +164,13 @@ impl Relay {
             let Some(waiting) = lock(&self.waiting).remove(&envelope.stream) else { return };
             let Waiting { expect, ticket } = waiting;
             let answer = match self.noted(envelope, expect) {
-                Ok(answer) => answer,
-                Err(later) => {
+                Noted::Now(answer) => answer,
+                Noted::For(reader, envelope) => {
+                    // Who is gone has ended with the session.
+                    let _ = reader.send(Answered { envelope, share, ticket });
+                    continue;
+                }
+                Noted::Later(later) => {
                     // Bounded by the requests of the session, whose tickets go with them.
                     let out = out.clone();
                     unproved.spawn(async move {
@@ -168,10 +188,11 @@ impl Relay {
     }
 
     /// Takes from an answer what the session has to know, and gives what the client is to get, now or later.
-    fn noted(&self, envelope: Envelope, expect: Expect) -> Result<Envelope, BoxFuture<'static, Envelope>> {
-        Ok(match expect {
+    fn noted(&self, envelope: Envelope, expect: Expect) -> Noted {
+        Noted::Now(match expect {
             Expect::Answer => envelope,
-            Expect::Placed(placed) => return placed.shown(envelope),
+            Expect::Placed(placed) => return placed.shown(envelope).map_or_else(Noted::Later, Noted::Now),
+            Expect::Early(reader) => return Noted::For(reader, envelope),
             Expect::Keyspace => {
                 if let Some(name) = keyspace_set(&envelope) {
                     *lock(&self.keyspace) = Some(name);
@@ -179,9 +200,9 @@ impl Relay {
                 envelope
             }
             Expect::Prepared(prepared) => {
-                let Some(id) = prepared_id(&envelope) else { return Ok(envelope) };
+                let Some(id) = prepared_id(&envelope) else { return Noted::Now(envelope) };
                 if let Plan::Refuse(refusal) = &prepared.plan {
-                    return Ok(refusal.answer(envelope.stream));
+                    return Noted::Now(refusal.answer(envelope.stream));
                 }
                 self.prepared.insert(&id, prepared);
                 envelope

@@ -123,12 +123,10 @@ impl SchemaCache {
         keyspace: &str,
         table: &str,
     ) -> Result<Option<Arc<TableColumns>>, ControlError> {
-        let key = (keyspace.to_owned(), table.to_owned());
-        if let Some((at, columns)) = self.lock().get(&key)
-            && *at == version
-        {
-            return Ok(Some(columns.clone()));
+        if let Some(columns) = self.known(version, keyspace, table) {
+            return Ok(Some(columns));
         }
+        let key = (keyspace.to_owned(), table.to_owned());
         let names = [keyspace, table].map(|name| Value::Bytes(cell::text(name)));
         let rows = control.query(COLUMNS, Values::positional(&names)?).await?;
         let views = control.query(BASE, Values::positional(&names)?).await?;
@@ -142,6 +140,13 @@ impl SchemaCache {
         }
         tables.insert(key, (version, columns.clone()));
         Ok(Some(columns))
+    }
+
+    /// The columns, if they were asked for at this version.
+    pub fn known(&self, version: SchemaVersion, keyspace: &str, table: &str) -> Option<Arc<TableColumns>> {
+        let key = (keyspace.to_owned(), table.to_owned());
+        let tables = self.lock();
+        tables.get(&key).filter(|(at, _)| *at == version).map(|(_, columns)| columns.clone())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Tables> {

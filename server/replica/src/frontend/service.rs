@@ -32,6 +32,7 @@ use super::{
     write::Write,
 };
 use crate::keyspace::confine;
+use crate::reads::{Early, Hold};
 use crate::replica::{Outcome, ProposeError};
 
 /// Shared by the sessions on one generation of the backend.
@@ -75,11 +76,7 @@ impl<C: Core> Service<C> {
         consistency: Consistency,
     ) -> Result<Placed, Bytes> {
         let failed = |error: ProposeError| answer::read_error(&error, consistency);
-        let placed = |hold| {
-            let core = self.core.clone();
-            let proof = Box::pin(async move { core.prove().await.is_ok() });
-            Placed { hold, standing: self.core.standing(), proof, consistency }
-        };
+        let placed = |hold| self.placed(hold, consistency);
         self.core.barrier().await.map_err(failed)?;
         let keyspace = select.keyspace.as_ref().map(Ident::as_str).or(keyspace);
         let (Some(keyspace), Some(table)) = (keyspace, &select.table) else {
@@ -94,6 +91,24 @@ impl<C: Core> Service<C> {
             None => Ok(placed(None)),
             Some(lanes) => self.core.hold(lanes).await.map(|hold| placed(Some(hold))).map_err(failed),
         }
+    }
+
+    /// A read that has its place in the order, with the lanes that are held for it.
+    pub fn placed(&self, hold: Option<Hold>, consistency: Consistency) -> Placed {
+        let core = self.core.clone();
+        let proof = Box::pin(async move { core.prove().await.is_ok() });
+        Placed { hold, standing: self.core.standing(), proof, consistency }
+    }
+
+    /// Whether a read at a linearizable level may be made before its barrier has passed: it is of one partition, and little is
+    /// written.
+    pub fn early(&self, select: &Statement, keyspace: Option<&str>) -> Option<Early> {
+        // First: what is known of the table is then no older.
+        let early = self.core.early()?;
+        let keyspace = select.keyspace.as_ref().map(Ident::as_str).or(keyspace)?;
+        let table = select.table.as_ref()?.as_str();
+        let columns = self.schema.known(*self.core.schema().borrow(), keyspace, table)?;
+        columns.read_lanes(keyspace, table, &select.equalities).is_none().then_some(early)
     }
 
     /// Answers a SELECT on a topology table.

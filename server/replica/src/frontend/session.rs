@@ -17,7 +17,7 @@ use replicateddb_faults::{Fault, pass};
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
@@ -25,6 +25,7 @@ use tokio::{
 use super::{
     answer,
     core::Core,
+    early::read_early,
     events::{self, Interest},
     handshake::{handshake, readable},
     limits::{BODY_TIMEOUT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, MAX_BODY, MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT},
@@ -380,8 +381,14 @@ impl<C: Core> Session<C> {
             Level::Serial | Level::LocalSerial | Level::NodeLocal => {}
         }
         let (service, relay, out) = (self.service.clone(), self.relay.clone(), self.out.clone());
-        let (select, keyspace) = (select.clone(), keyspace.map(str::to_owned));
         let ticket = ticket.class(RequestClass::LinearizableRead);
+        if let Some(early) = service.early(select, keyspace) {
+            let (reader, answered) = oneshot::channel();
+            self.relay.send(envelope.clone(), Expect::Early(reader), ticket).await?;
+            self.tasks.spawn(read_early(service, relay, out, envelope, consistency, early, answered));
+            return Ok(());
+        }
+        let (select, keyspace) = (select.clone(), keyspace.map(str::to_owned));
         self.tasks.spawn(async move {
             match service.place(&select, keyspace.as_deref(), consistency).await {
                 Ok(placed) => Ok(relay.send(envelope, Expect::Placed(placed), ticket).await?),

@@ -20,6 +20,7 @@ use super::fake::{Bed, PATIENCE, proposed, query};
 use super::limits::{BODY_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY, MAX_IN_FLIGHT_BYTES};
 use crate::{
     lanes::Lanes,
+    reads::Early,
     record::flags,
     replica::{ProposeError, SchemaEvent, Serving},
 };
@@ -173,6 +174,30 @@ async fn reads_wait_for_a_barrier_by_level_and_reach_cassandra_at_one() {
     for select in [select, "SELECT * FROM system_schema.tables"] {
         assert_eq!(client.error(select, Consistency::Any).await.kind(), Some(ErrorCode::Invalid));
     }
+}
+
+#[tokio::test]
+async fn a_read_before_its_barrier_is_made_again_if_there_was_something_to_wait_for() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    let (select, scan) = ("SELECT * FROM a.t WHERE k = 1", "SELECT * FROM a.t");
+    *bed.core.early.lock().unwrap() = Some(Early::at(1));
+    client.query(select, Consistency::Quorum).await;
+    for (early, reads) in [(None, 1), (Some(Early::at(0)), 2), (Some(Early::at(1)), 1)] {
+        *bed.core.early.lock().unwrap() = early;
+        for level in [Consistency::Quorum, Consistency::Serial] {
+            bed.cassandra.levels.lock().unwrap().clear();
+            assert_eq!(client.query(select, level).await.opcode, Opcode::Result);
+            assert_eq!(bed.cassandra.levels.lock().unwrap().len(), reads, "{early:?} {level}");
+        }
+    }
+    assert!(bed.core.held.lock().unwrap().is_empty());
+    assert_eq!(client.query(scan, Consistency::Quorum).await.opcode, Opcode::Result);
+    assert!(bed.core.held.lock().unwrap().pop().is_some(), "only a read of one partition is early");
+    bed.fail(ProposeError::Unavailable { reason: "ZooKeeper is away".into(), maybe_written: false });
+    let error = client.error(select, Consistency::Quorum).await;
+    assert_eq!(error.kind(), Some(ErrorCode::Unavailable), "{}", error.message);
 }
 
 #[tokio::test]

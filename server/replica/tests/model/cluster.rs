@@ -264,13 +264,20 @@ impl Cluster {
     async fn read_through(&self, replica: u32, handle: &ReplicaHandle, table: &str) {
         let Serving::Yes { generation, .. } = *handle.serving().borrow() else { return };
         let before = self.acknowledged_or_shown();
-        if handle.barrier().await.is_err() {
-            return;
+        let store = &self.stores[replica as usize];
+        let early = handle.early().map(|early| (early, store.data(), store.generation()));
+        let Ok(barrier) = handle.barrier().await else { return };
+        if let Some((early, data, of)) = early
+            && early.covers(barrier)
+            && of == generation
+            && store.generation() == generation
+            && handle.standing().holds()
+        {
+            shows(&data, &before, "I4: acknowledged or shown before a read that began before its barrier passed");
         }
         let mut lanes = Lanes::none();
         lanes.add_table("ks", table);
         let Ok(hold) = handle.hold(lanes).await else { return };
-        let store = &self.stores[replica as usize];
         let of_table = || {
             let mut data = store.data();
             data.rows.retain(|(of, _), _| of == table);
