@@ -4,11 +4,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use zookeeper_client::{Acls, Client, SessionState};
+
+use crate::leader::leader;
 
 /// First and longest pause between attempts to get a session.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Pause between looks for the leader.
+const LEADER_CHECK: Duration = Duration::from_secs(10);
 
 /// A user and password of ZooKeeper's `digest` scheme.
 #[derive(Clone)]
@@ -43,13 +48,23 @@ impl Access {
         }
     }
 
-    async fn connect(&self) -> Result<Client, zookeeper_client::Error> {
+    /// A session with one of these servers.
+    async fn connect(&self, servers: &str) -> Result<Client, zookeeper_client::Error> {
         let mut connector = Client::connector().with_session_timeout(self.session_timeout);
         if let Some(DigestAuth { user, password }) = &self.auth {
             connector = connector.with_auth("digest", format!("{user}:{password}").as_bytes());
         }
-        connector.connect(&self.connect).await
+        connector.connect(servers).await
     }
+}
+
+/// Which of ZooKeeper's servers a connection goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// Any of them. A session stays what it is when it gets to another server.
+    Any,
+    /// The leader, as far as it is known, by a new session whenever that is another one.
+    Leader,
 }
 
 /// What a connection is at this moment.
@@ -73,10 +88,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Starts to connect. `name` is for the log.
-    pub(crate) fn start(name: String, access: Access) -> Self {
+    pub(crate) fn start(name: String, access: Access, server: Server) -> Self {
         let link = Link { client: None, epoch: 0, since: Instant::now(), detail: "not connected yet".into() };
         let (sender, receiver) = watch::channel(link);
-        let task = tokio::spawn(async move { keep_up(&name, &access, &sender).await });
+        let keeper = Keeper { name, access, server, link: sender };
+        let task = tokio::spawn(async move { keeper.keep_up().await });
         Self { link: receiver, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -108,54 +124,110 @@ pub(crate) async fn connected(link: &mut watch::Receiver<Link>) -> Client {
     }
 }
 
-async fn keep_up(name: &str, access: &Access, link: &watch::Sender<Link>) {
-    let mut pause = BACKOFF.0;
-    loop {
-        match access.connect().await {
-            Ok(client) => {
-                pause = BACKOFF.0;
-                info!(connection = name, session = %client.session_id(), "ZooKeeper session established");
-                follow(name, client, link).await;
-            }
-            Err(error) => {
-                set_down(link, format!("no ZooKeeper session: {error}"));
-                warn!(connection = name, %error, "no ZooKeeper session, trying again");
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(BACKOFF.1);
-    }
+/// Does the work of a [`Connection`].
+struct Keeper {
+    name: String,
+    access: Access,
+    server: Server,
+    link: watch::Sender<Link>,
 }
 
-/// Publishes a session's states until it ends.
-async fn follow(name: &str, client: Client, link: &watch::Sender<Link>) {
-    let mut states = client.state_watcher();
-    let mut state = client.state();
-    loop {
-        match state {
-            SessionState::SyncConnected => {
-                link.send_modify(|link| {
-                    link.client = Some(client.clone());
-                    link.epoch += 1;
-                });
+impl Keeper {
+    async fn keep_up(&self) {
+        let mut pause = BACKOFF.0;
+        loop {
+            let leader = self.leader().await;
+            match self.connect(leader).await {
+                Ok(client) => {
+                    pause = BACKOFF.0;
+                    self.follow(client, leader).await;
+                }
+                Err(error) => {
+                    self.set_down(format!("no ZooKeeper session: {error}"));
+                    warn!(connection = self.name, %error, "no ZooKeeper session, trying again");
+                }
             }
-            SessionState::Disconnected | SessionState::ConnectedReadOnly => {
-                set_down(link, "the connection to ZooKeeper is lost".into());
-            }
-            _ => {
-                warn!(connection = name, %state, "ZooKeeper session ended");
-                return set_down(link, format!("the ZooKeeper session ended: {state}"));
-            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
         }
-        state = states.changed().await;
     }
-}
 
-fn set_down(link: &watch::Sender<Link>, detail: String) {
-    link.send_modify(|link| {
-        if link.client.take().is_some() {
-            link.since = Instant::now();
+    /// The leader, if this connection goes to it.
+    async fn leader(&self) -> Option<&str> {
+        match self.server {
+            Server::Any => None,
+            Server::Leader => leader(&self.access.connect).await,
         }
-        link.detail = detail;
-    });
+    }
+
+    /// A session with that server alone, or with any.
+    async fn connect(&self, server: Option<&str>) -> Result<Client, zookeeper_client::Error> {
+        let client = self.access.connect(server.unwrap_or(&self.access.connect)).await?;
+        info!(connection = self.name, session = %client.session_id(), server, "ZooKeeper session established");
+        Ok(client)
+    }
+
+    /// Publishes a session's states until it ends. One of the leader alone ends with its connection; one of another server gives way
+    /// to one of the leader, and lasts while somebody uses it.
+    async fn follow(&self, mut client: Client, mut leader: Option<&str>) {
+        let mut states = client.state_watcher();
+        let mut state = client.state();
+        loop {
+            match state {
+                SessionState::SyncConnected => self.set_up(&client),
+                SessionState::Disconnected | SessionState::ConnectedReadOnly => {
+                    self.set_down("the connection to ZooKeeper is lost".into());
+                    if leader.is_some() {
+                        return;
+                    }
+                }
+                _ => {
+                    warn!(connection = self.name, %state, "ZooKeeper session ended");
+                    return self.set_down(format!("the ZooKeeper session ended: {state}"));
+                }
+            }
+            state = tokio::select! {
+                state = states.changed() => state,
+                (better, found) = self.better(leader) => {
+                    (leader, client) = (Some(found), better);
+                    states = client.state_watcher();
+                    client.state()
+                }
+            };
+        }
+    }
+
+    /// A session with the leader, once that is another than this one.
+    async fn better(&self, than: Option<&str>) -> (Client, &str) {
+        if self.server == Server::Any {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(LEADER_CHECK).await;
+            if let Some(leader) = self.leader().await
+                && than != Some(leader)
+            {
+                match self.connect(Some(leader)).await {
+                    Ok(client) => return (client, leader),
+                    Err(error) => debug!(connection = self.name, leader, %error, "no session with ZooKeeper's leader"),
+                }
+            }
+        }
+    }
+
+    fn set_up(&self, client: &Client) {
+        self.link.send_modify(|link| {
+            link.client = Some(client.clone());
+            link.epoch += 1;
+        });
+    }
+
+    fn set_down(&self, detail: String) {
+        self.link.send_modify(|link| {
+            if link.client.take().is_some() {
+                link.since = Instant::now();
+            }
+            link.detail = detail;
+        });
+    }
 }

@@ -43,25 +43,56 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> FixtureError {
     move |source| FixtureError::Io { what, source }
 }
 
-/// A standalone server in a folder of its own, killed when dropped.
+/// A server in a folder of its own, killed when dropped.
 #[derive(Debug)]
 pub struct ZooKeeper {
     folder: TempDir,
     port: u16,
+    /// Lines of its configuration that make it one of several.
+    ensemble: String,
     process: Option<Child>,
 }
 
 impl ZooKeeper {
-    /// Starts a server on a free port of the loopback interface and waits until it answers.
+    /// Starts a standalone server on a free port of the loopback interface and waits until it answers.
     ///
     /// # Errors
     /// If the jars are missing, the message says how to get them.
     pub fn start() -> Result<Self, FixtureError> {
-        let folder = tempfile::Builder::new().prefix("zookeeper-").tempdir().map_err(io_error("temporary folder"))?;
         let [port] = replicateddb_ports::reserve();
-        let mut server = Self { folder, port, process: None };
-        server.write_config().map_err(io_error("zoo.cfg"))?;
+        let mut server = Self::prepare(port, String::new())?;
         server.resume()?;
+        Ok(server)
+    }
+
+    /// Starts three servers that replicate each other, and waits until all of them answer.
+    ///
+    /// # Errors
+    /// As [`ZooKeeper::start`].
+    pub fn start_three() -> Result<[Self; 3], FixtureError> {
+        let ports: [u16; 9] = replicateddb_ports::reserve();
+        let mut ensemble = "initLimit=50\nsyncLimit=20\n".to_owned();
+        for (id, [_, quorum, election]) in (1..).zip(ports.as_chunks().0) {
+            ensemble += &format!("server.{id}=127.0.0.1:{quorum}:{election}\n");
+        }
+        let [one, two, three, ..] = [ports[0], ports[3], ports[6]];
+        let mut servers = [
+            Self::prepare(one, ensemble.clone())?,
+            Self::prepare(two, ensemble.clone())?,
+            Self::prepare(three, ensemble)?,
+        ];
+        for (id, server) in (1..).zip(&mut servers) {
+            fs::write(server.folder.path().join("data").join("myid"), format!("{id}\n")).map_err(io_error("myid"))?;
+            server.spawn()?;
+        }
+        servers.iter_mut().try_for_each(Self::await_answer)?;
+        Ok(servers)
+    }
+
+    fn prepare(port: u16, ensemble: String) -> Result<Self, FixtureError> {
+        let folder = tempfile::Builder::new().prefix("zookeeper-").tempdir().map_err(io_error("temporary folder"))?;
+        let server = Self { folder, port, ensemble, process: None };
+        server.write_config().map_err(io_error("zoo.cfg"))?;
         Ok(server)
     }
 
@@ -99,9 +130,18 @@ impl ZooKeeper {
     /// # Errors
     /// If it does not come up.
     pub fn resume(&mut self) -> Result<(), FixtureError> {
+        self.spawn()?;
+        self.await_answer()
+    }
+
+    fn output(&self) -> PathBuf {
+        self.folder.path().join("output.log")
+    }
+
+    fn spawn(&mut self) -> Result<(), FixtureError> {
         self.kill();
         let lib = jars()?;
-        let output = self.folder.path().join("output.log");
+        let output = self.output();
         let log = File::create(&output).map_err(io_error("output.log"))?;
         let log_too = log.try_clone().map_err(io_error("output.log"))?;
         let process = Command::new(java())
@@ -119,24 +159,24 @@ impl ZooKeeper {
             .spawn()
             .map_err(io_error("java (17 or later is needed on PATH, or under JAVA_HOME)"))?;
         self.process = Some(process);
-        self.await_answer(&output)
+        Ok(())
     }
 
-    fn await_answer(&mut self, output: &Path) -> Result<(), FixtureError> {
+    fn await_answer(&mut self) -> Result<(), FixtureError> {
         let deadline = Instant::now() + START_TIMEOUT;
-        while !self.answers() {
+        while !self.status().is_some_and(|status| status.contains("Zxid:")) {
             let ended = self.process.as_mut().is_none_or(|process| !matches!(process.try_wait(), Ok(None)));
             if ended || Instant::now() > deadline {
                 self.kill();
-                return Err(FixtureError::NotStarted(fs::read_to_string(output).unwrap_or_default()));
+                return Err(FixtureError::NotStarted(fs::read_to_string(self.output()).unwrap_or_default()));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Whether the server says that it serves.
-    fn answers(&self) -> bool {
+    /// What the server answers to `srvr`.
+    pub fn status(&self) -> Option<String> {
         let ask = || -> io::Result<String> {
             let mut stream = StdStream::connect_timeout(&self.address(), Duration::from_secs(1))?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -145,7 +185,7 @@ impl ZooKeeper {
             stream.take(4096).read_to_string(&mut answer)?;
             Ok(answer)
         };
-        ask().is_ok_and(|answer| answer.contains("Zxid:"))
+        ask().ok()
     }
 
     fn write_config(&self) -> io::Result<()> {
@@ -153,9 +193,10 @@ impl ZooKeeper {
         fs::create_dir_all(&data)?;
         let config = format!(
             "dataDir={}\ntickTime={TICK_MS}\nmaxSessionTimeout={MAX_SESSION_MS}\nclientPortAddress=127.0.0.1\nclientPort={}\nmaxClientCnxns=0\n\
-             admin.enableServer=false\n4lw.commands.whitelist=srvr,ruok\n",
+             admin.enableServer=false\n4lw.commands.whitelist=srvr,ruok\n{}",
             data.display(),
-            self.port
+            self.port,
+            self.ensemble
         );
         fs::write(self.folder.path().join("zoo.cfg"), config)?;
         let logback = "<configuration><appender name=\"O\" class=\"ch.qos.logback.core.ConsoleAppender\"><encoder>\

@@ -10,6 +10,7 @@ mod connection;
 #[cfg(feature = "conformance")]
 pub mod fixture;
 mod framing;
+mod leader;
 mod log;
 pub mod members;
 pub mod memory;

@@ -182,11 +182,22 @@ impl LogHealth {
 /// A value is a cheap handle of one incarnation of one replica. Appends that do not overlap in time stand in the order
 /// in which they were made (I4); a committed entry stays at its position until it is truncated (I2).
 pub trait OrderedLog: Clone + Send + Sync + 'static {
-    /// Appends an entry. `Ok` says that it is committed, durably, at that position.
+    /// Appends an entry of one request: see [`OrderedLog::append_requests`].
+    fn append(&self, entry: Bytes) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static {
+        self.append_requests(entry, 1)
+    }
+
+    /// Appends an entry of so many requests. `Ok` says that it is committed, durably, at that position.
+    ///
+    /// An entry of several requests may be kept back for milliseconds, for others to go with it.
     ///
     /// Nothing happens before the future is polled. Dropping it leaves the outcome unknown. It is bounded in time and
     /// in what it queues (I7): past the bound it answers `Unavailable`, or `Unknown` once the entry was proposed.
-    fn append(&self, entry: Bytes) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static;
+    fn append_requests(
+        &self,
+        entry: Bytes,
+        requests: usize,
+    ) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static;
 
     /// Every entry from `from` on, in order, without gaps, for ever; an error is the last item.
     fn tail(&self, from: Position) -> impl Stream<Item = Result<Committed, TailError>> + Send + Unpin + 'static;

@@ -325,7 +325,11 @@ impl MemoryLog {
 }
 
 impl OrderedLog for MemoryLog {
-    fn append(&self, entry: Bytes) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static {
+    fn append_requests(
+        &self,
+        entry: Bytes,
+        _requests: usize,
+    ) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static {
         let log = self.clone();
         async move {
             // A real log never answers within the caller's own poll.

@@ -358,7 +358,7 @@ async fn append_until_known<L: OrderedLog>(
     let mut nowhere = true;
     loop {
         metrics.appends.inc();
-        match log.append(entry.clone()).await {
+        match log.append_requests(entry.clone(), records).await {
             Ok(_) => {
                 pass(Fault::AppendKnown);
                 metrics.append_seconds.observe(started.elapsed().as_secs_f64());

@@ -14,6 +14,7 @@ use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 use super::bodies::{self, BodyError};
 use super::layout::SegmentState;
 use super::plan::{self, AppendVerdict, Place};
+use super::push::Carry;
 use super::{Inner, gather, open, truncate};
 use crate::connection::Connection;
 use crate::{AppendError, Appended, Committed, LogError, Position, framing};
@@ -65,6 +66,8 @@ pub(super) type Outcome = Result<Appended, AppendError>;
 pub(super) struct Part {
     pub(super) writer: Writer,
     pub(super) entry: Bytes,
+    /// Whether it waits for others, and they for the next one of its writer: it has many requests.
+    pub(super) waits: bool,
     deadline: Instant,
     claimed: Arc<AtomicBool>,
     answer: Option<oneshot::Sender<Outcome>>,
@@ -79,11 +82,11 @@ pub(super) struct Coming {
 
 impl Part {
     /// With where its outcome comes.
-    pub(super) fn new(writer: Writer, entry: Bytes, deadline: Instant) -> (Self, Coming) {
+    pub(super) fn new(writer: Writer, entry: Bytes, waits: bool, deadline: Instant) -> (Self, Coming) {
         let (answer, outcome) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));
         let coming = Coming { deadline, claimed: claimed.clone(), outcome };
-        (Self { writer, entry, deadline, claimed, answer: Some(answer) }, coming)
+        (Self { writer, entry, waits, deadline, claimed, answer: Some(answer) }, coming)
     }
 
     /// Takes it for a transaction. `false`: it was given up, and its caller told so.
@@ -113,8 +116,8 @@ impl Coming {
     }
 }
 
-/// See [`crate::OrderedLog::append`].
-pub(super) async fn append(inner: Arc<Inner>, entry: Bytes) -> Outcome {
+/// See [`crate::OrderedLog::append_requests`]. It waits for others if it has many requests.
+pub(super) async fn append(inner: Arc<Inner>, entry: Bytes, waits: bool) -> Outcome {
     let limit = inner.config.max_body_bytes;
     if entry.len() > limit {
         return Err(AppendError::TooLarge { bytes: entry.len(), limit });
@@ -124,7 +127,7 @@ pub(super) async fn append(inner: Arc<Inner>, entry: Bytes) -> Outcome {
     }
     let deadline = Instant::now() + inner.config.append_timeout;
     let alone = entry.len() > inner.config.max_entry_bytes;
-    if !alone && let Some(outcome) = inner.pushes.carry(&entry).await {
+    if !alone && let Some(outcome) = inner.pushes.carry(&entry, waits).await {
         if let Ok(Appended { position, commit_time_ms }) = outcome {
             inner.saw_segment(position.segment);
             inner.recent.put(Committed { position, commit_time_ms, entry });
@@ -135,7 +138,7 @@ pub(super) async fn append(inner: Arc<Inner>, entry: Bytes) -> Outcome {
         }
         return outcome;
     }
-    let (part, coming) = Part::new(inner.pushes.own_writer().clone(), entry, deadline);
+    let (part, coming) = Part::new(inner.pushes.own_writer().clone(), entry, waits, deadline);
     // By another task: it lasts until ZooKeeper has answered, whatever becomes of the caller, since a request that was handed
     // to the client is sent even if its future is dropped.
     let taken = match alone {
@@ -149,7 +152,7 @@ pub(super) async fn append(inner: Arc<Inner>, entry: Bytes) -> Outcome {
 }
 
 /// Appends an entry of another replica, together with others.
-pub(super) async fn carried(inner: Arc<Inner>, writer: Writer, entry: Bytes) -> Outcome {
+pub(super) async fn carried(inner: Arc<Inner>, Carry { writer, entry, waits, .. }: Carry) -> Outcome {
     let limit = inner.config.max_entry_bytes;
     if entry.len() > limit {
         return Err(AppendError::TooLarge { bytes: entry.len(), limit });
@@ -160,7 +163,7 @@ pub(super) async fn carried(inner: Arc<Inner>, writer: Writer, entry: Bytes) -> 
     if inner.lanes.iter().all(|lane| lane.connection.connected().is_none()) {
         return Err(unavailable("not connected to ZooKeeper"));
     }
-    let (part, coming) = Part::new(writer, entry, Instant::now() + inner.config.append_timeout);
+    let (part, coming) = Part::new(writer, entry, waits, Instant::now() + inner.config.append_timeout);
     if inner.gather.try_send(part).is_err() {
         return Err(too_many());
     }

@@ -193,7 +193,7 @@ impl ZnodeLog {
     /// Why it has ended.
     pub async fn push_to(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<(), PushError> {
         let inner = &self.inner;
-        inner.pushes.send(stream, |writer, entry| append::carried(inner.clone(), writer, entry)).await
+        inner.pushes.send(stream, |carry| append::carried(inner.clone(), carry)).await
     }
 
     /// Takes the entries that another replica commits, until the connection ends: its tails read them from memory. Once the
@@ -247,8 +247,12 @@ impl ZnodeLog {
 }
 
 impl OrderedLog for ZnodeLog {
-    fn append(&self, entry: Bytes) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static {
-        append::append(self.inner.clone(), entry)
+    fn append_requests(
+        &self,
+        entry: Bytes,
+        requests: usize,
+    ) -> impl Future<Output = Result<Appended, AppendError>> + Send + 'static {
+        append::append(self.inner.clone(), entry, requests >= gather::SEVERAL)
     }
 
     fn tail(&self, from: Position) -> impl Stream<Item = Result<Committed, TailError>> + Send + Unpin + 'static {

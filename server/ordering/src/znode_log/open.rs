@@ -15,7 +15,7 @@ use super::layout::{Layout, LogHeader, SegmentState, segment_of};
 use super::push::Pushes;
 use super::recent::Recent;
 use super::{Config, Inner, watch_health};
-use crate::connection::{Access, Connection};
+use crate::connection::{Access, Connection, Server};
 use crate::{Incarnation, LogId, Position};
 
 /// Pause after an attempt that ZooKeeper did not take.
@@ -60,12 +60,13 @@ pub(super) async fn open(config: Config, gather: mpsc::Sender<Part>) -> Result<I
     let layout = Layout::new(&config.root).map_err(OpenError::Config)?;
     let access =
         Access { connect: config.connect.clone(), session_timeout: config.session_timeout, auth: config.auth.clone() };
-    let control = Arc::new(Connection::start(format!("control-{}", config.replica), access.clone()));
+    let control = Arc::new(Connection::start(format!("control-{}", config.replica), access.clone(), Server::Any));
     let opening = Opening { config: &config, layout: &layout, access: &access, control: &control };
     let opened = opening.run().await?;
     let lane_count = config.append_sessions.min(config.batches_in_flight + 1);
     let lanes: Vec<_> = (0..lane_count)
-        .map(|lane| AppendLane::new(Connection::start(format!("append-{}-{lane}", config.replica), access.clone())))
+        .map(|lane| format!("append-{}-{lane}", config.replica))
+        .map(|name| AppendLane::new(Connection::start(name, access.clone(), Server::Leader)))
         .collect();
     let connections = [control.clone()].into_iter().chain(lanes.iter().map(AppendLane::connection)).collect();
     let (health, health_task) = watch_health(connections);

@@ -7,6 +7,7 @@ use replicateddb_ordering::fixture::ZooKeeper;
 use replicateddb_ordering::znode_log::Config;
 
 /// A server of the test's own. Without the jars the test fails, and says how to get them.
+#[allow(dead_code, reason = "not every test file has a server of one alone")]
 pub fn server() -> ZooKeeper {
     ZooKeeper::start().unwrap_or_else(|error| panic!("{error}"))
 }

@@ -1,7 +1,7 @@
 //! Entries that one replica appends for others ([`super::super::gather`]), over the connections of pushed entries.
 //!
 //! ```text
-//! receiver → sender   kind (1), number (8), replica (4), name of its incarnation's node with its length (1), entry
+//! receiver → sender   kind (1), number (8), whether it waits (1), replica (4), name of its incarnation's node with its length (1), entry
 //! sender → receiver   kind (1), number (8), what became of it (1), and where it stands: segment (4), sequence (4),
 //!                     commit time in ms (8)
 //! ```
@@ -19,7 +19,7 @@ use crate::{AppendError, Appended, Position};
 pub(super) const MAX_CARRIED_BYTES: usize = 128 << 10;
 /// Longest name of an incarnation's node.
 const MAX_NODE_BYTES: usize = 64;
-const _: () = assert!(1 + 8 + 4 + 1 + MAX_NODE_BYTES <= MAX_HEAD_BYTES);
+const _: () = assert!(1 + 8 + 1 + 4 + 1 + MAX_NODE_BYTES <= MAX_HEAD_BYTES);
 
 const COMMITTED: u8 = 0;
 const NOWHERE: u8 = 1;
@@ -48,19 +48,21 @@ impl From<Outcome> for Told {
 
 /// An entry that is handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Carry {
+pub(in super::super) struct Carry {
     pub(super) number: u64,
-    pub(super) writer: Writer,
-    pub(super) entry: Bytes,
+    pub(in super::super) waits: bool,
+    pub(in super::super) writer: Writer,
+    pub(in super::super) entry: Bytes,
 }
 
 impl Carry {
     /// What a frame has before the entry; see [`can_carry`].
-    pub(super) fn head(number: u64, writer: &Writer) -> BytesMut {
+    pub(super) fn head(number: u64, waits: bool, writer: &Writer) -> BytesMut {
         let node = writer.node.as_bytes();
         let mut head = BytesMut::with_capacity(MAX_HEAD_BYTES);
         head.put_u8(CARRY);
         head.put_u64(number);
+        head.put_u8(waits.into());
         head.put_u32(writer.replica);
         head.put_u8(u8::try_from(node.len()).unwrap_or(u8::MAX));
         head.put_slice(node);
@@ -70,7 +72,8 @@ impl Carry {
     /// Reads what follows the kind.
     pub(super) fn parse(mut frame: Bytes) -> Result<Self, PushError> {
         let damaged = PushError::Foreign("an entry to append that is none");
-        let (Ok(number), Ok(replica), Ok(length)) = (frame.try_get_u64(), frame.try_get_u32(), frame.try_get_u8())
+        let (Ok(number), Ok(waits), Ok(replica), Ok(length)) =
+            (frame.try_get_u64(), frame.try_get_u8(), frame.try_get_u32(), frame.try_get_u8())
         else {
             return Err(damaged);
         };
@@ -80,7 +83,7 @@ impl Carry {
         match String::from_utf8(frame.split_to(usize::from(length)).into()) {
             // The name becomes the last part of a path.
             Ok(node) if !node.is_empty() && !node.contains('/') => {
-                Ok(Self { number, writer: Writer { replica, node }, entry: frame })
+                Ok(Self { number, waits: waits != 0, writer: Writer { replica, node }, entry: frame })
             }
             _ => Err(damaged),
         }
@@ -133,17 +136,18 @@ mod tests {
 
     #[test]
     fn what_is_handed_over_arrives() {
-        let head = Carry::head(5, &writer("i-77-0000000001"));
+        let head = Carry::head(5, true, &writer("i-77-0000000001"));
         let mut frame = Bytes::from([&head[..], b"entry"].concat());
         assert_eq!(frame.get_u8(), CARRY);
-        let carry = Carry { number: 5, writer: writer("i-77-0000000001"), entry: Bytes::from_static(b"entry") };
+        let carry =
+            Carry { number: 5, waits: true, writer: writer("i-77-0000000001"), entry: Bytes::from_static(b"entry") };
         assert_eq!(Carry::parse(frame.clone()).expect("read"), carry);
         for cut in 0..frame.len() - b"entry".len() {
             assert!(Carry::parse(frame.slice(..cut)).is_err(), "cut at {cut}");
         }
         assert!(can_carry(&writer(&"x".repeat(64))) && !can_carry(&writer(&"x".repeat(65))));
         for bad in ["", "a/b", "../1/i-1"] {
-            let mut frame = Carry::head(5, &writer(bad)).freeze();
+            let mut frame = Carry::head(5, true, &writer(bad)).freeze();
             frame.advance(1);
             assert!(Carry::parse(frame).is_err(), "{bad}");
         }

@@ -41,7 +41,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use uuid::Uuid;
 
-use self::carry::{Carry, MAX_CARRIED_BYTES, Told, can_carry, parse_told, told};
+pub(super) use self::carry::Carry;
+use self::carry::{MAX_CARRIED_BYTES, Told, can_carry, parse_told, told};
 use self::wire::{Keyed, MAC_BYTES, framed, keyed, next, opened, put, sealed, whole};
 use super::append::{Outcome, Writer};
 use crate::{AppendError, Committed, Incarnation, Life, LogId, Position};
@@ -180,7 +181,7 @@ type Asker = oneshot::Sender<u64>;
 #[derive(Debug)]
 enum Call {
     Ask(Asker),
-    Carry(Bytes, oneshot::Sender<Told>),
+    Carry(Bytes, bool, oneshot::Sender<Told>),
 }
 
 /// A connection from another replica.
@@ -224,9 +225,9 @@ impl Pushes {
 
     /// Has an own entry appended by the replica that appends for all: the lowest that serves, if it is lower than this one.
     /// `None`: nothing was proposed, append it here.
-    pub(super) async fn carry(&self, entry: &Bytes) -> Option<Outcome> {
+    pub(super) async fn carry(&self, entry: &Bytes, waits: bool) -> Option<Outcome> {
         let started = Instant::now();
-        let (carrier, answer) = self.hand_over(entry)?;
+        let (carrier, answer) = self.hand_over(entry, waits)?;
         let told = timeout(CARRY_WAIT, answer).await;
         let mut peers = self.peers();
         let record = peers.carriers.entry(carrier).or_default();
@@ -247,14 +248,14 @@ impl Pushes {
         }
     }
 
-    fn hand_over(&self, entry: &Bytes) -> Option<(u32, oneshot::Receiver<Told>)> {
+    fn hand_over(&self, entry: &Bytes, waits: bool) -> Option<(u32, oneshot::Receiver<Told>)> {
         if entry.len() > MAX_CARRIED_BYTES || !can_carry(&self.own_writer) {
             return None;
         }
         let peers = self.peers();
         let carrier = peers.carrier(self.own_life.0, Instant::now())?;
         let (answer, told) = oneshot::channel();
-        carrier.calls.try_send(Call::Carry(entry.clone(), answer)).ok()?;
+        carrier.calls.try_send(Call::Carry(entry.clone(), waits, answer)).ok()?;
         Some((carrier.life.0, told))
     }
 
@@ -304,7 +305,7 @@ impl Pushes {
 
     /// Sends every entry that is committed from now on, answers, and has `carry` append what it is handed, until the
     /// connection ends.
-    pub(super) async fn send<S, F>(&self, stream: S, carry: impl Fn(Writer, Bytes) -> F) -> Result<(), PushError>
+    pub(super) async fn send<S, F>(&self, stream: S, carry: impl Fn(Carry) -> F) -> Result<(), PushError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
         F: Future<Output = Outcome>,
@@ -333,10 +334,11 @@ impl Pushes {
                             seal(&[&[ANSWER], shown.as_ref().map_or(&[], |shown| &shown[..])])
                         }
                         (Ok(CARRY), _) => {
-                            let Carry { number, writer, entry } = Carry::parse(call)?;
+                            let entry = Carry::parse(call)?;
+                            let number = entry.number;
                             if carrying.len() < CARRIES {
-                                receiver = Some(writer.replica);
-                                let outcome = carry(writer, entry);
+                                receiver = Some(entry.writer.replica);
+                                let outcome = carry(entry);
                                 carrying.push(async move { (number, Told::from(outcome.await)) });
                                 continue;
                             }
@@ -428,9 +430,9 @@ impl Pushes {
                             unanswered.push_back(asker);
                             sealed(session, number, &[&[QUESTION]])
                         }
-                        Call::Carry(entry, writer) => {
+                        Call::Carry(entry, waits, writer) => {
                             carried.insert(number, writer);
-                            sealed(session, number, &[&Carry::head(number, &self.own_writer), &entry])
+                            sealed(session, number, &[&Carry::head(number, waits, &self.own_writer), &entry])
                         }
                     };
                     // As many have room as may be unanswered: the other side has read those that were answered.

@@ -7,7 +7,7 @@ fn of(key: &[u8], log: u128, replica: u32) -> Pushes {
     Pushes::new(key.into(), LogId(Uuid::from_u128(log)), life, format!("i-{replica}"))
 }
 
-async fn nothing_is_appended(_: Writer, _: Bytes) -> Outcome {
+async fn nothing_is_appended(_: Carry) -> Outcome {
     Err(AppendError::Unavailable { reason: "nothing is handed over here".into() })
 }
 
