@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! receiver → sender   nonce (16 bytes)
-//! sender → receiver   MAC of what follows (16), "RDBp", version 3, log id (16), replica (4), incarnation (8), nonce (16)
+//! sender → receiver   MAC of what follows (16), "RDBp", version 4, log id (16), replica (4), incarnation (8), nonce (16)
 //! sender → receiver   frames: MAC (16), kind (1), and for an entry: segment (4), sequence (4), commit time in ms (8), entry;
 //!                     for an answer: the index (8), or nothing where there is none yet
 //! receiver → sender   questions: MAC (16), kind (1); they are answered in their order
@@ -79,7 +79,7 @@ const AVOIDED_FIRST: Duration = Duration::from_secs(10);
 /// Longest time that nothing is handed over to a replica.
 const AVOIDED_LAST: Duration = Duration::from_secs(300);
 const MAGIC: &[u8; 4] = b"RDBp";
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const NONCE_BYTES: usize = 16;
 /// Position and commit time.
 const HEAD_BYTES: usize = 16;
