@@ -172,11 +172,11 @@ fn replica_args(settings: &Settings, layout: &Layout, i: u8) -> Vec<String> {
     flag(&mut args, "--cassandra", settings.cassandra_cql(settings.cassandra_of(i)));
     if settings.shared_cassandra {
         flag(&mut args, "--keyspace", SHARED_KEYSPACE);
-        flag(&mut args, "--checkpoint-dir", text(&layout.data(Member::Replica(i)).join("checkpoints")));
     } else {
         flag(&mut args, "--agent", format!("http://{}", settings.agent(i)));
         flag(&mut args, "--agent-token-file", text(&layout.token()));
     }
+    flag(&mut args, "--checkpoint-dir", text(&layout.data(Member::Replica(i)).join("checkpoints")));
     flag(&mut args, "--listen", settings.replica_cql(i));
     flag(&mut args, "--advertise", settings.replica_cql(i).ip());
     flag(&mut args, "--admin-listen", settings.replica_admin(i));

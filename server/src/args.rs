@@ -39,6 +39,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Has a replica make a checkpoint, and copies it: what it holds at one index of the order, as JSON documents.
     Checkpoint(CheckpointArgs),
+    /// Restores the keyspaces of a checkpoint, which must not be there, through a replica: all replicas get them.
+    Restore(RestoreArgs),
 }
 
 /// Format of the log.
@@ -209,6 +211,20 @@ pub struct CheckpointArgs {
     /// Folder that the checkpoint becomes; it must not be there yet.
     #[arg(long)]
     pub output: PathBuf,
+}
+
+/// Flags of `restore`.
+#[derive(Debug, Clone, Args)]
+pub struct RestoreArgs {
+    /// Folder of the checkpoint.
+    #[arg(long)]
+    pub input: PathBuf,
+    /// HOST:PORT where a replica answers CQL.
+    #[arg(long)]
+    pub contact: String,
+    /// Restore this keyspace alone; once for each of several.
+    #[arg(long = "keyspace", value_delimiter = ',')]
+    pub keyspaces: Vec<String>,
 }
 
 impl ReplicaArgs {

@@ -1,7 +1,8 @@
 //! `checkpoint`: a replica makes one, and it is copied here.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use replicateddb_replica::checkpoint::exchange::Peer;
+use replicateddb_store::client::StoreError;
 
 use crate::args::CheckpointArgs;
 
@@ -11,7 +12,10 @@ use crate::args::CheckpointArgs;
 /// The replica can't be reached or makes none, the folder is there already, or the disk.
 pub async fn run(args: CheckpointArgs) -> anyhow::Result<()> {
     let (source, peer) = (format!("http://{}", args.replica), Peer::default());
-    let point = peer.make(&source).await?;
+    let point = peer.make(&source).await.map_err(|error| match error {
+        StoreError::Unreachable(detail) => anyhow!("no checkpoint was made: {detail}"),
+        error => error.into(),
+    })?;
     let copied = peer.install(&source, &point.id, args.output.clone(), point.sequence).await;
     let manifest =
         copied.with_context(|| format!("copying the checkpoint {} to {}", point.id, args.output.display()))?;

@@ -7,5 +7,6 @@ pub mod log;
 pub mod logging;
 mod push;
 pub mod replica;
+pub mod restore;
 pub mod signals;
 pub mod verify;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use replicateddb_server::{
     args::{Cli, Command},
-    checkpoint, log, logging, replica, verify,
+    checkpoint, log, logging, replica, restore, verify,
 };
 use replicateddb_store::agent::{faults::Faults, run_with_faults};
 
@@ -26,6 +26,7 @@ async fn main() -> ExitCode {
         Command::Log(args) => Box::pin(log::run(args)).await.map(|()| ExitCode::SUCCESS),
         Command::Verify(args) => Box::pin(verify::run(args)).await,
         Command::Checkpoint(args) => Box::pin(checkpoint::run(args)).await.map(|()| ExitCode::SUCCESS),
+        Command::Restore(args) => Box::pin(restore::run(args)).await.map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("replicateddb-server: {error:#}");

@@ -179,7 +179,7 @@ fn start_core(
     let connector = CassandraConnector { address: with_id(&args.cassandra, id) };
     let config = core_config(args, id);
     let Some(points) = args.checkpoints(id)? else {
-        return Ok((ReplicaHandle::start(config, log, store, connector, metrics), Router::new()));
+        return Ok((ReplicaHandle::start(config, log, store, connector, metrics), exchange::none()));
     };
     let store = Exporting::new(store, &connector.address, points.clone());
     let asked = store.asked();
@@ -207,7 +207,7 @@ fn start_confined(
     let Some(points) = args.checkpoints(id)? else {
         // None can be made.
         (config.restore_point_interval, config.restore_point_records) = (Duration::MAX, u64::MAX);
-        return Ok((start(config, store), Router::new()));
+        return Ok((start(config, store), exchange::none()));
     };
     config.restore_point_timeout = CHECKPOINT_HOLD;
     let admin = SocketAddr::new(address, args.admin_listen.port());

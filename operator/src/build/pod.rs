@@ -34,6 +34,7 @@ const SHARED_KEYSPACE: &str = "replica_{id}";
 const CONFIG_DIR: &str = "/config";
 const SECRETS_DIR: &str = "/secrets";
 const DATA_DIR: &str = "/data";
+const CHECKPOINT_DIR: &str = "/tmp/checkpoints";
 const HOSTNAME_TOPOLOGY: &str = "kubernetes.io/hostname";
 
 /// The ServiceAccount of a tier. No pod mounts its token; it exists so that policies can name the tier.
@@ -190,6 +191,8 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
                 value("RDB_AGENT", format!("http://{store}:{}", crate::names::PORT_AGENT)),
                 value("RDB_AGENT_TOKEN_FILE", format!("{SECRETS_DIR}/{TOKEN_KEY}")),
                 value("RDB_CASSANDRA", format!("{store}:{PORT_CQL}")),
+                // Made when they are asked for, to be copied: nothing is lost with the pod.
+                value("RDB_CHECKPOINT_DIR", CHECKPOINT_DIR.to_owned()),
                 value("RDB_ZOOKEEPER", ensemble),
             ]
         }

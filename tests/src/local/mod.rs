@@ -1,5 +1,6 @@
 //! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
 
+mod backup;
 mod clock;
 mod conditions;
 mod disk;
@@ -76,6 +77,7 @@ fn scenarios() -> Vec<Scenario<Local>> {
         clock::scenarios(),
         wiped::scenarios(),
         truncation::scenarios(),
+        backup::scenarios(),
     ];
     parts.into_iter().flatten().collect()
 }

@@ -39,6 +39,13 @@ pub fn router(points: Points, replica: ReplicaHandle, asked: Option<Arc<AtomicBo
     Router::new().route("/checkpoint", make).merge(reading(points))
 }
 
+/// The routes of a replica that has no folder for checkpoints: they say so.
+pub fn none() -> Router {
+    const REASON: &str = "this replica makes no checkpoints: it has no folder for them (--checkpoint-dir)\n";
+    let refused = async || (StatusCode::NOT_FOUND, REASON);
+    Router::new().route("/checkpoint", post(refused)).route("/checkpoints", get(refused))
+}
+
 /// Those of the routes that make none.
 pub fn reading(points: Points) -> Router {
     Router::new().route("/checkpoints", get(list)).route("/checkpoints/{id}/{file}", get(file)).with_state(points)

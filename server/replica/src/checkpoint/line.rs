@@ -118,7 +118,10 @@ pub struct Write {
     pub values: Vec<Value>,
 }
 
-/// What a run of cells has in common: write time, and what is left of them in seconds, 0 for ever.
+/// [`Stamp::ttl`] of what has ended.
+const ENDED: i32 = -1;
+
+/// What a run of cells has in common: write time, and what is left of them in seconds, 0 for ever, or [`ENDED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     time: i64,
@@ -240,7 +243,7 @@ impl Shape {
         self.columns.iter().any(|column| column.role >= Role::Static && !column.timed)
     }
 
-    /// What makes the cells of a line; all in one partition.
+    /// What makes the cells of a line that have not ended; all in one partition.
     ///
     /// # Errors
     /// It is no line of this table.
@@ -269,13 +272,18 @@ impl Shape {
                     continue;
                 };
                 oldest = Some(oldest.map_or(stamp, |oldest| oldest.older(stamp)));
+                if stamp.ttl == ENDED {
+                    continue;
+                }
                 let values = vec![bigint(stamp.time), int(stamp.ttl), value];
                 writes.push(self.update(" USING TIMESTAMP ? AND TTL ?", &assignment, values, &at, &known));
             }
         }
         if line.cells.is_some() && !self.counts() {
             let stamp = oldest.unwrap_or(Stamp { time: as_of.timestamp_us, ttl: 0 });
-            writes.insert(0, self.marker(stamp, &at, &known));
+            if stamp.ttl != ENDED {
+                writes.insert(0, self.marker(stamp, &at, &known));
+            }
         }
         Ok(writes)
     }
@@ -378,7 +386,10 @@ impl Typed {
 fn stamp(cell: &Cell, n: usize, as_of: AsOf) -> Option<Stamp> {
     let time = cell.time.as_ref()?.at(n)?;
     let ttl = match cell.expires.as_ref().and_then(|expires| expires.at(n)) {
-        Some(end) => i32::try_from(end.checked_sub(as_of.second.into())?).ok().filter(|left| *left > 0)?,
+        Some(end) => match i32::try_from(end.checked_sub(as_of.second.into())?).ok()? {
+            left if left > 0 => left,
+            _ => ENDED,
+        },
         None => 0,
     };
     Some(Stamp { time, ttl })

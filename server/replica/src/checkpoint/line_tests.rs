@@ -125,6 +125,21 @@ fn a_line_becomes_writes_with_the_same_times() {
 }
 
 #[test]
+fn what_has_ended_is_not_written() {
+    let (shape, mut last) = (wide(), Partition::None);
+    let lines = shape.lines(&row(Some(7), Some("x")), 1000, &mut last).expect("lines");
+    let at = |second| shape.writes(&lines[1], AsOf { second, ..AS_OF }).expect("writes");
+    let (before, after) = (at(1000), at(2_000_000_000));
+    assert!(after.len() < before.len(), "{after:?}");
+    let lasting = |write: &&Write| write.values.contains(&int(0));
+    assert_eq!(after.iter().collect::<Vec<_>>(), before.iter().filter(lasting).collect::<Vec<_>>());
+    let ends = r#"{"key":{"k":1,"c":7},"cells":{"V":{"value":"x","time":50,"expires":1060}}}"#;
+    let line: Line = serde_json::from_str(ends).expect("a line");
+    let writes = |second| shape.writes(&line, AsOf { second, ..AS_OF }).expect("writes").len();
+    assert_eq!((writes(1059), writes(1060)), (2, 0), "the row ends with its only cell");
+}
+
+#[test]
 fn a_row_of_nothing_but_its_key_is_as_old_as_the_checkpoint() {
     let shape = table(&[("k", Role::Partition, false)]).typed(&metadata(&[ColumnType::Int])).expect("a shape");
     let lines = shape.lines(&vec![Some(cell::int(1))], 1000, &mut Partition::None).expect("lines");
@@ -156,7 +171,6 @@ fn what_is_no_line_of_a_table_is_refused() {
         format!(r#"{{{key},"cells":{{"nobody":{{"value":1,"time":1}}}}}}"#),
         format!(r#"{{{key},"cells":{{"V":{{"value":1,"time":1}}}}}}"#),
         format!(r#"{{{key},"cells":{{"V":{{"value":"x"}}}}}}"#),
-        format!(r#"{{{key},"cells":{{"V":{{"value":"x","time":1,"expires":999}}}}}}"#),
         format!(r#"{{{key},"cells":{{"l":{{"value":[1,2],"time":[1]}}}}}}"#),
         format!(r#"{{{key},"cells":{{"l":{{"value":[null],"time":[1]}}}}}}"#),
     ] {

@@ -1,5 +1,6 @@
 //! Restoring a checkpoint into an empty keyspace.
 
+use std::future::Future;
 use std::path::Path;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -62,18 +63,29 @@ pub async fn restore(target: &Target<'_>, folder: &Path, manifest: &Manifest) ->
         let table = tables.iter().find(|table| table.name == document.table);
         let missing = || CheckpointError::Cassandra(format!("the schema has no table {}", document.table));
         let shape = reading.shape(table.ok_or_else(missing)?).await?;
-        fill(target, &shape, folder, document, as_of).await?;
+        fill(target, &shape, folder, document, as_of, |_| ()).await?;
     }
     Ok(())
 }
 
-/// Writes the rows of a document.
-async fn fill(
-    target: &Target<'_>,
+/// Where rows are written to.
+pub trait Rows: Sync {
+    /// Writes these, which are of one partition, in their order; not one alone that counts with others.
+    fn write(
+        &self,
+        statements: Vec<StatementText>,
+        as_of: AsOf,
+    ) -> impl Future<Output = Result<(), CheckpointError>> + Send;
+}
+
+/// Writes the rows of a document. `seen` is told how many lines are done.
+pub async fn fill(
+    target: &impl Rows,
     shape: &Shape,
     folder: &Path,
     document: &Document,
     as_of: AsOf,
+    seen: impl Fn(u64) + Send,
 ) -> Result<(), CheckpointError> {
     let (sender, mut lines) = mpsc::channel::<Line>(LINES_AHEAD);
     let (folder, document) = (folder.to_owned(), document.clone());
@@ -87,11 +99,13 @@ async fn fill(
         Ok(())
     });
     let writing = async {
-        let mut rows = FuturesUnordered::new();
+        let (mut rows, mut done) = (FuturesUnordered::new(), 0);
         while let Some(line) = lines.recv().await {
-            rows.push(target.row(shape, line, as_of));
+            rows.push(row(target, shape, line, as_of));
             if rows.len() >= ROWS_AT_ONCE {
                 rows.next().await.transpose()?;
+                done += 1;
+                seen(done);
             }
         }
         while rows.next().await.transpose()?.is_some() {}
@@ -102,33 +116,41 @@ async fn fill(
     tokio::try_join!(reading, writing).map(|_| ())
 }
 
-impl Target<'_> {
-    async fn row(&self, shape: &Shape, line: Line, as_of: AsOf) -> Result<(), CheckpointError> {
-        let place = Place { timestamp_us: as_of.timestamp_us, table_id: Uuid::nil(), fails: false };
-        let mut together: Vec<StatementText> = Vec::new();
-        let mut bytes = 0;
-        for Write { text, values } in shape.writes(&line, as_of).map_err(CheckpointError::Cassandra)? {
-            let values = Values::positional(&values).map_err(|error| CheckpointError::Cassandra(error.to_string()))?;
-            let size = values.raw().len();
-            // A counter's write goes alone: it has a kind of batch of its own.
-            if shape.counts() || together.len() >= WRITES_TOGETHER || bytes + size > BYTES_TOGETHER {
-                self.together(place, std::mem::take(&mut together)).await?;
-                bytes = 0;
-            }
-            bytes += size;
-            together.push(StatementText { text, values });
+async fn row(target: &impl Rows, shape: &Shape, line: Line, as_of: AsOf) -> Result<(), CheckpointError> {
+    let mut together: Vec<StatementText> = Vec::new();
+    let mut bytes = 0;
+    for Write { text, values } in shape.writes(&line, as_of).map_err(CheckpointError::Cassandra)? {
+        let values = Values::positional(&values).map_err(|error| CheckpointError::Cassandra(error.to_string()))?;
+        let size = values.raw().len();
+        // A counter's write goes alone: it has a kind of batch of its own.
+        if shape.counts() || together.len() >= WRITES_TOGETHER || bytes + size > BYTES_TOGETHER {
+            write(target, std::mem::take(&mut together), as_of).await?;
+            bytes = 0;
         }
-        self.together(place, together).await
+        bytes += size;
+        together.push(StatementText { text, values });
     }
+    write(target, together, as_of).await
+}
 
-    async fn together(&self, place: Place, statements: Vec<StatementText>) -> Result<(), CheckpointError> {
+async fn write(target: &impl Rows, statements: Vec<StatementText>, as_of: AsOf) -> Result<(), CheckpointError> {
+    match statements.is_empty() {
+        true => Ok(()),
+        false => target.write(statements, as_of).await,
+    }
+}
+
+impl Rows for Target<'_> {
+    async fn write(&self, statements: Vec<StatementText>, as_of: AsOf) -> Result<(), CheckpointError> {
+        let place = Place { timestamp_us: as_of.timestamp_us, table_id: Uuid::nil(), fails: false };
         match statements.len() {
-            0 => Ok(()),
             1 => self.execute(place, RecordKind::Dml, statements).await,
             _ => self.execute(place, RecordKind::Batch, statements).await,
         }
     }
+}
 
+impl Target<'_> {
     /// An attempt that may have had its effect is not repeated: a list would double.
     async fn execute(
         &self,

@@ -9,12 +9,13 @@
 //!
 //! [`folder`] is the format, [`line`] and [`value`] what stands in a document, [`points`] the folder of all and [`exchange`] how
 //! others get them. A replica that is confined to a keyspace recovers by them (`keyspace::store`); any other writes
-//! one when it is asked to.
+//! one when it is asked to, and a running database gets one back by [`Import`].
 
 mod binary;
 pub mod exchange;
 mod export;
 pub mod folder;
+mod import;
 pub mod line;
 mod load;
 pub mod points;
@@ -25,6 +26,7 @@ pub mod value;
 
 pub use export::Exporting;
 pub use folder::{CheckpointError, Document, Manifest};
+pub use import::Import;
 pub use load::{Target, restore};
 pub use points::Points;
 pub use save::{Saved, Scope, checkpoint_of};

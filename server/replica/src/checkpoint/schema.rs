@@ -11,16 +11,30 @@ use crate::keyspace::confine::stripped;
 /// # Errors
 /// It names another keyspace.
 pub fn statements(keyspace: &str, description: &str) -> Result<Vec<String>, String> {
-    let mut statements = Vec::new();
-    let mut start = 0;
-    for token in lex::tokens(description).filter(|token| token.is_symbol(b';')) {
-        let text = description.get(start..token.span().start).unwrap_or_default().trim();
-        start = token.span().end;
-        if !text.is_empty() {
-            statements.push(without_id(&stripped(keyspace, text, classify(text).kind)?));
-        }
-    }
-    Ok(statements)
+    split(description).map(|text| Ok(without_id(&stripped(keyspace, text, classify(text).kind)?))).collect()
+}
+
+/// The statements of a description as they are, but without ids, each with the keyspace that it names.
+///
+/// # Errors
+/// One names none.
+pub fn qualified(description: &str) -> Result<Vec<(String, String)>, String> {
+    let named = |text| {
+        let keyspace = classify(text).keyspace.ok_or_else(|| format!("`{text}` names no keyspace"))?;
+        Ok((keyspace.as_str().to_owned(), without_id(text)))
+    };
+    split(description).map(named).collect()
+}
+
+/// What stands before each semicolon.
+fn split(description: &str) -> impl Iterator<Item = &str> {
+    let ends = lex::tokens(description).filter(|token| token.is_symbol(b';')).map(|token| token.span());
+    let texts = ends.scan(0, |start, end| {
+        let text = description.get(*start..end.start).unwrap_or_default().trim();
+        *start = end.end;
+        Some(text)
+    });
+    texts.filter(|text| !text.is_empty())
 }
 
 /// The text without `ID = ...` among the options of a table or view.
@@ -67,6 +81,24 @@ mod tests {
         let alone = "CREATE TABLE own.t (k int PRIMARY KEY) WITH ID = 52554d6e-29bb-51e5-b345-feff819cdc9f;";
         assert_eq!(statements("own", alone).expect("statements"), ["CREATE TABLE t (k int PRIMARY KEY)"]);
         assert!(statements("other", alone).is_err());
+    }
+
+    #[test]
+    fn each_with_its_keyspace() {
+        let of =
+            |text: &str| qualified(text).map(|all| all.into_iter().map(|(keyspace, _)| keyspace).collect::<Vec<_>>());
+        let keyspace =
+            "CREATE KEYSPACE \"Shop\" WITH replication = {'class': 'SimpleStrategy', 'replication_factor': '3'};";
+        assert_eq!(of(keyspace).expect("named"), ["Shop"]);
+        let table = "CREATE TABLE shop.t (k int PRIMARY KEY) WITH ID = 52554d6e-29bb-51e5-b345-feff819cdc9f; \
+                     ALTER TABLE shop.t DROP v USING TIMESTAMP 5; CREATE INDEX i ON shop.t (k); CREATE TYPE shop.u (a int);";
+        assert_eq!(of(table).expect("named"), ["shop"; 4]);
+        assert_eq!(qualified(table).expect("named")[0].1, "CREATE TABLE shop.t (k int PRIMARY KEY)");
+        let view = "CREATE MATERIALIZED VIEW shop.v AS SELECT * FROM shop.t WHERE k IS NOT NULL PRIMARY KEY (k); \
+                    CREATE FUNCTION shop.f(x int) CALLED ON NULL INPUT RETURNS int LANGUAGE java AS $$ return x; $$; \
+                    CREATE AGGREGATE shop.a(int) SFUNC f STYPE int INITCOND 0;";
+        assert_eq!(of(view).expect("named"), ["shop"; 3]);
+        assert!(of("CREATE TABLE t (k int PRIMARY KEY);").is_err());
     }
 
     #[test]

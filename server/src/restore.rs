@@ -1,0 +1,37 @@
+//! `restore`: keyspaces of a checkpoint, through a replica.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use replicateddb_replica::checkpoint::Import;
+
+use crate::args::RestoreArgs;
+
+/// Pause between two lines about the progress of one table.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Restores a checkpoint and says what was in it, and on standard error how far it is.
+///
+/// # Errors
+/// The checkpoint is damaged, a keyspace is there already, or the replica does not take something.
+pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
+    let import = Import::open(&args.input, &args.keyspaces).await?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock of this machine is before 1970")?;
+    let second = i32::try_from(now.as_secs()).context("the clock of this machine is after 2038")?;
+    let told = Mutex::new(HashMap::from([(String::new(), Instant::now())]));
+    let restored = import.through(&args.contact, second, |document, lines| {
+        let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let last = told.entry(document.table.clone()).or_insert_with(Instant::now);
+        if last.elapsed() >= PROGRESS {
+            eprintln!("{}: {lines} of {} lines", document.table, document.lines);
+            *last = Instant::now();
+        }
+    });
+    for document in restored.await? {
+        println!("{:>10} lines  {}", document.lines, document.table);
+    }
+    println!("restored from {}", args.input.display());
+    Ok(())
+}
