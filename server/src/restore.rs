@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use replicateddb_replica::checkpoint::Import;
 
 use crate::args::RestoreArgs;
@@ -18,10 +17,8 @@ const PROGRESS: Duration = Duration::from_secs(5);
 /// The checkpoint is damaged, a keyspace is there already, or the replica does not take something.
 pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let import = Import::open(&args.input, &args.keyspaces).await?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock of this machine is before 1970")?;
-    let second = i32::try_from(now.as_secs()).context("the clock of this machine is after 2038")?;
     let told = Mutex::new(HashMap::from([(String::new(), Instant::now())]));
-    let restored = import.through(&args.contact, second, |document, lines| {
+    let restored = import.through(&args.contact, now, |document, lines| {
         let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let last = told.entry(document.table.clone()).or_insert_with(Instant::now);
         if last.elapsed() >= PROGRESS {
@@ -34,4 +31,10 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     }
     println!("restored from {}", args.input.display());
     Ok(())
+}
+
+/// Seconds since 1970, by the clock of this machine; the first or last that CQL can say if it is beyond them.
+fn now() -> i32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i32::try_from(since.as_secs()).unwrap_or(i32::MAX)
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 use zookeeper_client::{Acls, Client, SessionState};
@@ -12,6 +13,10 @@ use crate::leader::leader;
 /// First and longest pause between attempts to get a session.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// How long what was on its way when a connection was lost has to be answered.
+const LAST_ANSWERS: Duration = Duration::from_millis(100);
+/// Longest wait for a session with the leader alone: it may have said that it leads and be gone, and others serve.
+const LEADER_WAIT: Duration = Duration::from_secs(1);
 /// Pause between looks for the leader.
 const LEADER_CHECK: Duration = Duration::from_secs(10);
 
@@ -103,7 +108,7 @@ impl Connection {
 
     /// The session if it is connected now.
     pub(crate) fn connected(&self) -> Option<Client> {
-        self.link.borrow().client.clone()
+        self.link.borrow().client.clone().filter(is_connected)
     }
 
     /// The session, once it is connected. The caller bounds the wait.
@@ -114,7 +119,7 @@ impl Connection {
 
 /// Waits for a link to be connected; for ever when its connection is gone.
 pub(crate) async fn connected(link: &mut watch::Receiver<Link>) -> Client {
-    let client = match link.wait_for(|link| link.client.is_some()).await {
+    let client = match link.wait_for(|link| link.client.as_ref().is_some_and(is_connected)).await {
         Ok(link) => link.client.clone(),
         Err(_) => None,
     };
@@ -122,6 +127,22 @@ pub(crate) async fn connected(link: &mut watch::Receiver<Link>) -> Client {
         Some(client) => client,
         None => std::future::pending().await,
     }
+}
+
+/// A session says so itself before the link does, and before it fails what is on its way. What it is given from then on it
+/// keeps to itself until it is connected again, or has expired.
+fn is_connected(client: &Client) -> bool {
+    client.state() == SessionState::SyncConnected
+}
+
+/// Completes when a session has no connection, a moment after what was on its way has been answered.
+pub(crate) async fn lost(client: &Client) {
+    let mut states = client.state_watcher();
+    let mut state = client.state();
+    while state == SessionState::SyncConnected {
+        state = states.changed().await;
+    }
+    tokio::time::sleep(LAST_ANSWERS).await;
 }
 
 /// Does the work of a [`Connection`].
@@ -136,9 +157,12 @@ impl Keeper {
     async fn keep_up(&self) {
         let mut pause = BACKOFF.0;
         loop {
-            let leader = self.leader().await;
-            match self.connect(leader).await {
-                Ok(client) => {
+            let connected = match self.at_leader(None).await {
+                Some((client, leader)) => Ok((client, Some(leader))),
+                None => self.connect(None).await.map(|client| (client, None)),
+            };
+            match connected {
+                Ok((client, leader)) => {
                     pause = BACKOFF.0;
                     self.follow(client, leader).await;
                 }
@@ -158,6 +182,19 @@ impl Keeper {
             Server::Any => None,
             Server::Leader => leader(&self.access.connect).await,
         }
+    }
+
+    /// A session with the leader alone, if this connection goes to it, it is another than this one, and it takes the session.
+    async fn at_leader(&self, than: Option<&str>) -> Option<(Client, &str)> {
+        let leader = self.leader().await.filter(|leader| than != Some(*leader))?;
+        match timeout(LEADER_WAIT, self.connect(Some(leader))).await {
+            Ok(Ok(client)) => return Some((client, leader)),
+            Ok(Err(error)) => debug!(connection = self.name, leader, %error, "no session with ZooKeeper's leader"),
+            Err(_) => {
+                debug!(connection = self.name, leader, "ZooKeeper's leader takes no session within {LEADER_WAIT:?}")
+            }
+        }
+        None
     }
 
     /// A session with that server alone, or with any.
@@ -204,13 +241,8 @@ impl Keeper {
         }
         loop {
             tokio::time::sleep(LEADER_CHECK).await;
-            if let Some(leader) = self.leader().await
-                && than != Some(leader)
-            {
-                match self.connect(Some(leader)).await {
-                    Ok(client) => return (client, leader),
-                    Err(error) => debug!(connection = self.name, leader, %error, "no session with ZooKeeper's leader"),
-                }
+            if let Some(better) = self.at_leader(than).await {
+                return better;
             }
         }
     }

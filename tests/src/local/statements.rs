@@ -2,7 +2,10 @@
 
 use anyhow::{Result, bail, ensure};
 use futures::TryStreamExt;
-use scylla::statement::{Consistency, batch::Batch};
+use scylla::statement::{
+    Consistency,
+    batch::{Batch, BatchType},
+};
 
 use super::{Local, REPLICAS, number, refused, text};
 use crate::scenario::Scenario;
@@ -132,8 +135,11 @@ fn values(local: &mut Local) -> Result<()> {
 /// Words of the reason for a value that no entry of the log holds.
 const TOO_LARGE: &str = "over the limit of";
 
+/// Words of the reason for a logged batch of counters; Cassandra's own.
+const LOGGED_COUNTERS: &str = "Cannot include a counter statement in a logged batch";
+
 /// Statements that are refused, and words of the reason.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: [(&str, &str); 8] = [
     ("CREATE TRIGGER x ON no.t USING 'y'", "triggers are not supported"),
     ("INSERT INTO no.t (id, v) VALUES (1, no.f('x')) IF NOT EXISTS", "no.f is no function of Cassandra's own"),
     ("UPDATE no.t SET l[5] = 1 WHERE id = 1", "list"),
@@ -141,6 +147,7 @@ const REFUSED: [(&str, &str); 7] = [
     ("INSERT INTO system.local (key) VALUES ('local')", "belongs to Cassandra"),
     ("INSERT INTO no.nothing (id) VALUES (1)", "does not exist"),
     ("INSERT INTO no.t (id, v VALUES", "syntax"),
+    ("BEGIN BATCH UPDATE no.n SET c = c + 1 WHERE id = 1; APPLY BATCH", LOGGED_COUNTERS),
 ];
 
 fn refusals(local: &mut Local) -> Result<()> {
@@ -148,12 +155,21 @@ fn refusals(local: &mut Local) -> Result<()> {
         let session = local.session(2, Consistency::Quorum).await?;
         session.query_unpaged(format!("CREATE KEYSPACE no {KEYSPACE}"), ()).await?;
         session.query_unpaged("CREATE TABLE no.t (id int PRIMARY KEY, v text, l list<int>)", ()).await?;
+        session.query_unpaged("CREATE TABLE no.n (id int PRIMARY KEY, c counter)", ()).await?;
         let before = number(&session, "SELECT count(*) FROM no.t").await?;
         for (statement, why) in REFUSED {
             let reason = refused(&session, statement).await?;
             println!("    {statement}\n      -> {reason}");
             ensure!(reason.contains(why), "the reason does not say {why:?}: {reason}");
         }
+        for (kind, taken) in [(BatchType::Logged, false), (BatchType::Unlogged, true), (BatchType::Counter, true)] {
+            let mut counters = Batch::new(kind);
+            counters.append_statement("UPDATE no.n SET c = c + 1 WHERE id = 2");
+            let answer = session.batch(&counters, ((),)).await.map(drop).map_err(|error| error.to_string());
+            let expected = answer.as_ref().map_or_else(|error| !taken && error.contains(LOGGED_COUNTERS), |()| taken);
+            ensure!(expected, "a batch of counters that is {kind:?}: {answer:?}");
+        }
+        ensure!(number(&session, "SELECT c FROM no.n WHERE id = 2").await? == 2, "two batches of counters, each once");
         let large = "x".repeat(9 << 20);
         let answer = session.query_unpaged("INSERT INTO no.t (id, v) VALUES (2, ?)", (large,)).await;
         let Err(error) = answer else { bail!("a value of 9 MiB was accepted") };

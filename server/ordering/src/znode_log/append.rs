@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use replicateddb_faults::{Fault, once_sent, pass};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 
@@ -16,7 +16,7 @@ use super::layout::SegmentState;
 use super::plan::{self, AppendVerdict, Place};
 use super::push::Carry;
 use super::{Inner, gather, open, truncate};
-use crate::connection::Connection;
+use crate::connection::{Connection, lost};
 use crate::{AppendError, Appended, Committed, LogError, Position, framing};
 
 /// A session that carries appends.
@@ -139,8 +139,8 @@ pub(super) async fn append(inner: Arc<Inner>, entry: Bytes, waits: bool) -> Outc
         return outcome;
     }
     let (part, coming) = Part::new(inner.pushes.own_writer().clone(), entry, waits, deadline);
-    // By another task: it lasts until ZooKeeper has answered, whatever becomes of the caller, since a request that was handed
-    // to the client is sent even if its future is dropped.
+    // By another task: it lasts until ZooKeeper has answered or its connection is lost, whatever becomes of the caller, since a
+    // request that was handed to the client is sent even if its future is dropped.
     let taken = match alone {
         true => spawn_alone(&inner, part).await,
         false => timeout_at(deadline, inner.gather.send(part)).await.is_ok_and(|sent| sent.is_ok()),
@@ -336,7 +336,8 @@ impl Transaction {
         Ok(frames)
     }
 
-    /// The transaction. Past its deadline a caller is told that nobody knows, and the answer is awaited all the same.
+    /// The transaction. Past its deadline a caller is told that nobody knows, and the answer is awaited all the same, until the
+    /// connection is lost: a session that has none may keep what it is given for longer than another takes to be there.
     async fn commit(&mut self, client: &Client, segment: u32, writers: &[Writer], frames: &[Vec<u8>]) -> AppendVerdict {
         let inner = self.inner.clone();
         let options = CreateMode::PersistentSequential.with_acls(inner.access.acls());
@@ -358,13 +359,18 @@ impl Transaction {
         pass(Fault::AppendUnsent);
         let mut answer = std::pin::pin!(once_sent(Fault::AppendSent, writer.commit()));
         let detail = format!("ZooKeeper did not answer within {:?}", inner.config.append_timeout);
-        while let Some(deadline) = self.next_deadline() {
-            match timeout_at(deadline, &mut answer).await {
-                Ok(answer) => return plan::append_verdict(answer, writers.len(), frames.len()),
-                Err(_) => self.expire(&AppendError::Unknown { detail: detail.clone() }),
+        let mut lost = std::pin::pin!(lost(client));
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                answer = &mut answer => return plan::append_verdict(answer, writers.len(), frames.len()),
+                () = &mut lost => return AppendVerdict::Unknown("the connection to ZooKeeper was lost".to_owned()),
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    self.expire(&AppendError::Unknown { detail: detail.clone() });
+                }
             }
         }
-        plan::append_verdict(answer.await, writers.len(), frames.len())
     }
 
     fn committed(&mut self, segment: u32, places: &[Place]) {

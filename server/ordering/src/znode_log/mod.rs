@@ -128,6 +128,9 @@ impl Config {
         if self.connect.trim().is_empty() {
             return Err("connect is empty, it must name ZooKeeper's servers".into());
         }
+        if self.connect.contains('/') {
+            return Err("connect has a path behind its servers: root says where the log is".into());
+        }
         if self.auth.as_ref().is_some_and(|auth| auth.user.is_empty() || auth.user.contains(':')) {
             return Err("auth.user is empty or has a colon".into());
         }

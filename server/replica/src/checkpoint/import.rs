@@ -2,7 +2,7 @@
 //! has them and every replica executes them. What is restored are whole keyspaces that are not there; times and ends of cells are
 //! those of the checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use replicateddb_cql::Consistency;
@@ -22,10 +22,14 @@ use crate::backend::connect_v5;
 use crate::backend::connection::{Connection, Lost};
 use crate::record::StatementText;
 
-/// Attempts at a write that a replica refuses because too much waits already.
-const ATTEMPTS: u32 = 10;
+/// Attempts at a write that a replica can't take now: three minutes.
+const ATTEMPTS: u32 = 40;
 /// Pause before the second; doubles each time.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// What a replica answers that has not written anything, and may soon.
+const NOT_NOW: [ErrorCode; 3] = [ErrorCode::Overloaded, ErrorCode::Unavailable, ErrorCode::Bootstrapping];
 
 /// A checkpoint that can be restored: whole, and of keyspaces that are named in it.
 #[derive(Debug)]
@@ -79,53 +83,64 @@ impl Import {
         Ok(Self { folder, timestamp_us: manifest.timestamp_us, schema, documents })
     }
 
-    /// Restores it through the replica at `address`, as of `second` since 1970: what has ended by then is left out. `progress` is told
-    /// of a document and how many of its lines are done. Returns the documents.
+    /// Restores it through the replica at `address`. `now` says which second since 1970 it is: what has ended is left out. `progress`
+    /// is told of a document and how many of its lines are done. Returns the documents.
     ///
     /// # Errors
     /// A keyspace is there already, and nothing was written; or something was not taken, and the keyspaces hold a part.
     pub async fn through(
         &self,
         address: &str,
-        second: i32,
+        now: impl Fn() -> i32 + Send + Sync,
         progress: impl Fn(&Document, u64) + Send + Sync,
     ) -> Result<Vec<&Document>, CheckpointError> {
         let connected = connect_v5(address, None).await;
-        let connection =
-            Connection::new(connected.map_err(|error| {
-                CheckpointError::Cassandra(error.to_string().replace("local Cassandra", "replica"))
-            })?);
+        let connection = Connection::new(connected.map_err(|error| of_replica(&error))?);
         let replica = Replica { connection, address };
-        let reading = Reading { connection: &replica.connection, second };
-        let there: BTreeSet<String> = reading.keyspaces().await?.into_iter().collect();
-        let twice: Vec<&str> = self.schema.keys().filter(|name| there.contains(*name)).map(String::as_str).collect();
+        let reading = Reading { connection: &replica.connection, second: now() };
+        let there = reading.keyspaces().await.map_err(|error| of_replica(&error))?;
+        let twice: Vec<&str> = self.schema.keys().filter(|name| there.contains(name)).map(String::as_str).collect();
         if !twice.is_empty() {
             return Err(CheckpointError::Cassandra(format!(
                 "keyspaces of the checkpoint are there already: {}. Drop them first, or restore others alone (--keyspace)",
                 twice.join(", ")
             )));
         }
-        let restored = self.restore(&replica, &reading, &progress).await;
-        restored.map_err(|error| {
-            let names: Vec<&str> = self.schema.keys().map(String::as_str).collect();
-            CheckpointError::Cassandra(format!(
-                "{error}. A part of the checkpoint may be there now: drop the keyspaces {} before you restore it again",
-                names.join(", ")
-            ))
+        let mut begun = Vec::new();
+        self.restore(&replica, &reading, &mut begun, &now, &progress).await.map_err(|error| {
+            match begun.is_empty() {
+                true => of_replica(&error),
+                false => CheckpointError::Cassandra(format!(
+                    "{}. A part of the checkpoint is there: drop its keyspaces {} before you restore it again",
+                    of_replica(&error),
+                    begun.join(", ")
+                )),
+            }
         })?;
         Ok(self.documents.iter().map(|(_, document)| document).collect())
     }
 
-    async fn restore(
-        &self,
+    /// `begun`: the keyspaces that are there, or may be.
+    async fn restore<'a>(
+        &'a self,
         replica: &Replica<'_>,
         reading: &Reading<'_>,
+        begun: &mut Vec<&'a str>,
+        now: &(impl Fn() -> i32 + Send + Sync),
         progress: &(impl Fn(&Document, u64) + Send + Sync),
     ) -> Result<(), CheckpointError> {
-        for text in self.schema.values().flatten() {
-            replica.execute(vec![StatementText { text: text.clone(), values: Values::none() }]).await?;
+        for (keyspace, texts) in &self.schema {
+            for (n, text) in texts.iter().enumerate() {
+                let statement = StatementText { text: text.clone(), values: Values::none() };
+                let taken = replica.execute(vec![statement]).await;
+                // The first makes the keyspace.
+                if n == 0 && !taken.as_ref().is_err_and(|untaken| untaken.nowhere) {
+                    begun.push(keyspace);
+                }
+                taken?;
+            }
         }
-        let as_of = AsOf { timestamp_us: self.timestamp_us, second: reading.second };
+        let as_of = || AsOf { timestamp_us: self.timestamp_us, second: now() };
         for (keyspace, document) in &self.documents {
             let tables = reading.tables(keyspace, "").await?;
             let named = |name: &str| document.table.split_once('.').is_some_and(|(_, table)| table == name);
@@ -147,36 +162,58 @@ struct Replica<'a> {
 
 impl Rows for Replica<'_> {
     async fn write(&self, statements: Vec<StatementText>, _: AsOf) -> Result<(), CheckpointError> {
-        self.execute(statements).await
+        Ok(self.execute(statements).await?)
+    }
+}
+
+/// Why a replica has not taken something.
+#[derive(Debug)]
+struct Untaken {
+    reason: String,
+    /// It has had no effect and will have none.
+    nowhere: bool,
+}
+
+impl From<Untaken> for CheckpointError {
+    fn from(untaken: Untaken) -> Self {
+        Self::Cassandra(untaken.reason)
     }
 }
 
 impl Replica<'_> {
     /// What may have had its effect is not repeated: a list or a counter would have it twice.
-    async fn execute(&self, statements: Vec<StatementText>) -> Result<(), CheckpointError> {
+    async fn execute(&self, statements: Vec<StatementText>) -> Result<(), Untaken> {
         let first = statements.first().map_or_else(String::new, |statement| statement.text.clone());
-        let (opcode, body) = request(statements).map_err(|error| CheckpointError::Cassandra(error.to_string()))?;
-        let mut pause = PAUSE;
-        for attempt in 1.. {
+        let request = request(statements).map_err(|error| Untaken { reason: error.to_string(), nowhere: true });
+        let (opcode, body) = request?;
+        let strange =
+            |_| Untaken { reason: format!("the replica at {} answers strangely", self.address), nowhere: false };
+        let (mut attempt, mut pause) = (1, PAUSE);
+        loop {
             let answer = self.connection.ask(opcode, body.clone()).await.map_err(|lost| self.lost(&lost))?;
             if answer.opcode == Opcode::Result {
                 return Ok(());
             }
-            let strange = |_| CheckpointError::Cassandra(format!("the replica at {} answers strangely", self.address));
             let error = answer.message().and_then(|message| parse_error(&message)).map_err(strange)?;
-            if error.code != ErrorCode::Overloaded as i32 || attempt >= ATTEMPTS {
-                return Err(CheckpointError::Cassandra(format!("`{first}`: {}", error.message)));
+            if attempt >= ATTEMPTS || !NOT_NOW.iter().any(|code| error.code == *code as i32) {
+                let nowhere = error.code != ErrorCode::WriteTimeout as i32;
+                return Err(Untaken { reason: format!("`{first}`: {}", error.message), nowhere });
             }
             sleep(pause).await;
-            pause *= 2;
+            (attempt, pause) = (attempt + 1, (pause * 2).min(LONGEST_PAUSE));
         }
-        Ok(())
     }
 
-    fn lost(&self, lost: &Lost) -> CheckpointError {
+    fn lost(&self, lost: &Lost) -> Untaken {
         let sent = if lost.sent { ", and what was sent last may or may not have been done" } else { "" };
-        CheckpointError::Cassandra(format!("the connection to the replica at {} was lost{sent}", self.address))
+        let reason = format!("the connection to the replica at {} was lost{sent}", self.address);
+        Untaken { reason, nowhere: !lost.sent }
     }
+}
+
+/// An error of what is shared with replicas, which have a Cassandra.
+fn of_replica(error: &impl ToString) -> CheckpointError {
+    CheckpointError::Cassandra(error.to_string().replace("the local Cassandra", "the replica"))
 }
 
 /// QUERY of one statement, BATCH of several.

@@ -118,6 +118,8 @@ pub struct Write {
     pub values: Vec<Value>,
 }
 
+/// Bytes of elements from which on a write takes no further ones.
+const RUN_BYTES: usize = 1 << 20;
 /// [`Stamp::ttl`] of what has ended.
 const ENDED: i32 = -1;
 
@@ -342,7 +344,7 @@ impl Typed {
         let mut runs: Vec<(Stamp, i32, BytesMut)> = Vec::new();
         for n in 0..count {
             let stamp = stamp(n)?;
-            if runs.last().is_none_or(|(known, ..)| *known != stamp) {
+            if runs.last().is_none_or(|(known, _, bytes)| *known != stamp || bytes.len() >= RUN_BYTES) {
                 runs.push((stamp, 0, BytesMut::new()));
             }
             let Some((_, count, bytes)) = runs.last_mut() else { return Err(unreadable()) };

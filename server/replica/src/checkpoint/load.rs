@@ -63,7 +63,7 @@ pub async fn restore(target: &Target<'_>, folder: &Path, manifest: &Manifest) ->
         let table = tables.iter().find(|table| table.name == document.table);
         let missing = || CheckpointError::Cassandra(format!("the schema has no table {}", document.table));
         let shape = reading.shape(table.ok_or_else(missing)?).await?;
-        fill(target, &shape, folder, document, as_of, |_| ()).await?;
+        fill(target, &shape, folder, document, || as_of, |_| ()).await?;
     }
     Ok(())
 }
@@ -78,13 +78,13 @@ pub trait Rows: Sync {
     ) -> impl Future<Output = Result<(), CheckpointError>> + Send;
 }
 
-/// Writes the rows of a document. `seen` is told how many lines are done.
+/// Writes the rows of a document, each as of what `as_of` says when it is its turn. `seen` is told how many lines are done.
 pub async fn fill(
     target: &impl Rows,
     shape: &Shape,
     folder: &Path,
     document: &Document,
-    as_of: AsOf,
+    as_of: impl Fn() -> AsOf + Send + Sync,
     seen: impl Fn(u64) + Send,
 ) -> Result<(), CheckpointError> {
     let (sender, mut lines) = mpsc::channel::<Line>(LINES_AHEAD);
@@ -101,7 +101,7 @@ pub async fn fill(
     let writing = async {
         let (mut rows, mut done) = (FuturesUnordered::new(), 0);
         while let Some(line) = lines.recv().await {
-            rows.push(row(target, shape, line, as_of));
+            rows.push(row(target, shape, line, &as_of));
             if rows.len() >= ROWS_AT_ONCE {
                 rows.next().await.transpose()?;
                 done += 1;
@@ -116,7 +116,13 @@ pub async fn fill(
     tokio::try_join!(reading, writing).map(|_| ())
 }
 
-async fn row(target: &impl Rows, shape: &Shape, line: Line, as_of: AsOf) -> Result<(), CheckpointError> {
+async fn row(
+    target: &impl Rows,
+    shape: &Shape,
+    line: Line,
+    as_of: &(impl Fn() -> AsOf + Sync),
+) -> Result<(), CheckpointError> {
+    let as_of = as_of();
     let mut together: Vec<StatementText> = Vec::new();
     let mut bytes = 0;
     for Write { text, values } in shape.writes(&line, as_of).map_err(CheckpointError::Cassandra)? {

@@ -65,6 +65,8 @@ pub enum Verdict {
     Execute {
         /// Executing it twice gives the same as once.
         repeatable: bool,
+        /// Its table has counters.
+        counts: bool,
     },
     /// It names a column that is not known here.
     UnknownColumn(String),
@@ -73,7 +75,8 @@ pub enum Verdict {
 /// Judges one INSERT, UPDATE or DELETE by the columns of its table.
 pub fn by_columns(statement: &Statement, columns: &TableColumns) -> Verdict {
     // Nothing done to an element, or to a counter, is harmless twice; of sets and maps it would be, but nobody needs it.
-    let mut repeatable = !columns.any(ColumnClass::Counter) && statement.conditional.is_none();
+    let counts = columns.any(ColumnClass::Counter);
+    let mut repeatable = !counts && statement.conditional.is_none();
     for operation in &statement.operations {
         match columns.class(operation.column.as_str()) {
             None => return Verdict::UnknownColumn(operation.column.to_string()),
@@ -83,7 +86,7 @@ pub fn by_columns(statement: &Statement, columns: &TableColumns) -> Verdict {
     }
     // Overwriting a list writes cells with names made up at execution: done twice, both copies stay.
     repeatable &= statement.kind == Kind::Delete || !columns.any(ColumnClass::List);
-    Verdict::Execute { repeatable }
+    Verdict::Execute { repeatable, counts }
 }
 
 #[cfg(test)]
@@ -172,9 +175,9 @@ mod tests {
             "INSERT INTO a.t (k, l) VALUES (1, [2])",
             "UPDATE a.t SET s = s + {1} WHERE k = 1",
         ] {
-            assert_eq!(judge(text), Verdict::Execute { repeatable: false }, "{text}");
+            assert_eq!(judge(text), Verdict::Execute { repeatable: false, counts: false }, "{text}");
         }
-        assert_eq!(judge("DELETE l FROM a.t WHERE k = 1"), Verdict::Execute { repeatable: true });
+        assert_eq!(judge("DELETE l FROM a.t WHERE k = 1"), Verdict::Execute { repeatable: true, counts: false });
         assert_eq!(judge("UPDATE a.t SET x = x + {1} WHERE k = 1"), Verdict::UnknownColumn("x".into()));
     }
 
@@ -182,7 +185,11 @@ mod tests {
     fn a_condition_is_decided_once() {
         for text in ["DELETE FROM a.t WHERE k = 1 IF EXISTS", "UPDATE a.t SET s = {1} WHERE k = 1 IF s = {2}"] {
             let columns = TableColumns::new([("s".to_owned(), ColumnClass::Plain)]);
-            assert_eq!(by_columns(&classify(text), &columns), Verdict::Execute { repeatable: false }, "{text}");
+            assert_eq!(
+                by_columns(&classify(text), &columns),
+                Verdict::Execute { repeatable: false, counts: false },
+                "{text}"
+            );
         }
     }
 
@@ -190,9 +197,9 @@ mod tests {
     fn counters_are_never_repeatable() {
         for text in ["UPDATE a.t SET c = c + 1 WHERE k = 1", "DELETE FROM a.t WHERE k = 1"] {
             let columns = TableColumns::new([("c".to_owned(), ColumnClass::Counter)]);
-            assert_eq!(by_columns(&classify(text), &columns), Verdict::Execute { repeatable: false });
+            assert_eq!(by_columns(&classify(text), &columns), Verdict::Execute { repeatable: false, counts: true });
             let columns = TableColumns::new([("c".to_owned(), ColumnClass::Plain)]);
-            assert_eq!(by_columns(&classify(text), &columns), Verdict::Execute { repeatable: true });
+            assert_eq!(by_columns(&classify(text), &columns), Verdict::Execute { repeatable: true, counts: false });
         }
     }
 }

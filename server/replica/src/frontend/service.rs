@@ -176,9 +176,9 @@ impl<C: Core> Service<C> {
 
     /// Whether the write may be repeated without a difference. The error refuses it.
     async fn repeatable(&self, write: &Write, consistency: Consistency) -> Result<bool, Bytes> {
-        let mut all = true;
+        let (mut all_repeatable, mut all_count, mut any) = (true, true, false);
         if !write.writes_rows() {
-            return Ok(all);
+            return Ok(all_repeatable);
         }
         for part in write.parts() {
             for statement in part.statement().into_iter().flat_map(Statement::each) {
@@ -187,12 +187,21 @@ impl<C: Core> Service<C> {
                     // Cassandra will say what is missing.
                     continue;
                 };
-                all &= self.judge(statement, keyspace, table.as_str(), consistency).await?;
+                let (repeatable, counts) = self.judge(statement, keyspace, table.as_str(), consistency).await?;
+                all_repeatable &= repeatable;
+                all_count &= counts;
+                any = true;
             }
         }
-        Ok(all)
+        // Executed as one that is not logged, Cassandra would take it. Of a mixture it says itself what is wrong.
+        if any && all_count && write.is_logged() {
+            return Err(body(&Refusal::invalid("Cannot include a counter statement in a logged batch")));
+        }
+        Ok(all_repeatable)
     }
 
+    /// Whether a statement may be repeated without a difference, and whether its table has counters.
+    ///
     /// A table or column that isn't known here may have been created through another replica: looked up again after a
     /// barrier, which makes the verdict true of a moment after the request was made (I4).
     async fn judge(
@@ -201,11 +210,11 @@ impl<C: Core> Service<C> {
         keyspace: &str,
         table: &str,
         consistency: Consistency,
-    ) -> Result<bool, Bytes> {
+    ) -> Result<(bool, bool), Bytes> {
         let mut caught_up = false;
         loop {
             let missing = match self.verdict(statement, keyspace, table).await {
-                Ok(Some(Verdict::Execute { repeatable })) => return Ok(repeatable),
+                Ok(Some(Verdict::Execute { repeatable, counts })) => return Ok((repeatable, counts)),
                 Ok(Some(Verdict::UnknownColumn(column))) => {
                     format!("Undefined column name {column} in table {keyspace}.{table}")
                 }

@@ -7,7 +7,7 @@ use replicateddb_cql::{
     lex::{self, Token, TokenKind},
     request::{Batch, BatchBody, BatchKind, Values},
     rewrite::{NondeterministicValues, with_markers},
-    statement::{Ident, Statement},
+    statement::{Ident, Kind, Statement},
 };
 
 use super::{
@@ -26,6 +26,8 @@ pub struct Write {
     kind: RequestKind,
     /// What [`flags`] the kind of a BATCH brings.
     flags: u32,
+    /// A BATCH of that kind.
+    logged: bool,
     parts: Vec<Part>,
 }
 
@@ -72,7 +74,7 @@ impl Write {
             Plan::Write(plan) => plan.kind,
             _ => RequestKind::Dml,
         };
-        Self { kind, flags: 0, parts: vec![Part { prepared, values }] }
+        Self { kind, flags: 0, logged: false, parts: vec![Part { prepared, values }] }
     }
 
     /// How it is counted.
@@ -91,6 +93,12 @@ impl Write {
     /// Whether it has rows to write, so that the columns of its tables matter.
     pub fn writes_rows(&self) -> bool {
         matches!(self.kind, RequestKind::Dml | RequestKind::Batch)
+    }
+
+    /// Whether it is a batch that is to be logged, which none of counters may be.
+    pub fn is_logged(&self) -> bool {
+        let logged = |part: &Part| part.statement().is_some_and(|of| of.kind == Kind::Batch(BatchKind::Logged));
+        self.logged || self.parts.iter().any(logged)
     }
 
     /// Its statements.
@@ -135,8 +143,8 @@ impl Write {
     }
 }
 
-/// Takes up a BATCH of a session that uses `keyspace`. Whether it was asked for as logged makes no difference: the log
-/// gives atomicity, so it is executed as an unlogged one, or as one of counters.
+/// Takes up a BATCH of a session that uses `keyspace`. One that was asked for as logged is executed as an unlogged one, or as one
+/// of counters: the log gives atomicity.
 ///
 /// # Errors
 /// See [`BatchError`].
@@ -160,7 +168,7 @@ pub fn batch(batch: Batch, keyspace: Option<String>, cache: &PreparedCache) -> R
         }
     }
     let flags = if batch.kind == BatchKind::Counter { flags::COUNTERS } else { 0 };
-    Ok(Write { kind: RequestKind::Batch, flags, parts })
+    Ok(Write { kind: RequestKind::Batch, flags, logged: batch.kind == BatchKind::Logged, parts })
 }
 
 fn is_row(plan: &WritePlan) -> bool {
