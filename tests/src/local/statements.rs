@@ -169,7 +169,10 @@ fn refusals(local: &mut Local) -> Result<()> {
             let expected = answer.as_ref().map_or_else(|error| !taken && error.contains(LOGGED_COUNTERS), |()| taken);
             ensure!(expected, "a batch of counters that is {kind:?}: {answer:?}");
         }
-        ensure!(number(&session, "SELECT CAST(c AS bigint) FROM no.n WHERE id = 2").await? == 2, "two batches of counters, each once");
+        ensure!(
+            number(&session, "SELECT CAST(c AS bigint) FROM no.n WHERE id = 2").await? == 2,
+            "two batches of counters, each once"
+        );
         let large = "x".repeat(9 << 20);
         let answer = session.query_unpaged("INSERT INTO no.t (id, v) VALUES (2, ?)", (large,)).await;
         let Err(error) = answer else { bail!("a value of 9 MiB was accepted") };
