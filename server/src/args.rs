@@ -144,6 +144,9 @@ pub struct ReplicaArgs {
     /// Records between restore points.
     #[arg(long, env = "RDB_RESTORE_POINT_RECORDS", default_value_t = 100_000)]
     pub restore_point_records: u64,
+    /// Bytes of records between restore points: ZooKeeper holds what two of them are apart in memory, on each of its servers.
+    #[arg(long, env = "RDB_RESTORE_POINT_BYTES", default_value_t = 24 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub restore_point_bytes: u64,
     /// Records that a replica that is away may be behind the others' restore points before the log no longer waits for it;
     /// when it comes back it takes over a restore point of another one. Ten times as many for one that is there.
     #[arg(long, env = "RDB_LOG_BEHIND_RECORDS", default_value_t = 500_000)]

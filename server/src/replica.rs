@@ -207,6 +207,7 @@ fn start_confined(
     let Some(points) = args.checkpoints(id)? else {
         // None can be made.
         (config.restore_point_interval, config.restore_point_records) = (Duration::MAX, u64::MAX);
+        config.restore_point_bytes = u64::MAX;
         return Ok((start(config, store), exchange::none()));
     };
     config.restore_point_timeout = CHECKPOINT_HOLD;
@@ -259,6 +260,7 @@ fn core_config(args: &ReplicaArgs, id: u32) -> config::Config {
         engine: args.engine.name().to_owned(),
         restore_point_interval: args.restore_point_interval,
         restore_point_records: args.restore_point_records,
+        restore_point_bytes: args.restore_point_bytes,
         log_keep_interval: args.log_keep_interval,
         log_behind_records: args.log_behind_records,
         log_away_after: args.log_away_after,

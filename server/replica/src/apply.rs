@@ -411,9 +411,10 @@ where
             self.schema_applied(&admitted, &reply);
         }
         self.excluding.take_if(|index| *index == admitted.index);
-        self.in_lanes_bytes -= admitted.record.encoded_len();
+        let bytes = admitted.record.encoded_len();
+        self.in_lanes_bytes -= bytes;
         self.free(Ticket::Record(admitted.index));
-        self.restore_points.wrote(self.state.index());
+        self.restore_points.wrote(self.state.index(), bytes);
         self.answer(&admitted, reply);
         self.complete(&admitted);
         Ok(())

@@ -30,6 +30,8 @@ pub struct Config {
     pub restore_point_interval: Duration,
     /// Records between restore points.
     pub restore_point_records: u64,
+    /// Bytes of records between restore points: what the log holds has to fit the memory of its servers.
+    pub restore_point_bytes: u64,
     /// Longest time that lanes are held for a restore point.
     pub restore_point_timeout: Duration,
     /// Pause after a restore point that failed.
@@ -90,6 +92,7 @@ impl Default for Config {
             intake_bytes: 16 << 20,
             restore_point_interval: Duration::from_secs(60),
             restore_point_records: 100_000,
+            restore_point_bytes: 24 << 20,
             restore_point_timeout: Duration::from_secs(60),
             restore_point_retry: Duration::from_secs(15),
             log_keep_interval: Duration::from_secs(10),

@@ -111,15 +111,17 @@ pub struct RestorePoints<A> {
     /// made, or a replay of a long log would never get so far without trouble.
     cautious: bool,
     doing: Doing,
-    /// Index and time of the last snapshot that became one, or of the start.
-    last: (u64, Instant),
-    /// When the lanes were drained for the one under way, and the records with an effect before that.
-    drained: (Instant, u64),
+    /// Index, bytes and time of the last snapshot that became one, or of the start.
+    last: (u64, u64, Instant),
+    /// When the lanes were drained for the one under way, and the records with an effect, and the bytes, before that.
+    drained: (Instant, u64, u64),
     not_before: Instant,
     /// Attempts in a row that failed.
     failures: u32,
     /// Records with an effect since the last one.
     writes: u64,
+    /// Bytes of all records with an effect.
+    bytes: u64,
     made: u64,
     askers: Vec<Asker>,
 }
@@ -138,11 +140,12 @@ impl<A: Agent> RestorePoints<A> {
             records,
             cautious: setbacks > 0,
             doing: Doing::Nothing,
-            last: (index, now),
-            drained: (now, 0),
+            last: (index, 0, now),
+            drained: (now, 0, 0),
             not_before: now,
             failures: 0,
             writes: 0,
+            bytes: 0,
             made: 0,
             askers: Vec::new(),
         }
@@ -174,16 +177,22 @@ impl<A: Agent> RestorePoints<A> {
         !matches!(self.doing, Doing::Nothing | Doing::Committing(..))
     }
 
-    /// A record with an effect was applied; `index` is the last that was admitted.
-    pub fn wrote(&mut self, index: u64) {
+    /// A record with an effect was applied, of so many bytes; `index` is the last that was admitted.
+    pub fn wrote(&mut self, index: u64, bytes: usize) {
         self.writes += 1;
-        if self.turn(index) != self.turn(self.last.0) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.is_far(index) {
             self.look(index);
         }
     }
 
-    fn turn(&self, index: u64) -> u64 {
-        turn(self.shared.config.replica, self.records, index)
+    /// Whether there are as many records, or as many bytes of them, behind the last one as the log should hold.
+    fn is_far(&self, index: u64) -> bool {
+        let config = &self.shared.config;
+        let (last, bytes, _) = self.last;
+        let turned = |most, from, to| turn(config.replica, most, from) != turn(config.replica, most, to);
+        // Records without an effect count, too: a replay has to read them.
+        turned(self.records, last, index) || turned(config.restore_point_bytes, bytes, self.bytes)
     }
 
     /// Somebody wants one now.
@@ -199,11 +208,8 @@ impl<A: Agent> RestorePoints<A> {
     /// Begins one if it is due at this index.
     pub fn look(&mut self, index: u64) {
         let config = &self.shared.config;
-        let (last, since) = self.last;
-        let by_time = self.writes > 0 && since.elapsed() >= config.restore_point_interval;
-        // Records without an effect count, too: a replay has to read them.
-        let by_index = self.turn(index) != self.turn(last);
-        let due = by_time || by_index || !self.askers.is_empty();
+        let by_time = self.writes > 0 && self.last.2.elapsed() >= config.restore_point_interval;
+        let due = by_time || self.is_far(index) || !self.askers.is_empty();
         if due && matches!(self.doing, Doing::Nothing) && Instant::now() >= self.not_before {
             pass(Fault::RestorePointFlushing);
             let (agent, shared) = (self.agent.clone(), self.shared.clone());
@@ -259,7 +265,7 @@ impl<A: Agent> RestorePoints<A> {
         let Doing::Draining(pause) = self.doing else { return };
         pass(Fault::RestorePointDrained);
         self.made += 1;
-        self.drained = (Instant::now(), self.writes);
+        self.drained = (Instant::now(), self.writes, self.bytes);
         self.shared.metrics.restore_point_phase(Phase::Drain, pause.since.elapsed());
         let (index, timestamp_us) = (state.index(), state.timestamp_us());
         let (incarnation, generation, made) = (self.shared.incarnation, self.generation, self.made);
@@ -322,8 +328,8 @@ impl<A: Agent> RestorePoints<A> {
         pass(Fault::RestorePointCommitted);
         self.doing = Doing::Nothing;
         (self.cautious, self.failures) = (false, 0);
-        let (at, writes) = self.drained;
-        self.last = (index, at);
+        let (at, writes, bytes) = self.drained;
+        self.last = (index, bytes, at);
         // Others were applied while it was committed.
         self.writes = self.writes.saturating_sub(writes);
         self.shared.metrics.restore_points.inc();
@@ -436,7 +442,7 @@ async fn bounded<A: Agent, T>(
     Err(failed)
 }
 
-/// In which stretch of `records` records an index is; each ends with a restore point. They begin elsewhere on each replica, or
+/// In which stretch of `records` records (or bytes) an index (or sum) is; each ends with a restore point. They begin elsewhere on each replica, or
 /// all of a set would have their pauses, and the work of writing memtables, at the same moment. Multiples of the golden ratio
 /// are far apart, however many there are (Knuth, The Art of Computer Programming, 6.4).
 fn turn(replica: u32, records: u64, index: u64) -> u64 {

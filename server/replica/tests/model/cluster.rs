@@ -139,6 +139,7 @@ impl Cluster {
         let (began, skew) = (self.began, self.skew[replica as usize]);
         config.clock = Clock::new(move || now_us(began) + skew);
         config.restore_point_records = 60;
+        config.restore_point_bytes = 6000;
         config.log_keep_interval = Duration::from_secs(1);
         (config.log_behind_records, config.log_step_entries) = (100, 5);
         config.log_away_after = Duration::from_millis(1500);
