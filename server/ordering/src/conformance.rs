@@ -81,13 +81,21 @@ pub async fn read_to_end<L: OrderedLog>(log: &L, from: Position) -> Vec<Committe
     }
 }
 
-/// Appends until it is known to be committed; an entry may then be there more than once.
+/// Appends an entry of one request until it is known to be committed; it may then be there more than once.
 ///
 /// # Panics
 /// If it is never taken, or never can be.
 pub async fn append<L: OrderedLog>(log: &L, entry: Bytes) -> Position {
+    append_requests(log, entry, 1).await
+}
+
+/// As [`append`], of so many requests.
+///
+/// # Panics
+/// As [`append`].
+pub async fn append_requests<L: OrderedLog>(log: &L, entry: Bytes, requests: usize) -> Position {
     for _ in 0..ATTEMPTS {
-        match log.append(entry.clone()).await {
+        match log.append_requests(entry.clone(), requests).await {
             Ok(appended) => return appended.position,
             Err(AppendError::Unknown { .. } | AppendError::Unavailable { .. }) => {
                 tokio::time::sleep(Duration::from_millis(20)).await;

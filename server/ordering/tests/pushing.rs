@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{config, new_root, server};
 use futures::future::join_all;
-use replicateddb_ordering::conformance::{append, entry, parse, read, read_to_end};
+use replicateddb_ordering::conformance::{append, append_requests, entry, parse, read, read_to_end};
 use replicateddb_ordering::fixture::ZooKeeper;
 use replicateddb_ordering::znode_log::{Config, ZnodeLog};
 use replicateddb_ordering::{AppendError, LogError, OrderedLog, Position};
@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 
 /// How long what must happen may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Requests of an entry that waits for others.
+const MANY_REQUESTS: usize = 20;
 /// Bytes under way in a connection.
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -163,7 +165,8 @@ async fn one_appends_for_all() {
     let writing = join_all(logs.iter().enumerate().map(async |(replica, (log, _))| {
         let mut places = Vec::new();
         for number in 0..ENTRIES {
-            places.push((append(log, entry(replica as u32, number)).await, entry(replica as u32, number)));
+            let entry = entry(replica as u32, number);
+            places.push((append_requests(log, entry.clone(), MANY_REQUESTS).await, entry));
         }
         places
     }));
