@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use scylla::statement::Consistency;
 use serde_json::Value;
 
-use super::Local;
+use super::{Local, tool};
 use crate::scenario::Scenario;
 
 /// How much the end of a cell may move, in seconds: what is left of it when it is restored is counted from another clock.
@@ -60,18 +59,11 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
     }]
 }
 
-fn tool(arguments: &[&str]) -> Result<(bool, String)> {
-    let server = std::env::current_exe()?.with_file_name("replicateddb-server");
-    let done = Command::new(&server).args(arguments).output().with_context(|| server.display().to_string())?;
-    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
-    Ok((done.status.success(), said))
-}
-
 /// Has replica `i` make a checkpoint, in this folder.
 fn checkpoint(local: &Local, i: u8, name: &str) -> Result<PathBuf> {
     let output = local.stack.dir().join(name);
     let (done, said) =
-        tool(&["checkpoint", "--replica", &local.stack.admin(i).to_string(), "--output", text(&output)?])?;
+        tool(["checkpoint", "--replica", &local.stack.admin(i).to_string(), "--output", text(&output)?])?;
     ensure!(done, "{said}");
     Ok(output)
 }
@@ -79,7 +71,7 @@ fn checkpoint(local: &Local, i: u8, name: &str) -> Result<PathBuf> {
 /// Restores the keyspace of a checkpoint through replica `i`.
 fn restore(local: &Local, i: u8, input: &Path) -> Result<(bool, String)> {
     let contact = local.stack.cql(i).to_string();
-    tool(&["restore", "--input", text(input)?, "--contact", &contact, "--keyspace", "Backup"])
+    tool(["restore", "--input", text(input)?, "--contact", &contact, "--keyspace", "Backup"])
 }
 
 fn text(path: &Path) -> Result<&str> {

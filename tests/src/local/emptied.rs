@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use replicateddb_local::{Member, Target};
 use scylla::{client::session::Session, statement::Consistency};
 
-use super::{Local, REPLICAS, faults::replay, session_at, truncation};
+use super::{Local, REPLICAS, faults::replay, session_at, tool, truncation};
 
 /// Appends to one list through one server.
 const APPENDS: i32 = 2000;
@@ -97,13 +97,10 @@ async fn kill_and_empty(local: &Local) -> Result<()> {
 
 /// The tool has a replica make a checkpoint and copies it.
 fn exported(local: &Local) -> Result<()> {
-    let server = std::env::current_exe()?.with_file_name("replicateddb-server");
     let (admin, output) = (local.stack.admin(1).to_string(), local.stack.dir().join("exported"));
-    let mut command = std::process::Command::new(&server);
-    command.args(["checkpoint", "--replica", &admin, "--output"]).arg(&output);
-    let done = command.output().with_context(|| server.display().to_string())?;
-    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success() && said.contains("1 lines") && said.contains("emptied.jsonl.gz"), "{said}");
+    let folder = output.to_str().context("a folder's name that is no text")?;
+    let (done, said) = tool(["checkpoint", "--replica", &admin, "--output", folder])?;
+    ensure!(done && said.contains("1 lines") && said.contains("emptied.jsonl.gz"), "{said}");
     for file in ["manifest.json", "emptied.jsonl.gz"] {
         ensure!(output.join(file).is_file(), "{file} is missing: {said}");
     }

@@ -187,16 +187,20 @@ impl Local {
 
     /// What that tool says, with these flags.
     fn compare(&self, flags: &[&str]) -> Result<Compared> {
-        let server = std::env::current_exe()?.with_file_name("replicateddb-server");
-        let mut command = std::process::Command::new(&server);
-        command.arg("verify").args(flags);
-        for i in 0..REPLICAS {
-            command.arg("--replica").arg(self.stack.admin(i).to_string());
-        }
-        let output = command.output().with_context(|| server.display().to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        Ok(Compared { equal: output.status.success(), text })
+        let replicas: Vec<String> = (0..REPLICAS).map(|i| format!("--replica={}", self.stack.admin(i))).collect();
+        let arguments = ["verify"].iter().chain(flags).copied().chain(replicas.iter().map(String::as_str));
+        let (equal, text) = tool(arguments)?;
+        Ok(Compared { equal, text })
     }
+}
+
+/// Runs the product's own tool: whether it has succeeded, and what it said.
+fn tool<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<(bool, String)> {
+    let server = std::env::current_exe()?.with_file_name("replicateddb-server");
+    let done = std::process::Command::new(&server).args(arguments).output();
+    let done = done.with_context(|| server.display().to_string())?;
+    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    Ok((done.status.success(), said))
 }
 
 /// What a comparison of all replicas says.

@@ -141,11 +141,14 @@ impl Import {
             }
         }
         let as_of = || AsOf { timestamp_us: self.timestamp_us, second: now() };
-        for (keyspace, document) in &self.documents {
-            let tables = reading.tables(keyspace, "").await?;
-            let named = |name: &str| document.table.split_once('.').is_some_and(|(_, table)| table == name);
+        let mut tables = BTreeMap::new();
+        for keyspace in self.schema.keys() {
+            let made = reading.tables(keyspace, "").await?;
+            tables.extend(made.into_iter().map(|table| (format!("{keyspace}.{}", table.name), table)));
+        }
+        for (_, document) in &self.documents {
             let missing = || CheckpointError::Cassandra(format!("the schema has no table {}", document.table));
-            let table = tables.iter().find(|table| named(&table.name)).ok_or_else(missing)?;
+            let table = tables.get(&document.table).ok_or_else(missing)?;
             let shape = reading.shape(table).await?;
             fill(replica, &shape, &self.folder, document, as_of, |lines| progress(document, lines)).await?;
             progress(document, document.lines);
