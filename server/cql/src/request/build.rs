@@ -24,6 +24,16 @@ pub fn startup(options: &[(&str, &str)]) -> Result<Bytes, ProtocolError> {
     Ok(out.freeze())
 }
 
+/// The body of AUTH_RESPONSE.
+///
+/// # Errors
+/// The token is too long.
+pub fn auth_response(token: &[u8]) -> Result<Bytes, ProtocolError> {
+    let mut out = BytesMut::new();
+    wire::put_bytes(&mut out, Some(token), "AUTH_RESPONSE")?;
+    Ok(out.freeze())
+}
+
 /// The body of REGISTER.
 ///
 /// # Errors

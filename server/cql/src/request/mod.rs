@@ -5,7 +5,7 @@
 mod build;
 mod values;
 
-pub use build::{batch, execute, prepare, query, register, startup, v5};
+pub use build::{auth_response, batch, execute, prepare, query, register, startup, v5};
 pub use values::{BoundValue, Values};
 
 use crate::consistency::Consistency;
@@ -184,6 +184,20 @@ pub fn parse_startup(body: &Bytes) -> Result<Startup, ProtocolError> {
 /// The body breaks the protocol.
 pub fn parse_register(body: &Bytes) -> Result<Register, ProtocolError> {
     Ok(Register { events: Reader::new(body.clone()).string_list("REGISTER events")? })
+}
+
+/// Parses AUTH_RESPONSE, and gives the user and the password of a token of SASL's mechanism PLAIN (RFC 4616), read as Cassandra
+/// does: from its end. None: it is no such token.
+///
+/// # Errors
+/// The body breaks the protocol.
+pub fn parse_plain(body: &Bytes) -> Result<Option<(String, String)>, ProtocolError> {
+    let token = Reader::new(body.clone()).bytes("AUTH_RESPONSE")?.unwrap_or_default();
+    let mut parts = token.rsplitn(3, |byte| *byte == 0);
+    let (password, user, before) = (parts.next(), parts.next(), parts.next());
+    let text = |bytes: Option<&[u8]>| bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).map(str::to_owned);
+    let found = before.and(text(user).filter(|user| !user.is_empty())).zip(text(password));
+    Ok(found)
 }
 
 /// Parses PREPARE.

@@ -1,7 +1,7 @@
 //! `CREATE`, `ALTER`, `DROP`: of the schema and of roles.
 
 use super::cursor::{Cursor, ident};
-use super::{Action, Insertion, Kind, Object, Statement, TableOption, markers};
+use super::{Action, Ident, Insertion, Kind, Object, RoleChange, Statement, TableOption, markers, of_role, role};
 use crate::lex::{Span, TokenKind};
 
 /// DDL, or a role statement that starts with the same word.
@@ -13,14 +13,17 @@ pub(super) fn ddl(mut cursor: Cursor<'_>) -> Statement {
         _ => Action::Drop,
     };
     cursor.next();
-    let _replace = cursor.eat_words(&["OR", "REPLACE"]);
+    let replaces = cursor.eat_words(&["OR", "REPLACE"]);
     let _custom = cursor.eat_word("CUSTOM");
     let Some(object) = object(&mut cursor) else {
-        let is_role = ["ROLE", "USER", "IDENTITY"].iter().any(|word| cursor.eat_word(word));
-        return Statement::new(if is_role { Kind::Role } else { Kind::Other });
+        let is_user = cursor.eat_word("USER");
+        return of_role(match is_user || cursor.eat_word("ROLE") {
+            true => role::role(action, is_user, cursor),
+            false => cursor.eat_word("IDENTITY").then_some(RoleChange::Identity),
+        });
     };
     let _exists = cursor.eat_words(&["IF", "NOT", "EXISTS"]) || cursor.eat_words(&["IF", "EXISTS"]);
-    let mut statement = Statement::new(Kind::Ddl(action, object));
+    let mut statement = Statement { replaces, ..Statement::new(Kind::Ddl(action, object)) };
     statement.markers = markers::scan(whole).markers;
     names(&mut statement, object, &mut cursor);
     match (action, object) {
@@ -31,6 +34,7 @@ pub(super) fn ddl(mut cursor: Cursor<'_>) -> Statement {
             let start = cursor.find_word("INITCOND").unwrap_or(cursor.tokens.len());
             let found = markers::scan(cursor.part(start, cursor.tokens.len()));
             (statement.calls, statement.foreign_function) = (found.calls, found.foreign);
+            statement.made_of = made_of(cursor, statement.arguments.as_deref().unwrap_or_default());
         }
         _ => {}
     }
@@ -77,10 +81,47 @@ fn names(statement: &mut Statement, object: Object, cursor: &mut Cursor<'_>) {
             let from = cursor.find_word("FROM").map_or(cursor.tokens.len(), |at| at + 1);
             statement.table = cursor.part(from, cursor.tokens.len()).qualified().1;
         }
-        Object::Type | Object::Function | Object::Aggregate => {
+        Object::Type => (statement.keyspace, statement.object) = cursor.qualified(),
+        Object::Function | Object::Aggregate => {
             (statement.keyspace, statement.object) = cursor.qualified();
+            statement.arguments =
+                parenthesized(*cursor).map(|arguments| types(arguments, usize::from(object == Object::Function)));
         }
     }
+}
+
+/// The functions of an aggregate of these arguments: one takes its state and those, one at the end its state.
+fn made_of(cursor: Cursor<'_>, arguments: &[String]) -> Vec<(Ident, Vec<String>)> {
+    let after = |word: &str| cursor.find_word(word).map(|at| cursor.part(at + 1, cursor.tokens.len()));
+    let Some(state) = after("STYPE") else { return Vec::new() };
+    let end = ["FINALFUNC", "INITCOND"].iter().filter_map(|word| state.find_word(word)).min();
+    let state =
+        state.part(0, end.unwrap_or(state.tokens.len())).span().map_or("", |span| span.of(cursor.text)).to_owned();
+    let named = |word: &str| after(word).and_then(|mut rest| rest.ident());
+    let first = named("SFUNC").map(|name| (name, [std::slice::from_ref(&state), arguments].concat()));
+    let last = named("FINALFUNC").map(|name| (name, vec![state.clone()]));
+    first.into_iter().chain(last).collect()
+}
+
+/// The types of arguments; `named` tokens of each stand before its type: a function's have names.
+pub(super) fn types(arguments: Cursor<'_>, named: usize) -> Vec<String> {
+    // The comma of `map<a, b>` is outside of brackets to the lexer.
+    let (mut types, mut depth, mut start) = (Vec::new(), 0_i32, 0);
+    for (index, token) in arguments.tokens.iter().enumerate() {
+        match token.kind {
+            TokenKind::Symbol(b'<') => depth += 1,
+            TokenKind::Symbol(b'>') => depth -= 1,
+            TokenKind::Symbol(b',') if depth == 0 => {
+                types.push(arguments.part(start + named, index));
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    if !arguments.tokens.is_empty() {
+        types.push(arguments.part(start + named, arguments.tokens.len()));
+    }
+    types.into_iter().filter_map(|kind| Some(kind.span()?.of(kind.text).to_owned())).collect()
 }
 
 /// From behind the name of a table or view to the end.
@@ -108,7 +149,7 @@ fn create_table(statement: &mut Statement, object: Object, cursor: Cursor<'_>) {
 }
 
 /// What is inside of the bracket that opens here.
-fn parenthesized(cursor: Cursor<'_>) -> Option<Cursor<'_>> {
+pub(super) fn parenthesized(cursor: Cursor<'_>) -> Option<Cursor<'_>> {
     cursor.tokens.first().filter(|token| token.is_symbol(b'('))?;
     let mut depth = 0_usize;
     for (index, token) in cursor.tokens.iter().enumerate() {

@@ -7,9 +7,11 @@ mod ddl;
 mod dml;
 mod functions;
 mod markers;
+mod role;
 
 pub use cursor::ident;
 pub use functions::is_native as is_native_function;
+pub use role::{Password, ResourceName, RoleChange, RoleOptions};
 
 use crate::lex::{self, Span};
 use crate::request::BatchKind;
@@ -274,6 +276,14 @@ pub struct Statement {
     pub table: Option<Ident>,
     /// The object that DDL names.
     pub object: Option<Ident>,
+    /// `CREATE OR REPLACE`
+    pub replaces: bool,
+    /// The types of the arguments of a function or an aggregate that is made, as written.
+    pub arguments: Option<Vec<String>>,
+    /// The functions that an aggregate is made of, and the types of their arguments.
+    pub made_of: Vec<(Ident, Vec<String>)>,
+    /// What it does to roles or permissions.
+    pub role: Option<Box<RoleChange>>,
     /// The `IF` of a conditional write (of a batch: the first).
     pub conditional: Option<Span>,
     /// `USING TIMESTAMP`; of a batch: only its own clause.
@@ -315,6 +325,10 @@ impl Statement {
             keyspace: None,
             table: None,
             object: None,
+            replaces: false,
+            arguments: None,
+            made_of: Vec::new(),
+            role: None,
             conditional: None,
             using_timestamp: None,
             ttl: None,
@@ -354,6 +368,12 @@ impl Statement {
     }
 }
 
+/// A statement about roles; one that is not understood, if it is `None`.
+fn of_role(role: Option<RoleChange>) -> Statement {
+    let kind = if role.is_some() { Kind::Role } else { Kind::Other };
+    Statement { role: role.map(Box::new), ..Statement::new(kind) }
+}
+
 /// Whether a keyspace (as stored) belongs to Cassandra itself.
 pub fn is_system_keyspace(name: &str) -> bool {
     SYSTEM_KEYSPACES.contains(&name)
@@ -371,7 +391,8 @@ pub fn classify(text: &str) -> Statement {
         "INSERT" | "UPDATE" | "DELETE" => dml::write(cursor),
         "BEGIN" => batch::batch(cursor),
         "CREATE" | "ALTER" | "DROP" => ddl::ddl(cursor),
-        "GRANT" | "REVOKE" | "ADD" => Statement::new(Kind::Role),
+        "GRANT" | "REVOKE" => of_role(role::grant(cursor)),
+        "ADD" => of_role(Some(RoleChange::Identity)),
         "TRUNCATE" => dml::truncate(cursor),
         "USE" => dml::use_keyspace(cursor),
         "DESCRIBE" | "DESC" => Statement::new(Kind::Describe),
