@@ -9,3 +9,4 @@ pub mod agent;
 pub mod api;
 pub mod client;
 pub mod generation;
+pub mod login;

@@ -34,6 +34,10 @@ pub struct AgentArgs {
     /// points, no rewinds; a data directory is made for one mode and keeps it.
     #[arg(long, env = "RDB_SHARED")]
     pub shared: bool,
+    /// Clients log in: Cassandra has roles with passwords and permissions. The role that the replica uses is made at the first
+    /// start, and has a password that follows from the token.
+    #[arg(long, env = "RDB_AUTHENTICATION", conflicts_with = "shared")]
+    pub authentication: bool,
     /// Folder of Cassandra's jars and the Jolokia agent's.
     #[arg(long, env = "RDB_CASSANDRA_LIB", default_value = "/opt/cassandra/lib")]
     pub cassandra_lib: PathBuf,

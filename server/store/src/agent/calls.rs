@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::plan::Caller;
 use super::state::{Pending, Persisted, Running, State};
 use super::supervisor::{Agent, Locked, blocking, failed};
-use super::{disk, faults, footprint, install, plan, points, probe};
+use super::{disk, faults, footprint, install, plan, points};
 use crate::api::{
     Abort, Autocompaction, Clean, Code, Commit, Distrust, Done, Files, Flushed, Held, Install, Installing, Manifest,
     MarkClean, NowReply, RESTORE_POINTS_KEPT, Refusal, Rewind, Rewound, Snapshot,
@@ -175,7 +175,7 @@ impl Agent {
         let tag = format!("{id}-{}", Uuid::new_v4().simple());
         state.leftovers = true;
         // What is in the snapshot was applied before this: the clock is as good as one that is read afterwards.
-        let now_ms = async { anyhow::Ok(probe::now_ms(self.setup.args.cql()).await? + 1) };
+        let now_ms = async { anyhow::Ok(self.setup.probe().now_ms().await? + 1) };
         let (switches, now_ms) = tokio::try_join!(running.jolokia.snapshot(&tag), now_ms)?;
         let (layout, id) = (self.setup.layout.clone(), id.to_owned());
         blocking(move || points::gather(&layout, &id, &tag)).await?;
@@ -354,8 +354,8 @@ impl Agent {
     pub async fn mark_clean(self, caller: Caller, request: MarkClean) -> Result<Manifest, Refusal> {
         let mut state = self.enter_to_drain(caller).await?;
         let generation = state.serving_as(request.generation)?.generation;
-        let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))? + 1;
-        let footprint = footprint::read(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
+        let now_ms = self.setup.probe().now_ms().await.map_err(|e| failed(&e))? + 1;
+        let footprint = footprint::read(&self.setup.probe()).await.map_err(|e| failed(&e))?;
         let mut manifest = self.manifest(&mut state, CLEAN_ID.to_owned(), request.mark, now_ms).await?;
         manifest.footprint = Some(footprint);
         let clean = Clean { manifest: Some(manifest.clone()), held: Held::Generation { generation } };
@@ -388,7 +388,7 @@ impl Agent {
     /// What somebody has done to a store that is marked clean.
     async fn changed_since_marked(&self, state: &State) -> Result<Option<String>, Refusal> {
         let (Some(mark), Ok(_running)) = (state.valid_mark(), state.serving()) else { return Ok(None) };
-        let now = footprint::read(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
+        let now = footprint::read(&self.setup.probe()).await.map_err(|e| failed(&e))?;
         let then = mark.manifest.as_ref().map(|manifest| manifest.footprint.as_ref());
         Ok(match then {
             // A restore point that was just put back, or a mark of an agent that took none.
@@ -410,7 +410,7 @@ impl Agent {
     pub async fn cassandra_now(self, caller: Caller, (): ()) -> Result<NowReply, Refusal> {
         let state = self.enter(caller).await?;
         let generation = state.serving()?.generation;
-        let now_ms = probe::now_ms(self.setup.args.cql()).await.map_err(|e| failed(&e))?;
+        let now_ms = self.setup.probe().now_ms().await.map_err(|e| failed(&e))?;
         Ok(NowReply { now_ms, generation })
     }
 }

@@ -19,6 +19,7 @@ pub fn cassandra_yaml(args: &AgentArgs, layout: &Layout, extra: &str) -> Result<
     let mut settings = identity(args);
     settings.extend(folders(layout));
     settings.extend(list(&semantics()));
+    settings.extend(list(&roles(args.authentication)));
     settings.extend(list(&if args.shared { for_sharing() } else { for_restore_points() }));
     settings.extend(list(&refusals()));
     if args.profile == Profile::Small {
@@ -101,8 +102,6 @@ fn semantics() -> Vec<(&'static str, &'static str)> {
         // A dropped or truncated table would leave files that no restore point knows.
         ("auto_snapshot", "false"),
         ("snapshot_before_compaction", "false"),
-        ("authenticator", "AllowAllAuthenticator"),
-        ("authorizer", "AllowAllAuthorizer"),
         ("hinted_handoff_enabled", "false"),
         ("dynamic_snitch", "false"),
         ("default_keyspace_rf", "1"),
@@ -121,6 +120,20 @@ fn semantics() -> Vec<(&'static str, &'static str)> {
         ("force_new_prepared_statement_behaviour", "true"),
         ("memtable_allocation_type", "heap_buffers"),
         ("row_cache_size", "0MiB"),
+    ]
+}
+
+/// Who may do what.
+fn roles(authentication: bool) -> [(&'static str, &'static str); 4] {
+    let (authenticator, authorizer) = match authentication {
+        true => ("PasswordAuthenticator", "CassandraAuthorizer"),
+        false => ("AllowAllAuthenticator", "AllowAllAuthorizer"),
+    };
+    [
+        ("authenticator", authenticator),
+        ("authorizer", authorizer),
+        ("role_manager", "CassandraRoleManager"),
+        ("network_authorizer", "AllowAllNetworkAuthorizer"),
     ]
 }
 
@@ -297,6 +310,15 @@ mod tests {
         ] {
             assert_eq!(value(&yaml, key), Some(expected));
         }
+    }
+
+    #[test]
+    fn clients_log_in_if_they_are_to() {
+        let (open, closed) = (render(&[], "").unwrap(), render(&["--authentication"], "").unwrap());
+        assert_eq!(value(&open, "authenticator"), Some("AllowAllAuthenticator"));
+        assert_eq!(value(&closed, "authenticator"), Some("PasswordAuthenticator"));
+        assert_eq!(value(&closed, "authorizer"), Some("CassandraAuthorizer"));
+        assert!(render(&[], "authenticator: AllowAllAuthenticator\n").is_err());
     }
 
     #[test]

@@ -3,12 +3,11 @@
 //! Rows that were written past the log are not seen.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::probe;
+use super::probe::Probe;
 use crate::api::Footprint;
 
 const TABLES: &str = "SELECT JSON keyspace_name, table_name, id FROM system_schema.tables";
@@ -33,9 +32,9 @@ struct Local {
 ///
 /// # Errors
 /// If it does not answer as expected.
-pub async fn read(cql: SocketAddr) -> Result<Footprint> {
-    let tables = probe::rows(cql, TABLES).await?;
-    let local = probe::rows(cql, LOCAL).await?;
+pub async fn read(cassandra: &Probe) -> Result<Footprint> {
+    let tables = cassandra.rows(TABLES).await?;
+    let local = cassandra.rows(LOCAL).await?;
     understand(&tables, local.first().context("system.local is empty")?)
 }
 

@@ -20,6 +20,7 @@ mod points;
 mod probe;
 mod process;
 mod rewind;
+mod role;
 mod run;
 mod shared;
 mod spawn;

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::generation;
+use crate::login::Login;
 
 /// Longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,10 +19,13 @@ const REQUEST: u8 = 0x04;
 const RESPONSE: u8 = 0x84;
 const STARTUP: u8 = 0x01;
 const READY: u8 = 0x02;
+const AUTHENTICATE: u8 = 0x03;
 const OPTIONS: u8 = 0x05;
 const SUPPORTED: u8 = 0x06;
 const QUERY: u8 = 0x07;
 const RESULT: u8 = 0x08;
+const AUTH_RESPONSE: u8 = 0x0f;
+const AUTH_SUCCESS: u8 = 0x10;
 /// Kind of a result that has rows.
 const ROWS: u32 = 2;
 /// Ticks of 100 ns between the epoch of time UUIDs (1582) and the Unix epoch.
@@ -42,54 +46,88 @@ pub async fn options(cql: SocketAddr) -> Result<()> {
     .await
 }
 
-/// The generation that answers on the port.
-///
-/// # Errors
-/// If nothing answers in time, or no Cassandra of an agent's.
-pub async fn generation(cql: SocketAddr) -> Result<u64> {
-    let cell = bounded(first(cql, generation::QUERY)).await?;
-    generation::parse(&cell).context("the Cassandra on this port was not started by an agent")
+/// A Cassandra, and how to log in there if it asks.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Its CQL port.
+    pub cql: SocketAddr,
+    /// Who asks.
+    pub login: Option<Login>,
 }
 
-/// Cassandra's `now()`, ms since the epoch, rounded down.
-///
-/// # Errors
-/// If nothing answers in time.
-pub async fn now_ms(cql: SocketAddr) -> Result<i64> {
-    let cell = bounded(first(cql, "SELECT now() FROM system.local")).await?;
-    time_uuid_ms(&cell).context("now() is no time UUID")
-}
+impl Probe {
+    /// The generation that answers on the port.
+    ///
+    /// # Errors
+    /// If nothing answers in time, or no Cassandra of an agent's.
+    pub async fn generation(&self) -> Result<u64> {
+        let cell = bounded(self.first(generation::QUERY)).await?;
+        generation::parse(&cell).context("the Cassandra on this port was not started by an agent")
+    }
 
-/// The cells of a result of one column, one a row.
-///
-/// # Errors
-/// If nothing answers in time, or otherwise.
-pub async fn rows(cql: SocketAddr, text: &str) -> Result<Vec<Vec<u8>>> {
-    bounded(query(cql, text)).await
+    /// Cassandra's `now()`, ms since the epoch, rounded down.
+    ///
+    /// # Errors
+    /// If nothing answers in time.
+    pub async fn now_ms(&self) -> Result<i64> {
+        let cell = bounded(self.first("SELECT now() FROM system.local")).await?;
+        time_uuid_ms(&cell).context("now() is no time UUID")
+    }
+
+    /// The cells of a result of one column, one a row.
+    ///
+    /// # Errors
+    /// If nothing answers in time, or otherwise.
+    pub async fn rows(&self, text: &str) -> Result<Vec<Vec<u8>>> {
+        let body = bounded(self.query(text)).await?;
+        cells(&body).context("unexpected result")
+    }
+
+    /// Has a statement executed that gives no rows.
+    ///
+    /// # Errors
+    /// If it is refused, or nothing answers in time.
+    pub async fn execute(&self, text: &str) -> Result<()> {
+        bounded(self.query(text)).await.map(drop)
+    }
+
+    async fn first(&self, text: &str) -> Result<Vec<u8>> {
+        let body = self.query(text).await?;
+        cells(&body).context("unexpected result")?.into_iter().next().context("no row in the result")
+    }
+
+    /// The body of the result.
+    async fn query(&self, text: &str) -> Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(self.cql).await?;
+        self.log_in(&mut stream).await?;
+        let length = u32::try_from(text.len()).context("query too long")?;
+        // Consistency ONE, no flags.
+        let body = [&length.to_be_bytes()[..], text.as_bytes(), &[0, 1, 0]].concat();
+        match exchange(&mut stream, QUERY, &body).await? {
+            (RESULT, body) => Ok(body),
+            (opcode, _) => bail!("unexpected answer {opcode:#04x} to QUERY"),
+        }
+    }
+
+    async fn log_in(&self, stream: &mut TcpStream) -> Result<()> {
+        let startup = [&[0, 1][..], &string("CQL_VERSION"), &string("3.0.0")].concat();
+        match (exchange(stream, STARTUP, &startup).await?.0, &self.login) {
+            (READY, _) => Ok(()),
+            (AUTHENTICATE, Some(login)) => {
+                let token = login.plain();
+                let length = u32::try_from(token.len()).context("token too long")?;
+                match exchange(stream, AUTH_RESPONSE, &[&length.to_be_bytes()[..], &token].concat()).await? {
+                    (AUTH_SUCCESS, _) => Ok(()),
+                    (opcode, _) => bail!("the role {} can't log in (answer {opcode:#04x})", login.user),
+                }
+            }
+            (opcode, _) => bail!("unexpected answer {opcode:#04x} to STARTUP"),
+        }
+    }
 }
 
 async fn bounded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(TIMEOUT, work).await.with_context(|| format!("no answer within {TIMEOUT:?}"))?
-}
-
-async fn first(cql: SocketAddr, text: &str) -> Result<Vec<u8>> {
-    query(cql, text).await?.into_iter().next().context("no row in the result")
-}
-
-async fn query(cql: SocketAddr, text: &str) -> Result<Vec<Vec<u8>>> {
-    let mut stream = TcpStream::connect(cql).await?;
-    let startup = [&[0, 1][..], &string("CQL_VERSION"), &string("3.0.0")].concat();
-    match exchange(&mut stream, STARTUP, &startup).await? {
-        (READY, _) => {}
-        (opcode, _) => bail!("unexpected answer {opcode:#04x} to STARTUP"),
-    }
-    let length = u32::try_from(text.len()).context("query too long")?;
-    // Consistency ONE, no flags.
-    let body = [&length.to_be_bytes()[..], text.as_bytes(), &[0, 1, 0]].concat();
-    match exchange(&mut stream, QUERY, &body).await? {
-        (RESULT, body) => cells(&body).context("unexpected result"),
-        (opcode, _) => bail!("unexpected answer {opcode:#04x} to QUERY"),
-    }
 }
 
 fn string(text: &str) -> Vec<u8> {

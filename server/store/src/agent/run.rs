@@ -48,7 +48,7 @@ pub async fn run_with_faults(args: AgentArgs, faults: Faults) -> Result<()> {
     std::mem::forget(lock(&setup.layout).await?);
     let listener =
         TcpListener::bind(setup.args.listen).await.with_context(|| format!("can't listen on {}", setup.args.listen))?;
-    let (state, decision) = look(&setup.layout, setup.args.shared)?;
+    let (state, decision) = look(&setup.layout, setup.args.shared, setup.args.authentication)?;
     let agent = Agent::new(setup, state)?;
     let mut asked = pin!(async {
         tokio::select! {
@@ -140,7 +140,7 @@ fn other_mode(layout: &Layout, shared: bool) -> String {
 }
 
 /// Reads what is on the disk, deletes what never became a restore point, and decides what to do.
-fn look(layout: &Layout, shared: bool) -> Result<(State, AtStart)> {
+fn look(layout: &Layout, shared: bool, authentication: bool) -> Result<(State, AtStart)> {
     disk::create_dir(&layout.agent())?;
     disk::create_dir(&layout.restore_points())?;
     let persisted: Option<Persisted> = disk::read_json(&layout.state())?;
@@ -153,7 +153,7 @@ fn look(layout: &Layout, shared: bool) -> Result<(State, AtStart)> {
         shared,
     };
     let decision = plan::at_start(&observed);
-    let persisted = match persisted {
+    let mut persisted = match persisted {
         Some(persisted) if persisted.shared == shared => persisted,
         // Replicas that share a Cassandra must not find the data of one that had it for itself, nor the other way round.
         Some(_) => bail!("{}", other_mode(layout, shared)),
@@ -165,6 +165,15 @@ fn look(layout: &Layout, shared: bool) -> Result<(State, AtStart)> {
             persisted
         }
     };
+    match (persisted.authentication, authentication) {
+        // What was ordered about roles could not be executed.
+        (true, false) => bail!("{} has roles: start the agent with --authentication", layout.root().display()),
+        (false, true) => {
+            persisted.authentication = true;
+            persisted.save(layout)?;
+        }
+        _ => {}
+    }
     tracing::info!(store_id = %persisted.store_id, generation = persisted.generation, ?decision, "data directory");
     Ok((State::new(persisted, observed.clean, points), decision))
 }
@@ -188,9 +197,9 @@ mod tests {
     fn a_new_volume_is_known_once_and_keeps_its_id() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
-        let (first, decision) = look(&layout, false).unwrap();
+        let (first, decision) = look(&layout, false, false).unwrap();
         assert!(matches!(decision, AtStart::Rewind(intent) if intent.restore_point.is_none()));
-        let (second, decision) = look(&layout, false).unwrap();
+        let (second, decision) = look(&layout, false, false).unwrap();
         assert_eq!(decision, AtStart::WaitForRewind);
         assert_eq!(second.persisted.store_id, first.persisted.store_id);
     }
@@ -200,14 +209,25 @@ mod tests {
         for shared in [false, true] {
             let dir = tempfile::tempdir().unwrap();
             let layout = Layout::new(dir.path());
-            let (first, decision) = look(&layout, shared).unwrap();
+            let (first, decision) = look(&layout, shared, false).unwrap();
             assert_eq!(decision == AtStart::KeepUp, shared);
-            let refused = look(&layout, !shared).unwrap_err().to_string();
+            let refused = look(&layout, !shared, false).unwrap_err().to_string();
             assert!(refused.contains("--shared"), "{refused}");
-            let (again, _) = look(&layout, shared).unwrap();
+            let (again, _) = look(&layout, shared, false).unwrap();
             assert_eq!(again.persisted.generation, first.persisted.generation);
             assert_eq!(first.persisted.generation > 0, shared, "a shared one's generation tells volumes apart");
         }
+    }
+
+    #[test]
+    fn one_whose_clients_log_in_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        look(&layout, false, false).unwrap();
+        look(&layout, false, true).unwrap();
+        let refused = look(&layout, false, false).unwrap_err().to_string();
+        assert!(refused.contains("--authentication"), "{refused}");
+        look(&layout, false, true).unwrap();
     }
 
     #[test]
@@ -215,7 +235,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         fs::create_dir(layout.cassandra()).unwrap();
-        assert_eq!(look(&layout, false).unwrap().1, AtStart::WaitForRewind);
-        assert!(look(&layout, true).is_err());
+        assert_eq!(look(&layout, false, false).unwrap().1, AtStart::WaitForRewind);
+        assert!(look(&layout, true, false).is_err());
     }
 }

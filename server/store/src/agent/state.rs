@@ -45,6 +45,9 @@ pub struct Persisted {
     /// The directory is of a Cassandra that several replicas share.
     #[serde(default)]
     pub shared: bool,
+    /// Its clients log in, ever since it was started so first.
+    #[serde(default)]
+    pub authentication: bool,
 }
 
 impl Persisted {
@@ -61,6 +64,7 @@ impl Persisted {
             last_put_back: None,
             distrusted: None,
             shared,
+            authentication: false,
         }
     }
 

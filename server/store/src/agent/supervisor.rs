@@ -367,7 +367,10 @@ impl Agent {
 
     async fn wait_up(&self, running: &Running) -> Result<()> {
         // Nothing else may have the port: only this start's own generation counts as an answer.
-        while !probe::generation(self.setup.args.cql()).await.is_ok_and(|found| found == running.generation) {
+        let probe = self.setup.probe();
+        let mut answers_since = None;
+        while !probe.generation().await.is_ok_and(|found| found == running.generation) {
+            self.setup.make_role(&mut answers_since).await?;
             tokio::time::sleep(START_POLL).await;
         }
         match running.jolokia.counter_cache_capacity().await? {
