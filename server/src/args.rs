@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use replicateddb_replica::checkpoint::Points;
-use replicateddb_store::agent::AgentArgs;
+use replicateddb_replica::{backend::Endpoint, checkpoint::Points, frontend::superuser::Superuser};
+use replicateddb_store::{agent::AgentArgs, login::Login};
 
 /// A CQL database whose every write is in one global order: the replica, its store agent, and tools.
 #[derive(Debug, Parser)]
@@ -116,6 +116,13 @@ pub struct ReplicaArgs {
     /// --keyspace one is taken when it is asked for (`checkpoint`).
     #[arg(long, env = "RDB_CHECKPOINT_DIR")]
     pub checkpoint_dir: Option<String>,
+    /// Clients log in, and this role is the superuser to begin with: it is made if it is not there, may log in, and has the
+    /// password in --superuser-password-file. Cassandra has to be started with `agent --authentication`.
+    #[arg(long, env = "RDB_SUPERUSER", requires = "superuser_password_file", conflicts_with = "keyspace")]
+    pub superuser: Option<String>,
+    /// File with the superuser's password; read again every 10 s, so that the password can be changed there.
+    #[arg(long, env = "RDB_SUPERUSER_PASSWORD_FILE", requires = "superuser")]
+    pub superuser_password_file: Option<PathBuf>,
     /// Where CQL clients are served.
     #[arg(long, env = "RDB_LISTEN", default_value = "0.0.0.0:9042")]
     pub listen: SocketAddr,
@@ -225,12 +232,45 @@ pub struct RestoreArgs {
     /// HOST:PORT where a replica answers CQL.
     #[arg(long)]
     pub contact: String,
+    /// Log in as this role.
+    #[arg(long, env = "RDB_USER", requires = "password_file")]
+    pub user: Option<String>,
+    /// File with its password.
+    #[arg(long, env = "RDB_PASSWORD_FILE", requires = "user")]
+    pub password_file: Option<PathBuf>,
     /// Restore this keyspace alone; once for each of several.
     #[arg(long = "keyspace", value_delimiter = ',')]
     pub keyspaces: Vec<String>,
 }
 
+impl RestoreArgs {
+    /// The replica, and how to log in there.
+    ///
+    /// # Errors
+    /// The file with the password can't be read.
+    pub fn endpoint(&self) -> anyhow::Result<Endpoint> {
+        let login = match (&self.user, &self.password_file) {
+            (Some(user), Some(file)) => {
+                let password = fs::read_to_string(file)
+                    .with_context(|| format!("reading the password from {}", file.display()))?;
+                Some(Login { user: user.clone(), password: password.trim_end_matches(['\r', '\n']).to_owned() })
+            }
+            _ => None,
+        };
+        Ok(Endpoint::new(self.contact.clone(), login))
+    }
+}
+
 impl ReplicaArgs {
+    /// The superuser, if clients log in.
+    ///
+    /// # Errors
+    /// Its name can't be used, or the file holds no password.
+    pub fn superuser(&self) -> anyhow::Result<Option<Superuser>> {
+        let (Some(name), Some(file)) = (&self.superuser, &self.superuser_password_file) else { return Ok(None) };
+        Superuser::new(name, file).map(Some).map_err(|error| anyhow::anyhow!("--superuser: {error}"))
+    }
+
     /// The replica's number.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `replica`: the replica's process, from its flags to its graceful end.
 
 use std::{
+    convert::Infallible,
     net::{IpAddr, SocketAddr},
     process::ExitCode,
     sync::Arc,
@@ -17,15 +18,15 @@ use replicateddb_ordering::{
 };
 use replicateddb_replica::{
     ReplicaHandle, admin as replica_admin,
-    backend::executor::CassandraConnector,
+    backend::{Endpoint, executor::CassandraConnector},
     checkpoint::{Exporting, exchange},
     config, frontend,
-    frontend::{Frontend, Identity, Peers},
+    frontend::{Frontend, Identity, Peers, superuser},
     keyspace::{KeyspaceConnector, KeyspaceStore},
     metrics,
     replica::Serving,
 };
-use replicateddb_store::client::Store;
+use replicateddb_store::{client::Store, login::Login};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
@@ -96,6 +97,7 @@ struct Running {
     members: Arc<Members>,
     _registering: AbortOnDropHandle<()>,
     _pushing: AbortOnDropHandle<()>,
+    _superuser: Option<AbortOnDropHandle<Infallible>>,
     frontend: AbortOnDropHandle<()>,
     stop: CancellationToken,
 }
@@ -137,7 +139,11 @@ impl Running {
         let registering = tokio::spawn(keep_registered(members.clone(), member, handle.serving()));
         let peers = Arc::new(Peers::new(id, members.watch()));
         let keyspace = keyspace.map(Into::into);
-        let config = frontend::Config { listen: args.listen, max_clients: args.max_clients, identity, keyspace };
+        let superuser = args.superuser()?;
+        let authentication = superuser.is_some();
+        let config =
+            frontend::Config { listen: args.listen, max_clients: args.max_clients, identity, authentication, keyspace };
+        let keeping = superuser.map(|superuser| tokio::spawn(superuser::keep(superuser, handle.clone())));
         let frontend = Frontend::new(handle.clone(), config, peers, frontend_metrics);
         let stop = CancellationToken::new();
         let frontend = tokio::spawn(frontend.run(stop.clone()));
@@ -146,6 +152,7 @@ impl Running {
             members,
             _registering: AbortOnDropHandle::new(registering),
             _pushing: AbortOnDropHandle::new(pushing),
+            _superuser: keeping.map(AbortOnDropHandle::new),
             frontend: AbortOnDropHandle::new(frontend),
             stop,
         })
@@ -154,7 +161,7 @@ impl Running {
     /// Clients first: what they have in flight is finished while the replica still works. Then the replica drains and
     /// marks its store clean.
     async fn stop(self) -> String {
-        let Self { handle, members, _registering: registering, _pushing, frontend, stop } = self;
+        let Self { handle, members, _registering: registering, _pushing, _superuser, frontend, stop } = self;
         drop(registering);
         members.leave();
         stop.cancel();
@@ -176,12 +183,13 @@ fn start_core(
     let agent = args.agent.as_deref().context("--agent is missing")?;
     let store =
         Store::new(&with_id(agent, id), token, log.log_id().0, log.incarnation().0).context("the agent's URL")?;
-    let connector = CassandraConnector { address: with_id(&args.cassandra, id) };
+    let connector =
+        CassandraConnector { at: Endpoint::new(with_id(&args.cassandra, id), Some(Login::of_token(token))) };
     let config = core_config(args, id);
     let Some(points) = args.checkpoints(id)? else {
         return Ok((ReplicaHandle::start(config, log, store, connector, metrics), exchange::none()));
     };
-    let store = Exporting::new(store, &connector.address, points.clone());
+    let store = Exporting::new(store, connector.at.clone(), points.clone());
     let asked = store.asked();
     let handle = ReplicaHandle::start(config, log, store, connector, metrics);
     let router = exchange::router(points, handle.clone(), Some(asked));
@@ -197,8 +205,8 @@ fn start_confined(
     address: IpAddr,
     metrics: metrics::Metrics,
 ) -> anyhow::Result<(ReplicaHandle, Router)> {
-    let cassandra = with_id(&args.cassandra, id);
-    let store = KeyspaceStore::new(&cassandra, keyspace, id, log.log_id().0, log.incarnation().0);
+    let cassandra = Endpoint::new(with_id(&args.cassandra, id), None);
+    let store = KeyspaceStore::new(cassandra, keyspace, id, log.log_id().0, log.incarnation().0);
     let mut config = core_config(args, id);
     let start = |config, store: KeyspaceStore| {
         let connector = KeyspaceConnector::new(store.clone());

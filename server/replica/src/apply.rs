@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
@@ -427,6 +428,7 @@ where
     }
 
     fn schema_applied(&mut self, admitted: &Admitted, reply: &Reply) {
+        self.shared.last_ddl.store(admitted.index, Ordering::Release);
         // Even a refused DDL may have gone half its way in Cassandra's caches: preparing again is cheap.
         self.backend.forget_prepared();
         let Some(message) = reply.message().filter(|_| reply.is_result()) else { return };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use crate::backend::Endpoint;
 use crate::barrier::{Barriers, through_log};
 use crate::command::{Command, Rebuild};
 use crate::config::Config;
@@ -100,8 +102,8 @@ pub enum Serving {
     Yes {
         /// The Cassandra generation that recovery ended with; pass it to `backend::connect`.
         generation: u64,
-        /// `host:port` of the local Cassandra's CQL port.
-        backend: String,
+        /// The local Cassandra's CQL port.
+        backend: Endpoint,
     },
 }
 
@@ -365,6 +367,11 @@ impl ReplicaHandle {
     /// The version of the schema applied here.
     pub fn schema(&self) -> watch::Receiver<SchemaVersion> {
         self.shared.schema.subscribe()
+    }
+
+    /// The index of the last record applied here, by this process, that may have changed the schema, roles or permissions.
+    pub fn last_ddl(&self) -> u64 {
+        self.shared.last_ddl.load(Ordering::Acquire)
     }
 
     /// Schema changes as they are applied here.

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
+use crate::backend::Endpoint;
 use crate::bell::found;
 use crate::config::Config;
 use crate::frontier::{SETTLE, Standing};
@@ -92,6 +93,8 @@ pub struct Shared {
     pub serving: watch::Sender<Serving>,
     /// The schema version applied here.
     pub schema: watch::Sender<Uuid>,
+    /// The index of the last record applied here that may have changed the schema, roles or permissions.
+    pub last_ddl: AtomicU64,
     /// What was in the log when the replica last looked is applied.
     current: AtomicBool,
     /// When this life began, at the latest.
@@ -138,6 +141,7 @@ impl Shared {
             stuck: Stuck::default(),
             serving: watch::Sender::new(Serving::No { reason: "starting".to_owned() }),
             schema: watch::Sender::new(Uuid::nil()),
+            last_ddl: AtomicU64::new(0),
             current: AtomicBool::new(false),
             born: Instant::now(),
             shown: Arc::default(),
@@ -193,7 +197,7 @@ impl Shared {
     }
 
     /// Clients may be answered by this generation.
-    pub fn start_serving(&self, generation: u64, backend: String) {
+    pub fn start_serving(&self, generation: u64, backend: Endpoint) {
         self.metrics.serving.set(1);
         self.serving.send_replace(Serving::Yes { generation, backend });
     }

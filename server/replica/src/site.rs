@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use crate::backend::BackendError;
+use crate::backend::Endpoint;
 pub use crate::backend::outcome::{Failure, Reply};
 use crate::lanes::Lanes;
 use crate::record::Record;
@@ -98,7 +99,7 @@ pub trait Connector: Clone + Send + Sync + 'static {
     /// What it makes.
     type Backend: Backend;
     /// `host:port`, for the sessions' relays.
-    fn address(&self) -> String;
+    fn endpoint(&self) -> Endpoint;
     /// Connects to this generation and no other.
     fn connect(&self, generation: u64) -> impl Future<Output = Result<Self::Backend, BackendError>> + Send;
 }

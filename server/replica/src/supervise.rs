@@ -10,6 +10,7 @@ use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Applier;
+use crate::backend::Endpoint;
 use crate::command::{Command, Exit, Rebuild};
 use crate::log_keeper::{LogKeeper, beat, publish};
 use crate::look_ahead::LookAhead;
@@ -225,7 +226,7 @@ impl<L: OrderedLog, A: Agent, C: Connector> Supervisor<L, A, C> {
             proposer: self.proposer.clone(),
             generation,
             base,
-            address: self.connector.address(),
+            cassandra: self.connector.endpoint(),
         };
         let keeper = LogKeeper::new(shared.clone(), self.log.clone(), self.agent.clone());
         let stop = self.stop.clone();
@@ -326,7 +327,7 @@ struct Life<A, B> {
     generation: u64,
     /// Index that the store was brought to.
     base: u64,
-    address: String,
+    cassandra: Endpoint,
 }
 
 impl<A: Agent, B: Backend> Life<A, B> {
@@ -439,7 +440,7 @@ impl<A: Agent, B: Backend> Life<A, B> {
                     continue;
                 }
                 self.shared.enter(Phase::Serving, "serving clients");
-                self.shared.start_serving(self.generation, self.address.clone());
+                self.shared.start_serving(self.generation, self.cassandra.clone());
             }
             if health.changed().await.is_err() {
                 std::future::pending::<()>().await;

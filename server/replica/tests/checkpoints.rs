@@ -107,7 +107,8 @@ impl Confined {
     fn start(&self, log: &MemoryStorage, replica: u32, checkpoints: bool) -> ReplicaHandle {
         let (log, incarnation) = log.open(replica);
         let keyspace = format!("replica_{replica}");
-        let store = KeyspaceStore::new(&self.site.cql, &keyspace, replica, log.log_id().0, incarnation.0);
+        let store =
+            KeyspaceStore::new(self.site.cql.as_str().into(), &keyspace, replica, log.log_id().0, incarnation.0);
         let config = Config {
             replica,
             restore_point_interval: Duration::from_secs(3600),
@@ -395,8 +396,8 @@ async fn a_checkpoint_for_whoever_asks() {
     let made = dir.path().join("made");
     std::fs::create_dir(&made).unwrap();
     let points = Points::new(&made);
-    let store = Exporting::new(site.store(log.log_id().0, incarnation.0), &site.cql, points.clone());
-    let (asked, connector) = (store.asked(), CassandraConnector { address: site.cql.clone() });
+    let store = Exporting::new(site.store(log.log_id().0, incarnation.0), site.cql.as_str().into(), points.clone());
+    let (asked, connector) = (store.asked(), CassandraConnector { at: site.cql.as_str().into() });
     let config = Config { restore_point_interval: Duration::from_secs(3600), ..Config::default() };
     let handle = ReplicaHandle::start(config, log, store, connector, Metrics::default());
     served(&handle).await;

@@ -189,7 +189,7 @@ fn start(site: &Site, log: &MemoryStorage, replica: u32, cql: &str) -> (ReplicaH
     let (log, incarnation) = log.open(replica);
     let store = site.store(log.log_id().0, incarnation.0);
     let config = Config { replica, restore_point_interval: Duration::from_secs(3600), ..Config::default() };
-    let (metrics, connector) = (Metrics::default(), CassandraConnector { address: cql.to_owned() });
+    let (metrics, connector) = (Metrics::default(), CassandraConnector { at: cql.into() });
     (ReplicaHandle::start(config, log, store, connector, metrics.clone()), metrics)
 }
 

@@ -40,7 +40,7 @@ fn in_front_of(handle: ReplicaHandle) -> String {
         rack: "r".into(),
     };
     let peers = Arc::new(Peers::new(0, watch::Sender::new(Vec::new()).subscribe()));
-    let config = Config { listen, max_clients: 100, identity, keyspace: None };
+    let config = Config { listen, max_clients: 100, identity, authentication: false, keyspace: None };
     let frontend = Frontend::new(handle, config, peers, Arc::new(Metrics::default()));
     tokio::spawn(frontend.run(CancellationToken::new()));
     listen.to_string()

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
+use replicateddb_cql::lex;
 use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
 use replicateddb_cql::response::{self, ErrorCode, Prepared, Row};
-use replicateddb_cql::statement::{Action, Ident, Kind, Statement, classify};
+use replicateddb_cql::statement::{Ident, Kind, Statement, classify};
 use replicateddb_cql::wire::Value;
-use replicateddb_cql::{lex, rewrite};
 use tokio::sync::watch;
 
 use super::conditional::Conditions;
@@ -26,7 +26,7 @@ use super::outcome::{Failure, Meaning, Reply, judge};
 use super::pool::Pool;
 use super::prepared::{Known, PreparedCache, Preparing, is_repeatable};
 use super::vectors::{NOT_INDEXABLE, Suspect, columns_query, in_text, in_values, indexes_query, vector_indexes};
-use super::{BackendError, scan};
+use super::{BackendError, Endpoint, scan};
 use crate::lanes::Lanes;
 use crate::record::{Record, RecordKind, StatementText, flags};
 use crate::replica::TableDigest;
@@ -41,19 +41,19 @@ const MANY_VALUES: &str =
 /// Connects [`Cassandra`] backends.
 #[derive(Debug, Clone)]
 pub struct CassandraConnector {
-    /// `host:port` of the CQL port.
-    pub address: String,
+    /// Its CQL port.
+    pub at: Endpoint,
 }
 
 impl Connector for CassandraConnector {
     type Backend = Cassandra;
 
-    fn address(&self) -> String {
-        self.address.clone()
+    fn endpoint(&self) -> Endpoint {
+        self.at.clone()
     }
 
     async fn connect(&self, generation: u64) -> Result<Cassandra, BackendError> {
-        Cassandra::connect(&self.address, generation, None).await
+        Cassandra::connect(&self.at, generation, None).await
     }
 }
 
@@ -148,8 +148,8 @@ impl Cassandra {
     ///
     /// # Errors
     /// It can't be reached, or is another one.
-    pub(crate) async fn connect(address: &str, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
-        let pool = Pool::connect(address, generation, name).await?;
+    pub(crate) async fn connect(at: &Endpoint, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
+        let pool = Pool::connect(at, generation, name).await?;
         // One that is told an application's name is not ours to configure.
         let bounds = if name.is_none() { Bounds::CONFIGURED } else { Bounds::ANY };
         let groups = Arc::new(Groups::new(pool.clone(), bounds));
@@ -174,21 +174,12 @@ impl Cassandra {
     /// Has Cassandra execute a record.
     async fn execute_record(&self, place: Place, record: &Record) -> Result<Reply, Failure> {
         let keyspace = record.keyspace.as_deref();
+        if record.kind == RecordKind::Ddl {
+            return self.execute_ddl(place, record).await;
+        }
         let [statement] = record.statements.as_slice() else { return self.execute_batch(place, record).await };
         match record.kind {
             RecordKind::Batch => self.execute_batch(place, record).await,
-            RecordKind::Ddl => {
-                let said = classify(&statement.text);
-                if makes_up_its_id(&said) {
-                    return Ok(Reply::invalid("the ordered log gives tables their ids: leave out WITH ID"));
-                }
-                let text = rewrite::with_table_id(&statement.text, &said, place.table_id);
-                let text = match text == statement.text {
-                    true => rewrite::with_drop_timestamp(&text, &said, place.timestamp_us),
-                    false => text,
-                };
-                self.query(keyspace, &text, Consistency::One, place).await
-            }
             RecordKind::Truncate => self.query(keyspace, &statement.text, Consistency::One, place).await,
             _ => match self.execute_grouped(place, record, statement).await? {
                 Some(reply) => Ok(reply),
@@ -373,11 +364,11 @@ impl Cassandra {
     }
 
     /// What a query for the schema gives.
-    async fn rows(&self, text: String) -> Result<Vec<Row>, Failure> {
+    pub(super) async fn rows(&self, text: String) -> Result<Vec<Row>, Failure> {
         scan::Pages::new(&self.pool.any().await?, text, None).all().await
     }
 
-    async fn query(
+    pub(super) async fn query(
         &self,
         keyspace: Option<&str>,
         text: &str,
@@ -420,11 +411,6 @@ fn one_text(record: &Record) -> Option<StatementText> {
     }
     text.push_str("APPLY BATCH");
     Some(StatementText { text, values: Values::positional(&values).ok()? })
-}
-
-/// A table id of the client's own, if given twice, is an error that says nothing (0x0000), on every replica for ever.
-fn makes_up_its_id(said: &Statement) -> bool {
-    matches!(said.kind, Kind::Ddl(Action::Create, _)) && said.has_explicit_identity
 }
 
 /// A record that was proposed can be sent: the front end checks what it takes from clients.

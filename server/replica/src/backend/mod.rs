@@ -6,12 +6,14 @@
 
 mod conditional;
 pub mod connection;
+pub mod endpoint;
 pub mod executor;
 mod group;
 mod nulls;
 pub mod outcome;
 pub mod pool;
 mod prepared;
+mod roles;
 pub mod scan;
 mod vectors;
 
@@ -24,7 +26,10 @@ use replicateddb_cql::response::{self, ResultBody};
 use replicateddb_cql::statement::Ident;
 use replicateddb_cql::{Consistency, ProtocolError, Version};
 use replicateddb_store::generation;
+use replicateddb_store::login::Login;
 use tokio::net::TcpStream;
+
+pub use endpoint::Endpoint;
 
 /// A connection to Cassandra.
 pub type Framed = tokio_util::codec::Framed<TcpStream, Codec>;
@@ -55,6 +60,14 @@ pub enum BackendError {
         /// What was expected.
         expected: u64,
     },
+    /// It wants to know who asks, and does not take the answer.
+    #[error("the local Cassandra at {address} does not let this replica in: {reason}")]
+    NotLoggedIn {
+        /// Where.
+        address: String,
+        /// For people.
+        reason: String,
+    },
     /// It answers something else than the protocol asks for.
     #[error("the local Cassandra at {address} answers strangely: {reason}")]
     Protocol {
@@ -70,32 +83,24 @@ pub enum BackendError {
 ///
 /// # Errors
 /// See [`BackendError`]; nothing but the handshake and one read was sent.
-pub async fn connect(address: &str, expected: Option<u64>) -> Result<Framed, BackendError> {
-    connect_by(address, expected, Codec::client(MAX_ANSWER_BYTES), None).await
-}
-
-/// As [`connect`], in this protocol version.
-///
-/// # Errors
-/// See [`connect`].
-pub async fn connect_in(version: Version, address: &str, expected: Option<u64>) -> Result<Framed, BackendError> {
-    connect_by(address, expected, Codec::client_of(version, None, MAX_ANSWER_BYTES), None).await
+pub async fn connect(at: &Endpoint, expected: Option<u64>) -> Result<Framed, BackendError> {
+    connect_by(at, expected, Codec::client(MAX_ANSWER_BYTES), None).await
 }
 
 /// As [`connect`]; Cassandra is told the name of the application.
 ///
 /// # Errors
 /// See [`connect`].
-pub(crate) async fn connect_named(address: &str, expected: Option<u64>, name: &str) -> Result<Framed, BackendError> {
-    connect_by(address, expected, Codec::client(MAX_ANSWER_BYTES), Some(name)).await
+pub(crate) async fn connect_named(at: &Endpoint, expected: Option<u64>, name: &str) -> Result<Framed, BackendError> {
+    connect_by(at, expected, Codec::client(MAX_ANSWER_BYTES), Some(name)).await
 }
 
 /// As [`connect`], in protocol version 5: its requests say which second it is.
 ///
 /// # Errors
 /// See [`connect`].
-pub async fn connect_v5(address: &str, expected: Option<u64>) -> Result<Framed, BackendError> {
-    connect_v5_named(address, expected, None).await
+pub async fn connect_v5(at: &Endpoint, expected: Option<u64>) -> Result<Framed, BackendError> {
+    connect_v5_named(at, expected, None).await
 }
 
 /// As [`connect_v5`]; Cassandra is told the name of the application, if there is one.
@@ -103,46 +108,110 @@ pub async fn connect_v5(address: &str, expected: Option<u64>) -> Result<Framed, 
 /// # Errors
 /// See [`connect`].
 pub(crate) async fn connect_v5_named(
-    address: &str,
+    at: &Endpoint,
     expected: Option<u64>,
     name: Option<&str>,
 ) -> Result<Framed, BackendError> {
-    connect_by(address, expected, Codec::client_v5(MAX_ANSWER_BYTES), name).await
+    connect_by(at, expected, Codec::client_v5(MAX_ANSWER_BYTES), name).await
+}
+
+/// Who is on the other side of a fresh connection.
+pub(crate) enum Opened {
+    /// Anybody may ask.
+    Ready(Framed),
+    /// It wants to know who asks, as this AUTHENTICATE says.
+    Login(Framed, Envelope),
+}
+
+/// Opens a connection in this version up to the answer to STARTUP, for whoever logs in himself. Bounded by [`CONNECT_TIMEOUT`].
+///
+/// # Errors
+/// See [`BackendError`].
+pub(crate) async fn open(version: Version, at: &Endpoint) -> Result<Opened, BackendError> {
+    let opened = open_by(at, Codec::client_of(version, None, MAX_ANSWER_BYTES), None);
+    tokio::time::timeout(CONNECT_TIMEOUT, opened).await.map_err(|_| late(at))?
+}
+
+fn late(at: &Endpoint) -> BackendError {
+    let reason = format!("no answer within {CONNECT_TIMEOUT:?}");
+    BackendError::Unreachable { address: at.address.clone(), reason }
+}
+
+async fn open_by(at: &Endpoint, codec: Codec, name: Option<&str>) -> Result<Opened, BackendError> {
+    let address = at.address.as_str();
+    let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
+    let stream = TcpStream::connect(address).await.map_err(|e| unreachable(e.to_string()))?;
+    stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
+    let mut framed = Framed::new(stream, codec);
+    let mut options = vec![("CQL_VERSION", "3.0.0"), ("DRIVER_NAME", "replicateddb")];
+    options.extend(name.map(|name| ("APPLICATION_NAME", name)));
+    let startup = request::startup(&options).map_err(|e| protocol(address, e))?;
+    let answer = ask(address, &mut framed, Opcode::Startup, startup).await?;
+    match answer.opcode {
+        Opcode::Ready => Ok(Opened::Ready(framed)),
+        Opcode::Authenticate => Ok(Opened::Login(framed, answer)),
+        other => Err(protocol(address, format!("{other:?} to STARTUP"))),
+    }
 }
 
 async fn connect_by(
-    address: &str,
+    at: &Endpoint,
     expected: Option<u64>,
     codec: Codec,
     name: Option<&str>,
 ) -> Result<Framed, BackendError> {
-    let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
     let handshake = async {
-        let stream = TcpStream::connect(address).await.map_err(|e| unreachable(e.to_string()))?;
-        stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
-        let mut framed = Framed::new(stream, codec);
-        let mut options = vec![("CQL_VERSION", "3.0.0"), ("DRIVER_NAME", "replicateddb")];
-        options.extend(name.map(|name| ("APPLICATION_NAME", name)));
-        let startup = request::startup(&options);
-        let startup = startup.map_err(|e| protocol(address, e))?;
-        let answer = ask(address, &mut framed, Opcode::Startup, startup).await?;
-        if answer.opcode != Opcode::Ready {
-            return Err(protocol(address, format!("{:?} to STARTUP", answer.opcode)));
-        }
+        let mut framed = match open_by(at, codec, name).await? {
+            Opened::Ready(framed) => framed,
+            Opened::Login(framed, _) => log_in(at, framed).await?,
+        };
         if let Some(expected) = expected {
-            check_generation(address, &mut framed, expected).await?;
+            check_generation(&at.address, &mut framed, expected).await?;
         }
         Ok(framed)
     };
-    let late = |_| unreachable(format!("no answer within {CONNECT_TIMEOUT:?}"));
-    tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(late)?
+    tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| late(at))?
+}
+
+/// Logs in at a Cassandra that asks who this is.
+///
+/// # Errors
+/// See [`BackendError`].
+pub(crate) async fn log_in(at: &Endpoint, mut framed: Framed) -> Result<Framed, BackendError> {
+    let refused = |reason: String| BackendError::NotLoggedIn { address: at.address.clone(), reason };
+    let Some(Login { user, .. }) = &at.login else {
+        return Err(refused("it asks for a user and a password, and there are none to give".to_owned()));
+    };
+    let token = at.login.as_ref().map(Login::plain).unwrap_or_default();
+    let response = request::auth_response(&token).map_err(|e| protocol(&at.address, e))?;
+    let answer = ask(&at.address, &mut framed, Opcode::AuthResponse, response).await?;
+    match answer.opcode {
+        Opcode::AuthSuccess => Ok(framed),
+        Opcode::Error => {
+            let message = answer.message().and_then(|message| response::parse_error(&message));
+            let message = message.map_or_else(|error| error.to_string(), |error| error.message);
+            Err(refused(format!("{message} (user {user})")))
+        }
+        other => Err(protocol(&at.address, format!("{other:?} to the login"))),
+    }
+}
+
+/// Checks that a connection is to the JVM of this generation, within [`CONNECT_TIMEOUT`].
+///
+/// # Errors
+/// See [`BackendError`].
+pub(crate) async fn of_generation(at: &Endpoint, mut framed: Framed, expected: u64) -> Result<Framed, BackendError> {
+    let checked = check_generation(&at.address, &mut framed, expected);
+    tokio::time::timeout(CONNECT_TIMEOUT, checked).await.map_err(|_| late(at))??;
+    Ok(framed)
 }
 
 /// Has a connection use a keyspace, within [`CONNECT_TIMEOUT`].
 ///
 /// # Errors
 /// See [`BackendError`].
-pub async fn in_keyspace(address: &str, mut framed: Framed, keyspace: &str) -> Result<Framed, BackendError> {
+pub async fn in_keyspace(at: &Endpoint, mut framed: Framed, keyspace: &str) -> Result<Framed, BackendError> {
+    let address = at.address.as_str();
     let text = format!("USE {}", Ident::new(keyspace).to_cql());
     let query = query(&framed, &text).map_err(|e| protocol(address, e))?;
     let used = tokio::time::timeout(CONNECT_TIMEOUT, ask(address, &mut framed, Opcode::Query, query)).await;

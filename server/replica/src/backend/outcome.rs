@@ -132,7 +132,7 @@ fn is_deterministic(code: ErrorCode) -> bool {
 /// What Cassandra 5.0 says, as an unexpected error of the server (0x0000), of a statement whose values it has failed to
 /// check: the beginning of the message, and what else is in it. Each comes before anything is executed, from the values
 /// and the schema alone; `tests/always_failing.rs` shows the statements.
-const OF_THE_STATEMENT: [(&str, &str); 7] = [
+const OF_THE_STATEMENT: [(&str, &str); 8] = [
     ("java.lang.ArithmeticException: ", ""),
     ("org.apache.cassandra.serializers.MarshalException: ", ""),
     ("java.lang.IllegalArgumentException: Length ", " > max length "),
@@ -140,6 +140,8 @@ const OF_THE_STATEMENT: [(&str, &str); 7] = [
     ("java.lang.NullPointerException: Cannot invoke \"java.nio.ByteBuffer.remaining()\"", ""),
     ("java.lang.NullPointerException: Cannot invoke \"java.lang.Long.longValue()\"", "LongType.compose"),
     ("java.lang.NullPointerException: Cannot invoke \"String.contains(java.lang.CharSequence)\"", "\"cls\" is null"),
+    // Permissions on a function that is not there.
+    ("java.util.NoSuchElementException: No value present", ""),
     // Bytes that are no duration; nothing else says that.
     ("java.lang.AssertionError: Unexpected error", ""),
 ];

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connection;
 use super::outcome::{Failure, Meaning, judge};
-use super::{BackendError, connect_v5_named};
+use super::{BackendError, Endpoint, connect_v5_named};
 use crate::site::Health;
 
 /// Shared connections, and connections for each keyspace.
@@ -85,7 +85,7 @@ impl Keyspaces {
 }
 
 struct Shared {
-    address: String,
+    at: Endpoint,
     generation: u64,
     name: Option<String>,
     slots: [Mutex<Slot>; SHARED],
@@ -106,12 +106,12 @@ impl Pool {
     ///
     /// # Errors
     /// It can't be reached, or is another one.
-    pub async fn connect(address: &str, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
-        let first = Connection::new(connect_v5_named(address, Some(generation), name).await?);
+    pub async fn connect(at: &Endpoint, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
+        let first = Connection::new(connect_v5_named(at, Some(generation), name).await?);
         let slots: [Mutex<Slot>; SHARED] = Default::default();
         slots[0].lock().await.connection = Some(first);
         let shared = Arc::new(Shared {
-            address: address.to_owned(),
+            at: at.clone(),
             generation,
             name: name.map(str::to_owned),
             slots,
@@ -190,7 +190,7 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
-        match connect_v5_named(&self.address, Some(self.generation), self.name.as_deref()).await {
+        match connect_v5_named(&self.at, Some(self.generation), self.name.as_deref()).await {
             Ok(framed) => Ok(Connection::new(framed)),
             Err(error @ BackendError::WrongGeneration { .. }) => {
                 let reason = error.to_string();

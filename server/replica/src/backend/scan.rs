@@ -11,6 +11,7 @@ use replicateddb_cql::request::{self, Params, Values};
 use replicateddb_cql::response::cell::as_text;
 use replicateddb_cql::response::{self, ResultBody, Row, Rows};
 use replicateddb_cql::statement::{Ident, is_system_keyspace};
+use replicateddb_store::login;
 use sha2::{Digest as _, Sha256};
 
 use super::connection::Connection;
@@ -22,6 +23,12 @@ const PAGE: i32 = 500;
 /// Bytes of a page from which on the next one has fewer rows.
 const PAGE_BYTES: usize = 4 << 20;
 const COLUMNS: &str = "SELECT keyspace_name, table_name, column_name, kind, position, type FROM system_schema.columns";
+
+/// What is known of roles, the role first.
+const ROLES: [(&str, &str); 2] = [
+    ("system_auth.roles", "SELECT role, is_superuser, can_login, salted_hash, member_of FROM system_auth.roles"),
+    ("system_auth.role_permissions", "SELECT role, resource, permissions FROM system_auth.role_permissions"),
+];
 
 /// Names, kinds (partition key, regular ...) and types of a table's columns.
 type Columns = Vec<(String, String, String)>;
@@ -54,7 +61,35 @@ pub(super) async fn digest(
         let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         digests.insert(name, TableDigest { rows: count, sha256 });
     }
+    if keyspace.is_none() {
+        digests.extend(digest_roles(connection).await?);
+    }
     Ok(digests)
+}
+
+/// Roles and what they may; no write times, which are of the node's own clock. A table without rows is left out, as where clients do not
+/// log in.
+async fn digest_roles(connection: &Connection) -> Result<BTreeMap<String, TableDigest>, Failure> {
+    let mut digests = BTreeMap::new();
+    for (name, select) in ROLES {
+        let mut rows = Pages::new(connection, select.to_owned(), None).all().await?;
+        rows.retain(is_ordered);
+        if rows.is_empty() {
+            continue;
+        }
+        let mut hash = Sha256::new();
+        rows.iter().for_each(|row| hash_row(&mut hash, row));
+        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        digests.insert(name.to_owned(), TableDigest { rows: rows.len() as u64, sha256 });
+    }
+    Ok(digests)
+}
+
+/// Whether a row is of a role that came by the order: the replica's own is made beside it, and Cassandra's first one by itself, each
+/// with a hash of its own.
+fn is_ordered(row: &Row) -> bool {
+    let role = row.first().and_then(Option::as_deref).and_then(as_text);
+    role.is_some_and(|role| role != login::ROLE && role != login::DEFAULT_ROLE)
 }
 
 fn hash_row(hash: &mut Sha256, row: &Row) {

@@ -9,21 +9,22 @@ use replicateddb_store::client::StoreError;
 
 use super::points::{Points, on_disk};
 use super::save::{Scope, checkpoint_of};
+use crate::backend::Endpoint;
 use crate::site::{Agent, Rest};
 
 /// An agent beside which the documents of a checkpoint are written, with the next restore point after it was asked for.
 #[derive(Clone)]
 pub struct Exporting<A> {
     inner: A,
-    address: Arc<str>,
+    at: Endpoint,
     points: Points,
     asked: Arc<AtomicBool>,
 }
 
 impl<A: Agent> Exporting<A> {
-    /// Of the Cassandra at `address`.
-    pub fn new(inner: A, address: &str, points: Points) -> Self {
-        Self { inner, address: address.into(), points, asked: Arc::default() }
+    /// Of that Cassandra.
+    pub fn new(inner: A, at: Endpoint, points: Points) -> Self {
+        Self { inner, at, points, asked: Arc::default() }
     }
 
     /// Set: a checkpoint is wanted.
@@ -33,7 +34,7 @@ impl<A: Agent> Exporting<A> {
 
     async fn write(&self, id: &str, generation: u64, timestamp_us: i64) -> Result<(), StoreError> {
         let folder = self.points.folder(id);
-        let saved = checkpoint_of(&self.address, generation, Scope::Everything, &folder, timestamp_us).await?;
+        let saved = checkpoint_of(&self.at, generation, Scope::Everything, &folder, timestamp_us).await?;
         self.points.taken(id, saved);
         Ok(())
     }

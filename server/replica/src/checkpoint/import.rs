@@ -18,8 +18,8 @@ use super::load::{Rows, fill};
 use super::save::blocking;
 use super::schema::qualified;
 use super::tables::Reading;
-use crate::backend::connect_v5;
 use crate::backend::connection::{Connection, Lost};
+use crate::backend::{Endpoint, connect_v5};
 use crate::record::StatementText;
 
 /// Attempts at a write that a replica can't take now: three minutes.
@@ -83,20 +83,20 @@ impl Import {
         Ok(Self { folder, timestamp_us: manifest.timestamp_us, schema, documents })
     }
 
-    /// Restores it through the replica at `address`. `now` says which second since 1970 it is: what has ended is left out. `progress`
+    /// Restores it through the replica `at`. `now` says which second since 1970 it is: what has ended is left out. `progress`
     /// is told of a document and how many of its lines are done. Returns the documents.
     ///
     /// # Errors
     /// A keyspace is there already, and nothing was written; or something was not taken, and the keyspaces hold a part.
     pub async fn through(
         &self,
-        address: &str,
+        at: &Endpoint,
         now: impl Fn() -> i32 + Send + Sync,
         progress: impl Fn(&Document, u64) + Send + Sync,
     ) -> Result<Vec<&Document>, CheckpointError> {
-        let connected = connect_v5(address, None).await;
+        let connected = connect_v5(at, None).await;
         let connection = Connection::new(connected.map_err(|error| of_replica(&error))?);
-        let replica = Replica { connection, address };
+        let replica = Replica { connection, address: &at.address };
         let reading = Reading { connection: &replica.connection, second: now() };
         let there = reading.keyspaces().await.map_err(|error| of_replica(&error))?;
         let twice: Vec<&str> = self.schema.keys().filter(|name| there.contains(name)).map(String::as_str).collect();

@@ -9,7 +9,7 @@ use super::folder::{CheckpointError, Document, DocumentWriter, begin};
 use super::line::{AsOf, Partition, Shape, Table};
 use super::tables::Reading;
 use crate::backend::connection::Connection;
-use crate::backend::{BackendError, connect_v5};
+use crate::backend::{BackendError, Endpoint, connect_v5};
 use crate::site::second_of;
 
 /// What was written, and is no checkpoint before its manifest is there.
@@ -39,13 +39,13 @@ pub enum Scope<'a> {
     Everything,
 }
 
-/// Writes what is in scope to a new folder, of the Cassandra at `address` and of this generation of it, as of this time in
+/// Writes what is in scope to a new folder, of the Cassandra `at` and of this generation of it, as of this time in
 /// microseconds since 1970. Nothing may write to it meanwhile. Memory: a page of rows.
 ///
 /// # Errors
 /// It is another generation, or can't be read now; or the disk.
 pub async fn checkpoint_of(
-    address: &str,
+    at: &Endpoint,
     generation: u64,
     scope: Scope<'_>,
     folder: &Path,
@@ -57,7 +57,7 @@ pub async fn checkpoint_of(
         }
         error => StoreError::Keyspace(error.to_string()),
     };
-    let framed = connect_v5(address, Some(generation)).await.map_err(failed)?;
+    let framed = connect_v5(at, Some(generation)).await.map_err(failed)?;
     let as_of = AsOf { timestamp_us, second: second_of(timestamp_us) };
     Ok(checkpoint(&Connection::new(framed), scope, folder, as_of).await?)
 }

@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 use tokio_util::codec::Framed;
 
 use super::limits::CONTROL_TIMEOUT;
-use crate::backend;
+use crate::backend::{self, Endpoint};
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -57,15 +57,15 @@ impl ControlError {
 /// One connection to the served generation of the local Cassandra, opened when first needed. One question at a time.
 #[derive(Debug)]
 pub struct Control {
-    address: String,
+    at: Endpoint,
     generation: u64,
     connection: Mutex<Option<Framed<TcpStream, Codec>>>,
 }
 
 impl Control {
     /// For one generation of the backend at `address`.
-    pub fn new(address: String, generation: u64) -> Self {
-        Self { address, generation, connection: Mutex::new(None) }
+    pub fn new(at: Endpoint, generation: u64) -> Self {
+        Self { at, generation, connection: Mutex::new(None) }
     }
 
     /// Asks; the answer must be rows and fit one page.
@@ -98,7 +98,7 @@ impl Control {
     ) -> Result<(Framed<TcpStream, Codec>, Envelope), ControlError> {
         let mut connection = match connection {
             Some(connection) => connection,
-            None => backend::connect(&self.address, Some(self.generation)).await?,
+            None => backend::connect(&self.at, Some(self.generation)).await?,
         };
         connection.send(Envelope::request(0, Opcode::Query, body)).await?;
         let answer = connection.next().await.ok_or(ControlError::Closed)??;

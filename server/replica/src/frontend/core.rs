@@ -27,6 +27,8 @@ pub trait Core: Clone + Send + Sync + 'static {
     fn prove(&self) -> impl Future<Output = Result<(), ProposeError>> + Send;
     /// The version of the schema applied here.
     fn schema(&self) -> watch::Receiver<SchemaVersion>;
+    /// The index of the last record applied here that may have changed the schema, roles or permissions.
+    fn last_ddl(&self) -> u64;
     /// Schema changes as they are applied here.
     fn events(&self) -> broadcast::Receiver<SchemaEvent>;
 }
@@ -62,6 +64,10 @@ impl Core for ReplicaHandle {
 
     fn schema(&self) -> watch::Receiver<SchemaVersion> {
         ReplicaHandle::schema(self)
+    }
+
+    fn last_ddl(&self) -> u64 {
+        ReplicaHandle::last_ddl(self)
     }
 
     fn events(&self) -> broadcast::Receiver<SchemaEvent> {

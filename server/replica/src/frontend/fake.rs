@@ -122,6 +122,10 @@ impl Core for FakeCore {
         self.schema.subscribe()
     }
 
+    fn last_ddl(&self) -> u64 {
+        0
+    }
+
     fn events(&self) -> broadcast::Receiver<SchemaEvent> {
         self.events.subscribe()
     }
@@ -236,7 +240,7 @@ impl Bed {
         };
         let members = watch::Sender::new(Vec::new());
         let peers = Arc::new(Peers::new(0, members.subscribe()));
-        let config = Config { listen: address, max_clients, identity, keyspace: None };
+        let config = Config { listen: address, max_clients, identity, authentication: false, keyspace: None };
         let frontend = Frontend::new(core.clone(), config, peers, Arc::new(Metrics::default()));
         let stop = CancellationToken::new();
         let frontend = AbortOnDropHandle::new(tokio::spawn(frontend.run(stop.clone())));
@@ -245,7 +249,9 @@ impl Bed {
 
     pub fn serve(&self, generation: u64) {
         *self.cassandra.generation.lock().unwrap() = generation;
-        self.core.serving.send_replace(Serving::Yes { generation, backend: self.cassandra.address.to_string() });
+        self.core
+            .serving
+            .send_replace(Serving::Yes { generation, backend: self.cassandra.address.to_string().as_str().into() });
     }
 
     pub fn fail(&self, error: ProposeError) {

@@ -1,5 +1,9 @@
-//! The beginning of a client's connection: OPTIONS, until STARTUP says how it goes on.
+//! The beginning of a client's connection: OPTIONS, until STARTUP says how it goes on, and the login, where Cassandra asks for
+//! one: it is Cassandra that knows passwords.
 
+use std::sync::Arc;
+
+use futures::{SinkExt, StreamExt};
 use replicateddb_cql::{
     Compression, Version,
     frame::{Envelope, FrameError, Opcode},
@@ -7,11 +11,17 @@ use replicateddb_cql::{
     response::ErrorCode,
 };
 
+use replicateddb_store::login::{self, Login};
+
 use super::{
     answer,
     session::End,
     socket::{Out, Reader},
 };
+use crate::backend;
+
+/// Requests that a client may send until it is logged in.
+const LOGIN_ATTEMPTS: usize = 16;
 
 /// What a client and the server have agreed on for the rest of their connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +73,65 @@ fn startup(envelope: &Envelope, version: Version) -> Result<Agreed, String> {
         return Err("Snappy compression is not supported in protocol V5".to_owned());
     }
     Ok(Agreed { version, compression })
+}
+
+/// Passes a client's login on to Cassandra until it has let it in, and gives the role. Bounded by [`LOGIN_ATTEMPTS`].
+///
+/// # Errors
+/// The client or Cassandra left, or the client can't be read on, or is not who it says it is.
+pub async fn log_in(
+    reader: &mut Reader,
+    out: &Out,
+    backend: &mut backend::Framed,
+    version: Version,
+) -> Result<Arc<str>, End> {
+    for _ in 0..LOGIN_ATTEMPTS {
+        let item = reader.next().await;
+        let envelope = readable(item, version, out).await?;
+        let stream = envelope.stream;
+        let (user, answer) = match envelope.opcode {
+            Opcode::AuthResponse => pass_on(envelope, backend).await?,
+            other => {
+                let message = format!("Unexpected message {}, expecting SASL_RESPONSE", other.name());
+                (None, answer::error(stream, ErrorCode::Protocol, &message))
+            }
+        };
+        let is_in = answer.opcode == Opcode::AuthSuccess;
+        out.send(answer).await.map_err(|_| End::Closed)?;
+        if let Some(user) = user.filter(|_| is_in) {
+            return Ok(user);
+        }
+    }
+    Err(End::Closed)
+}
+
+/// The user of a step of the login, if it names one, and Cassandra's answer.
+async fn pass_on(request: Envelope, backend: &mut backend::Framed) -> Result<(Option<Arc<str>>, Envelope), End> {
+    let stream = request.stream;
+    let user = request.message().and_then(|message| request::parse_plain(&message));
+    let user = match user {
+        Ok(user) => user.map(|(user, password)| Login { user, password }),
+        Err(error) => return Ok((None, answer::error(stream, ErrorCode::Protocol, &error.to_string()))),
+    };
+    // Nobody logs in as the replica, nor as the role that Cassandra starts with by the password that everybody knows.
+    let is_nobody = user.as_ref().is_none_or(|login| login.user == login::ROLE || *login == Login::default_role());
+    if is_nobody {
+        let message = "Provided username and/or password are incorrect";
+        return Ok((None, answer::error(stream, ErrorCode::BadCredentials, message)));
+    }
+    let gone = |error: Option<FrameError>| {
+        tracing::debug!(?error, "the backend of a client that logs in is gone");
+        End::Closed
+    };
+    backend
+        .send(Envelope { stream: 0, version: backend.codec().version().code(), ..request })
+        .await
+        .map_err(|e| gone(Some(e)))?;
+    match backend.next().await {
+        Some(Ok(answer)) => Ok((user.map(|login| login.user.into()), Envelope { stream, ..answer })),
+        Some(Err(error)) => Err(gone(Some(error))),
+        None => Err(gone(None)),
+    }
 }
 
 /// What came from the socket, if it is a request; what can't be read is answered before the session ends, in the connection's

@@ -25,6 +25,8 @@ pub const SOCKET_BUFFER_KEPT: usize = 64 * 1024;
 pub const SOCKET_QUEUE: usize = 128;
 /// Time a new connection has until STARTUP.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time a new connection has from then on until it is logged in, where it has to be.
+pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time a socket's peer may take to accept what is written; a client that doesn't read is closed.
 pub const SOCKET_WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time requests in flight have to finish when the server stops.

@@ -13,6 +13,7 @@ use tokio::{
 use tokio_util::{codec::FramedWrite, sync::CancellationToken};
 
 use super::{
+    access::Roles,
     answer,
     control::Control,
     core::Core,
@@ -28,6 +29,7 @@ use super::{
     session::{self, Closing},
     topology::{Identity, Topology},
 };
+use crate::backend::Endpoint;
 use crate::replica::Serving;
 
 /// Connections, one too many, that are told so at once; further ones are closed without a word.
@@ -44,6 +46,8 @@ pub struct Config {
     pub max_clients: usize,
     /// Who this replica is to drivers.
     pub identity: Identity,
+    /// Clients log in.
+    pub authentication: bool,
     /// The keyspace that clients are confined to, if the replica shares its Cassandra with others.
     pub keyspace: Option<Arc<str>>,
 }
@@ -88,7 +92,7 @@ impl<C: Core> Frontend<C> {
     async fn serve(
         &self,
         generation: u64,
-        backend: String,
+        backend: Endpoint,
         serving: &mut watch::Receiver<Serving>,
         stop: &CancellationToken,
     ) {
@@ -144,7 +148,7 @@ impl<C: Core> Frontend<C> {
         }
     }
 
-    fn service(&self, generation: u64, backend: String) -> Service<C> {
+    fn service(&self, generation: u64, backend: Endpoint) -> Service<C> {
         Service {
             core: self.core.clone(),
             control: Control::new(backend.clone(), generation),
@@ -152,9 +156,11 @@ impl<C: Core> Frontend<C> {
             generation,
             prepared: self.prepared.clone(),
             schema: SchemaCache::default(),
+            roles: Roles::default(),
             topology: Topology::new(self.config.identity.clone(), self.peers.clone()),
             peers: self.peers.clone(),
             metrics: self.metrics.clone(),
+            authentication: self.config.authentication,
             keyspace: self.config.keyspace.clone(),
             budget: self.budget.clone(),
             answers: self.answers.clone(),

@@ -4,6 +4,7 @@
 //! byte (but for the consistency level, which becomes ONE: the backend is one node); writes are put in the order and
 //! answered with the outcome of their execution here. What can't be replicated yet is refused ([`refuse`]).
 
+mod access;
 mod answer;
 mod classes;
 mod control;
@@ -28,6 +29,7 @@ mod session;
 #[cfg(test)]
 mod session_tests;
 mod socket;
+pub mod superuser;
 mod tokens;
 mod topology;
 mod write;

@@ -32,12 +32,15 @@ pub fn by_text(statement: &Statement, keyspace: Option<&str>) -> Option<Refusal>
     }
     // Everything else is executed once, in the log's order: a timestamp in the text stands, operations and conditions are
     // decided there, and expiry counts from the log's second.
-    (statement.kind == Kind::Role).then(|| {
-        Refusal::invalid(
-            "roles and permissions are not replicated yet, and every client may do everything; restrict who reaches the \
-             CQL port instead",
-        )
-    })
+    None
+}
+
+/// What is said of roles where clients do not log in.
+pub fn roles_of_nobody() -> Refusal {
+    Refusal::invalid(
+        "there are roles and permissions only where clients log in, and here every client may do everything: start the \
+         replicas with --superuser (in Kubernetes: spec.authentication)",
+    )
 }
 
 /// The function or aggregate that a statement makes, if a call of it could be taken for one of Cassandra's own.
@@ -101,9 +104,6 @@ mod tests {
     #[test]
     fn what_is_refused_by_its_text() {
         for (text, why) in [
-            ("CREATE ROLE x", "roles"),
-            ("GRANT ALL ON KEYSPACE a TO x", "roles"),
-            ("DROP USER x", "roles"),
             ("CREATE TRIGGER x ON a.t USING 'y'", "triggers"),
             ("INSERT INTO a.t (k, v) VALUES (1, f(2))", "f is no function of Cassandra's own"),
             ("BEGIN BATCH UPDATE a.t SET v = b.\"F\"(2) WHERE k = 1; APPLY BATCH", "b.F is no function"),

@@ -21,7 +21,7 @@ use crate::{lanes::Lanes, replica::SchemaVersion};
 
 const COLUMNS: &str =
     "SELECT column_name, type, kind FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
-const BASE: &str = "SELECT base_table_name FROM system_schema.views WHERE keyspace_name = ? AND view_name = ?";
+const VIEWS: &str = "SELECT view_name, base_table_name FROM system_schema.views WHERE keyspace_name = ?";
 
 /// What matters of a column's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct TableColumns {
     partition_key: Vec<String>,
     /// The table under it, if it is a materialized view.
     base: Option<String>,
+    /// The materialized views of it.
+    views: Vec<String>,
 }
 
 impl TableColumns {
@@ -76,6 +78,16 @@ impl TableColumns {
         }
     }
 
+    /// The table under it, if it is a materialized view.
+    pub fn base(&self) -> Option<&str> {
+        self.base.as_deref()
+    }
+
+    /// The materialized views of it.
+    pub fn views(&self) -> &[String] {
+        &self.views
+    }
+
     /// The class of a column, if there is such a column.
     pub fn class(&self, column: &str) -> Option<ColumnClass> {
         self.columns.get(column).copied()
@@ -86,15 +98,18 @@ impl TableColumns {
         self.columns.values().any(|known| *known == class)
     }
 
-    fn from_rows(columns: &Rows, views: &Rows) -> Self {
+    fn from_rows(table: &str, columns: &Rows, views: &Rows) -> Self {
         let text = |cell: Option<&Option<bytes::Bytes>>| Some(cell::as_text(cell?.as_ref()?)?.to_owned());
         let rows = columns.rows.iter();
         let classes = rows.clone().filter_map(|row| Some((text(row.first())?, ColumnClass::of(&text(row.get(1))?))));
         let key = rows.filter(|row| text(row.get(2)).as_deref() == Some("partition_key"));
+        let views = views.rows.iter();
+        let all: Vec<_> = views.filter_map(|row| Some((text(row.first())?, text(row.get(1))?))).collect();
         Self {
             columns: classes.collect(),
             partition_key: key.filter_map(|row| text(row.first())).collect(),
-            base: views.rows.first().and_then(|row| text(row.first())),
+            base: all.iter().find(|(view, _)| view == table).map(|(_, base)| base.clone()),
+            views: all.iter().filter(|(_, base)| base == table).map(|(view, _)| view.clone()).collect(),
         }
     }
 }
@@ -129,8 +144,8 @@ impl SchemaCache {
         let key = (keyspace.to_owned(), table.to_owned());
         let names = [keyspace, table].map(|name| Value::Bytes(cell::text(name)));
         let rows = control.query(COLUMNS, Values::positional(&names)?).await?;
-        let views = control.query(BASE, Values::positional(&names)?).await?;
-        let columns = Arc::new(TableColumns::from_rows(&rows, &views));
+        let views = control.query(VIEWS, Values::positional(&names[..1])?).await?;
+        let columns = Arc::new(TableColumns::from_rows(table, &rows, &views));
         if columns.columns.is_empty() {
             return Ok(None);
         }

@@ -11,11 +11,14 @@ use replicateddb_cql::{
     frame::{Envelope, Opcode},
     request::Values,
     response::{self, ErrorCode},
+    rewrite::with_hashed_passwords,
     statement::{Ident, Statement, classify},
 };
+use replicateddb_store::login;
 use tokio::sync::Semaphore;
 
 use super::{
+    access::{Access, Denied, Roles, grants_to_creator},
     answer,
     control::{Control, ControlError},
     core::Core,
@@ -29,18 +32,19 @@ use super::{
     schema::SchemaCache,
     select::Select,
     topology::Topology,
-    write::Write,
+    write::{Part, Write},
 };
+use crate::backend::Endpoint;
 use crate::keyspace::confine;
 use crate::reads::{Early, Hold};
-use crate::replica::{Outcome, ProposeError};
+use crate::replica::{Outcome, ProposeError, Request, StatementText};
 
 /// Shared by the sessions on one generation of the backend.
 pub struct Service<C> {
     /// The replica.
     pub core: C,
-    /// `host:port` of the local Cassandra.
-    pub backend: String,
+    /// The local Cassandra.
+    pub backend: Endpoint,
     /// Its generation; another one must not be used.
     pub generation: u64,
     /// The front end's own questions to it.
@@ -49,12 +53,16 @@ pub struct Service<C> {
     pub prepared: Arc<PreparedCache>,
     /// Columns of tables.
     pub schema: SchemaCache,
+    /// What roles may do.
+    pub roles: Roles,
     /// The topology tables.
     pub topology: Topology,
     /// The other replicas.
     pub peers: Arc<Peers>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Clients log in.
+    pub authentication: bool,
     /// The keyspace that clients are confined to, if they are.
     pub keyspace: Option<Arc<str>>,
     /// Bytes of request bodies that may be in flight.
@@ -127,9 +135,19 @@ impl<C: Core> Service<C> {
 
     /// Orders a write and gives the answer to it, once it is applied here; a schema change, once the other live replicas
     /// have applied it, too, or [`SCHEMA_CHANGE_WAIT`] has passed.
-    pub async fn write(&self, stream: i16, write: Write, consistency: Consistency) -> Envelope {
+    ///
+    /// `role`: who asks, where clients log in.
+    pub async fn write(&self, stream: i16, write: Write, consistency: Consistency, role: Option<&str>) -> Envelope {
         if write.parts().is_empty() {
             return Envelope::response(stream, Opcode::Result, response::void());
+        }
+        if let Err(denied) = self.may(&write, role).await {
+            return match denied {
+                Denied::Refused(refusal) => refusal.answer(stream),
+                Denied::NoTable(table) => Refusal::invalid(format!("table {table} does not exist")).answer(stream),
+                Denied::Unknown(error) => answer::error_body(stream, error.body()),
+                Denied::NotNow(error) => answer::error_body(stream, answer::read_error(&error, consistency)),
+            };
         }
         if let Some(own) = &self.keyspace {
             for part in write.parts() {
@@ -141,7 +159,7 @@ impl<C: Core> Service<C> {
                 }
             }
         }
-        match self.ordered(&write, consistency).await {
+        match self.ordered(&write, consistency, role).await {
             Err(body) => answer::error_body(stream, body),
             Ok(outcome) => {
                 let opcode = Opcode::from_code(outcome.opcode).unwrap_or(Opcode::Error);
@@ -160,9 +178,12 @@ impl<C: Core> Service<C> {
     }
 
     /// The outcome, or the body of the ERROR that says why there is none.
-    async fn ordered(&self, write: &Write, consistency: Consistency) -> Result<Outcome, Bytes> {
+    async fn ordered(&self, write: &Write, consistency: Consistency, role: Option<&str>) -> Result<Outcome, Bytes> {
         let repeatable = self.repeatable(write, consistency).await?;
         let mut request = write.request(repeatable, now_micros()).map_err(|refusal| body(&refusal))?;
+        if let (Some(role), [part]) = (role, write.parts()) {
+            self.about_roles(&mut request, part, role).await?;
+        }
         if let Some(own) = &self.keyspace {
             request.keyspace = None;
             for statement in &mut request.statements {
@@ -172,6 +193,59 @@ impl<C: Core> Service<C> {
             }
         }
         self.core.propose(request).await.map_err(|error| answer::write_error(&error, consistency))
+    }
+
+    /// Whether the role may have all of a write executed.
+    async fn may(&self, write: &Write, role: Option<&str>) -> Result<(), Denied> {
+        let is_about_roles = |part: &&Part| part.statement().is_some_and(|statement| statement.role.is_some());
+        let Some(role) = role else {
+            return match write.parts().iter().any(|part| is_about_roles(&part)) {
+                true => Err(Denied::Refused(refuse::roles_of_nobody())),
+                false => Ok(()),
+            };
+        };
+        // What is rare is judged by all that was acknowledged anywhere before it was asked.
+        if !write.writes_rows() {
+            self.core.barrier().await.map_err(Denied::NotNow)?;
+        }
+        match self.may_now(write, role).await {
+            // It may have been made through another replica.
+            Err(Denied::NoTable(_)) => {
+                self.core.barrier().await.map_err(Denied::NotNow)?;
+                self.may_now(write, role).await
+            }
+            judged => judged,
+        }
+    }
+
+    /// The same, by what is applied here.
+    async fn may_now(&self, write: &Write, role: &str) -> Result<(), Denied> {
+        // First: what is read then is no older.
+        let (version, schema_version) = (self.core.last_ddl(), *self.core.schema().borrow());
+        let access = Access { control: &self.control, schema: &self.schema, schema_version, version };
+        for part in write.parts() {
+            let Some(statement) = part.statement() else { continue };
+            access.check(&self.roles, role, statement, part.keyspace()).await?;
+        }
+        Ok(())
+    }
+
+    /// Passwords do not go into the log, only their hashes; and whoever makes something may do everything with it.
+    async fn about_roles(&self, request: &mut Request, part: &Part, role: &str) -> Result<(), Bytes> {
+        let Some(statement) = part.statement() else { return Ok(()) };
+        if statement.role.is_some() {
+            let (text, said) = (part.text().to_owned(), statement.clone());
+            // A twentieth of a second of a processor for each password.
+            let hashed = tokio::task::spawn_blocking(move || with_hashed_passwords(&text, &said, login::hash)).await;
+            let text =
+                hashed.map_err(|error| error.to_string()).and_then(|text| text.map_err(|error| error.to_string()));
+            let failed =
+                |error| response::error_text(ErrorCode::Server, &format!("a password can't be hashed: {error}"));
+            request.statements = vec![StatementText { text: text.map_err(failed)?, values: Values::none() }];
+        }
+        let grants = grants_to_creator(statement, part.keyspace(), role);
+        request.statements.extend(grants.into_iter().map(|text| StatementText { text, values: Values::none() }));
+        Ok(())
     }
 
     /// Whether the write may be repeated without a difference. The error refuses it.
@@ -218,7 +292,7 @@ impl<C: Core> Service<C> {
                 Ok(Some(Verdict::UnknownColumn(column))) => {
                     format!("Undefined column name {column} in table {keyspace}.{table}")
                 }
-                Ok(None) => format!("table {keyspace}.{table} does not exist"),
+                Ok(None) => format!("table {table} does not exist"),
                 Err(error) => return Err(error.body()),
             };
             if caught_up {

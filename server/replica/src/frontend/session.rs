@@ -14,6 +14,7 @@ use replicateddb_cql::{
     statement::{Statement, classify, is_system_keyspace},
 };
 use replicateddb_faults::{Fault, pass};
+use replicateddb_store::generation;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -27,8 +28,11 @@ use super::{
     core::Core,
     early::read_early,
     events::{self, Interest},
-    handshake::{handshake, readable},
-    limits::{BODY_TIMEOUT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, MAX_BODY, MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT},
+    handshake::{handshake, log_in, readable},
+    limits::{
+        BODY_TIMEOUT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, LOGIN_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY,
+        MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT,
+    },
     metrics::{RequestClass, Ticket},
     plan::{self, Plan, Refusal},
     prepared::Prepared,
@@ -38,7 +42,7 @@ use super::{
     socket::{self, Out, Reader},
     write::{self, Write},
 };
-use crate::backend;
+use crate::backend::{self, BackendError, Opened};
 use crate::keyspace::confine;
 
 /// Bytes of a client that are read and thrown away after a fatal error, so that closing the socket doesn't destroy the
@@ -122,23 +126,54 @@ async fn converse<C: Core>(
         _ = closing.wait_for(|closing| *closing != Closing::Open) => return Ok(()),
     };
     let version = agreed.version;
-    let backend = match backend_of(&service, version).await {
-        Ok(backend) => backend,
+    let begun = async {
+        let opened = backend::open(version, &service.backend).await.map_err(|error| unavailable(&error))?;
+        let mut backend = match (opened, service.authentication) {
+            (Opened::Login(backend, asked), true) => return Ok(Begun::Asked(backend, asked)),
+            (Opened::Ready(_), true) => {
+                return Err(
+                    "this replica's Cassandra lets everybody in: it is not started with --authentication yet".into()
+                );
+            }
+            (Opened::Ready(backend), false) => backend,
+            (Opened::Login(backend, _), false) => {
+                backend::log_in(&service.backend, backend).await.map_err(|error| unavailable(&error))?
+            }
+        };
+        backend =
+            backend::of_generation(&service.backend, backend, service.generation).await.map_err(|e| unavailable(&e))?;
+        confined(&service, backend).await.map(Begun::Ready)
+    };
+    let (backend, role) = match begun.await {
         Err(message) => {
             let refusal = answer::error(stream, ErrorCode::Bootstrapping, &message);
             let _ = out.send(Envelope { version: version.code(), ..refusal }).await;
             return Ok(());
         }
+        Ok(Begun::Ready(backend)) => {
+            reader.begin(agreed, MAX_BODY);
+            let ready = Envelope::response(stream, Opcode::Ready, response::ready());
+            let _ = out.send_ready(Envelope { version: version.code(), ..ready }, agreed).await;
+            (backend, None)
+        }
+        Ok(Begun::Asked(mut backend, asked)) => {
+            reader.begin(agreed, MAX_HANDSHAKE_BODY);
+            let asked = Envelope { version: version.code(), stream, ..asked };
+            out.send_ready(asked, agreed).await.map_err(|_| End::Closed)?;
+            let role = tokio::select! {
+                role = timeout(LOGIN_TIMEOUT, log_in(reader, &out, &mut backend, version)) => role.map_err(|_| End::Closed)??,
+                _ = closing.wait_for(|closing| *closing != Closing::Open) => return Ok(()),
+            };
+            reader.begin(agreed, MAX_BODY);
+            (of_logged_in(&service, backend).await?, Some(role))
+        }
     };
-    reader.begin(agreed, MAX_BODY);
-    let ready = Envelope::response(stream, Opcode::Ready, response::ready());
-    let _ = out.send_ready(Envelope { version: version.code(), ..ready }, agreed).await;
     let (backend_reader, backend_writer) = socket::backend_halves(backend);
     let (to_backend, backend_queue) = Out::new();
     let relay = Arc::new(Relay::new(to_backend, service.prepared.clone(), service.keyspace.as_deref()));
     let answers = relay.answers(backend_reader, out.clone(), service.answers.clone());
     let (tasks, events) = (JoinSet::new(), JoinSet::new());
-    let mut session = Session { service, version, relay: relay.clone(), out, tasks, events, interest: None };
+    let mut session = Session { service, role, version, relay: relay.clone(), out, tasks, events, interest: None };
     tokio::select! {
         biased;
         end = session.requests(reader, closing) => end,
@@ -147,13 +182,33 @@ async fn converse<C: Core>(
     }
 }
 
-/// A session's own connection to the local Cassandra, in the client's version, so that answers are passed on as they are. The
-/// error is for the client.
-async fn backend_of<C: Core>(service: &Service<C>, version: Version) -> Result<backend::Framed, String> {
-    let backend = backend::connect_in(version, &service.backend, Some(service.generation)).await.map_err(|error| {
-        tracing::warn!(%error, "no backend connection for a client");
-        format!("this replica's Cassandra is not available: {error}")
-    })?;
+/// A client's own connection to the local Cassandra, in the client's version, so that answers are passed on as they are.
+enum Begun {
+    /// It may be used.
+    Ready(backend::Framed),
+    /// As soon as the client has answered this AUTHENTICATE.
+    Asked(backend::Framed, Envelope),
+}
+
+/// For the client.
+fn unavailable(error: &BackendError) -> String {
+    tracing::warn!(%error, "no backend connection for a client");
+    format!("this replica's Cassandra is not available: {error}")
+}
+
+/// The connection of a client that has logged in, of the right generation. Its role may not read that; the replica's may, and one
+/// JVM follows another: if it is the right one now, this connection was made to that, or to one that has taken it along.
+async fn of_logged_in<C: Core>(service: &Service<C>, backend: backend::Framed) -> Result<backend::Framed, End> {
+    let let_go = |error: String| {
+        tracing::warn!(error, "a client that has logged in is let go");
+        End::Closed
+    };
+    service.control.query(generation::QUERY, Values::none()).await.map_err(|error| let_go(error.to_string()))?;
+    confined(service, backend).await.map_err(let_go)
+}
+
+/// In the keyspace that clients are confined to, if they are. The error is for the client.
+async fn confined<C: Core>(service: &Service<C>, backend: backend::Framed) -> Result<backend::Framed, String> {
     match service.keyspace.as_deref() {
         None => Ok(backend),
         Some(keyspace) => {
@@ -164,6 +219,8 @@ async fn backend_of<C: Core>(service: &Service<C>, version: Version) -> Result<b
 
 struct Session<C> {
     service: Arc<Service<C>>,
+    /// Who has logged in, where clients do.
+    role: Option<Arc<str>>,
     /// Of the connection.
     version: Version,
     relay: Arc<Relay>,
@@ -413,10 +470,10 @@ impl<C: Core> Session<C> {
         if consistency.is_serial() {
             return self.refuse(stream, &Refusal::serial_write(consistency), ticket).await;
         }
-        let (service, out, version) = (self.service.clone(), self.out.clone(), self.version);
+        let (service, out, version, role) = (self.service.clone(), self.out.clone(), self.version, self.role.clone());
         let ticket = ticket.class(write.class());
         self.tasks.spawn(async move {
-            let answer = service.write(stream, write, consistency).await;
+            let answer = service.write(stream, write, consistency, role.as_deref()).await;
             let answer = answer::in_version(answer, version);
             let sent = out.send(answer).await.map_err(|_| End::Closed);
             pass(Fault::AnswerQueued);

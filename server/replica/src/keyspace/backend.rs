@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::store::KeyspaceStore;
 use super::{FENCE_WATCH, STATE_TABLE};
-use crate::backend::BackendError;
 use crate::backend::executor::Cassandra;
+use crate::backend::{BackendError, Endpoint};
 use crate::record::Record;
 use crate::replica::TableDigest;
 use crate::site::{Agent, Backend, Connector, Failure, Health, Place, Plan, Reply};
@@ -31,13 +31,13 @@ impl KeyspaceConnector {
 impl Connector for KeyspaceConnector {
     type Backend = KeyspaceBackend;
 
-    fn address(&self) -> String {
-        self.store.address().to_owned()
+    fn endpoint(&self) -> Endpoint {
+        self.store.endpoint().clone()
     }
 
     async fn connect(&self, generation: u64) -> Result<KeyspaceBackend, BackendError> {
         let name = self.store.connection_name();
-        let inner = Cassandra::connect(self.store.address(), generation, Some(&name)).await?;
+        let inner = Cassandra::connect(self.store.endpoint(), generation, Some(&name)).await?;
         let (health, _) = watch::channel(Health::Healthy);
         let watching = tokio::spawn(watch_fence(self.store.clone(), inner.health(), health.clone()));
         Ok(KeyspaceBackend {

@@ -19,9 +19,9 @@ use uuid::Uuid;
 use super::landing::{self, landed};
 use super::open::{DISTRUSTED, Open, bigint, failed, signed};
 use super::{FENCE_WATCH, STATE_TABLE};
-use crate::backend::connect_named;
 use crate::backend::connection::Connection;
 use crate::backend::executor::Cassandra;
+use crate::backend::{Endpoint, connect_named};
 use crate::checkpoint::exchange::{self, Peer};
 use crate::checkpoint::points::{Points, on_disk};
 use crate::checkpoint::{CheckpointError, Manifest as Checkpoint, Scope, Target, checkpoint_of, restore};
@@ -30,7 +30,7 @@ use crate::site::{Agent, Rest};
 /// See the module's head. Cheap to clone.
 #[derive(Clone)]
 pub struct KeyspaceStore {
-    pub(super) address: Arc<str>,
+    pub(super) at: Endpoint,
     pub(super) keyspace: Arc<str>,
     pub(super) replica: u32,
     pub(super) log: Uuid,
@@ -43,11 +43,11 @@ pub struct KeyspaceStore {
 }
 
 impl KeyspaceStore {
-    /// The keyspace of the Cassandra at `address`, for one incarnation of a replica in a log.
-    pub fn new(address: &str, keyspace: &str, replica: u32, log: Uuid, incarnation: i64) -> Self {
-        let (address, keyspace) = (address.into(), keyspace.into());
+    /// The keyspace of that Cassandra, for one incarnation of a replica in a log.
+    pub fn new(at: Endpoint, keyspace: &str, replica: u32, log: Uuid, incarnation: i64) -> Self {
+        let keyspace = keyspace.into();
         Self {
-            address,
+            at,
             keyspace,
             replica,
             log,
@@ -64,9 +64,9 @@ impl KeyspaceStore {
         Self { points: Some(points), source: source.into(), ..self }
     }
 
-    /// `host:port` of the shared Cassandra.
-    pub fn address(&self) -> &str {
-        &self.address
+    /// The shared Cassandra.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.at
     }
 
     /// The keyspace.
@@ -85,7 +85,7 @@ impl KeyspaceStore {
 
     async fn open(&self) -> Result<Open<'_>, StoreError> {
         let name = self.connection_name();
-        let framed = connect_named(&self.address, None, &name).await;
+        let framed = connect_named(&self.at, None, &name).await;
         let framed = framed.map_err(|error| StoreError::Keyspace(error.to_string()))?;
         Ok(Open::new(self, Connection::new(framed), name))
     }
@@ -126,7 +126,7 @@ impl KeyspaceStore {
         generation: u64,
         build: Uuid,
     ) -> Result<(), StoreError> {
-        let backend = Cassandra::connect(&self.address, generation, Some(&self.connection_name())).await;
+        let backend = Cassandra::connect(&self.at, generation, Some(&self.connection_name())).await;
         let backend = backend.map_err(|error| StoreError::Keyspace(error.to_string()))?;
         let target = Target { backend: &backend, keyspace: &self.keyspace, without: STATE_TABLE, build };
         match restore(&target, folder, manifest).await {
@@ -204,7 +204,7 @@ impl Agent for KeyspaceStore {
     async fn snapshot(&self, id: &str, generation: u64, timestamp_us: i64, _: Option<u64>) -> Result<(), StoreError> {
         let points = self.points()?;
         let scope = Scope::Keyspace { name: &self.keyspace, without: STATE_TABLE };
-        let saved = checkpoint_of(&self.address, generation, scope, &points.folder(id), timestamp_us).await?;
+        let saved = checkpoint_of(&self.at, generation, scope, &points.folder(id), timestamp_us).await?;
         // Nobody has claimed the keyspace before this: nobody else has written to it while it was read.
         self.open().await?.ours().await?;
         points.taken(id, saved);

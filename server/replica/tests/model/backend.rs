@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::response::{self, ChangeKind, ErrorCode, SchemaChange, SchemaTarget};
-use replicateddb_replica::backend::BackendError;
+use replicateddb_replica::backend::{BackendError, Endpoint};
 use replicateddb_replica::lanes::Lanes;
 use replicateddb_replica::mutations::{Mutation, mutated};
 use replicateddb_replica::record::{Record, flags};
@@ -22,7 +22,7 @@ pub struct ModelConnector(pub ModelStore);
 impl Connector for ModelConnector {
     type Backend = ModelBackend;
 
-    fn address(&self) -> String {
+    fn endpoint(&self) -> Endpoint {
         "model".into()
     }
 

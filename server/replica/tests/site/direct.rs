@@ -27,7 +27,7 @@ pub struct Direct(pub Framed<TcpStream, Codec>);
 impl Direct {
     /// To this address.
     pub async fn to(address: &str) -> Self {
-        Self(connect(address, None).await.unwrap())
+        Self(connect(&address.into(), None).await.unwrap())
     }
 
     /// As a role of a Cassandra that wants to know; none if it can't be reached, or does not let the role in.
@@ -38,6 +38,14 @@ impl Direct {
     /// As [`Direct::logged_in`], in protocol version 5: for [`Direct::at`] alone.
     pub async fn logged_in_v5(address: &str, role: &str, password: &str) -> Option<Self> {
         Self::logged_in_by(address, Codec::client_v5(MAX_ANSWER), role, password).await
+    }
+
+    /// To a server that wants to know who asks, before it does.
+    pub async fn to_one_that_asks(address: &str) -> Self {
+        let mut direct = Self(Framed::new(TcpStream::connect(address).await.unwrap(), Codec::client(MAX_ANSWER)));
+        let (opcode, _) = direct.ask(Opcode::Startup, request::startup(&[("CQL_VERSION", "3.0.0")]).unwrap()).await;
+        assert_eq!(opcode, Opcode::Authenticate.code());
+        direct
     }
 
     async fn logged_in_by(address: &str, codec: Codec, role: &str, password: &str) -> Option<Self> {
@@ -53,7 +61,7 @@ impl Direct {
 
     /// In this keyspace from now on.
     pub async fn using(self, address: &str, keyspace: &str) -> Self {
-        Self(in_keyspace(address, self.0, keyspace).await.unwrap())
+        Self(in_keyspace(&address.into(), self.0, keyspace).await.unwrap())
     }
 
     /// A statement that must succeed.

@@ -19,6 +19,7 @@ use replicateddb_cql::wire::Value;
 use replicateddb_ordering::OrderedLog;
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::ReplicaHandle;
+use replicateddb_replica::backend::Endpoint;
 use replicateddb_replica::backend::executor::CassandraConnector;
 use replicateddb_replica::config::Config;
 use replicateddb_replica::metrics::Metrics;
@@ -27,6 +28,7 @@ use replicateddb_replica::replica::{Digest, Outcome, Request, RequestKind, Servi
 use replicateddb_store::agent::{AgentArgs, run};
 use replicateddb_store::api::Jvm;
 use replicateddb_store::client::Store;
+use replicateddb_store::login::Login;
 use uuid::Uuid;
 
 pub use direct::Direct;
@@ -128,6 +130,19 @@ impl Site {
         site
     }
 
+    /// With a Cassandra whose clients log in.
+    pub fn with_logins() -> Self {
+        let mut site = Self::without_agent();
+        site.words.push("--authentication".to_owned());
+        site.run();
+        site
+    }
+
+    /// Its CQL port, for the replica's role.
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::new(self.cql.as_str(), Some(Login::of_token(TOKEN)))
+    }
+
     pub fn shared_without_agent() -> Self {
         let mut site = Self::without_agent();
         site.words.push("--shared".to_owned());
@@ -169,7 +184,7 @@ impl Site {
         let (log, incarnation) = log.open(config.replica);
         let store = self.store(log.log_id().0, incarnation.0);
         let config = Config { restore_point_interval: Duration::from_secs(3600), ..config };
-        let connector = CassandraConnector { address: self.cql.clone() };
+        let connector = CassandraConnector { at: self.endpoint() };
         ReplicaHandle::start(config, log, store, connector, Metrics::default())
     }
 
