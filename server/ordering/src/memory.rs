@@ -32,7 +32,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { segment_entries: 10_000, max_body_bytes: 4 << 20 }
+        Self { segment_entries: 10_000, max_body_bytes: 17 << 20 }
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Limits {
     /// Bytes of one entry after which no further record is added.
     pub max_bytes: usize,
     /// Bytes of one record. An entry of almost `max_bytes` may take one more of this size and must fit the log, or
-    /// small requests would be refused for a large one's sake.
+    /// small requests would be refused for a large one's sake. More than the front end takes in one message.
     pub max_record_bytes: usize,
     /// Entries on their way at once.
     pub entries_in_flight: usize,
@@ -60,8 +60,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_records: 1024,
-            max_bytes: 192 << 10,
-            max_record_bytes: (4 << 20) - (264 << 10),
+            max_bytes: 48 << 10,
+            max_record_bytes: (17 << 20) - (264 << 10),
             entries_in_flight: 2,
             queue_records: 8192,
             queue_bytes: 64 << 20,

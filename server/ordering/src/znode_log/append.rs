@@ -14,7 +14,7 @@ use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 use super::bodies::{self, BodyError};
 use super::layout::SegmentState;
 use super::plan::{self, AppendVerdict, Place};
-use super::push::Carry;
+use super::push::{Carry, MAX_CARRIED_BYTES};
 use super::{Inner, gather, open, truncate};
 use crate::connection::{Connection, lost};
 use crate::{AppendError, Appended, Committed, LogError, Position, framing};
@@ -153,7 +153,8 @@ pub(super) async fn append(inner: Arc<Inner>, entry: Bytes, waits: bool) -> Outc
 
 /// Appends an entry of another replica, together with others.
 pub(super) async fn carried(inner: Arc<Inner>, Carry { writer, entry, waits, .. }: Carry) -> Outcome {
-    let limit = inner.config.max_entry_bytes;
+    // What its own replica takes for small enough may be more than what this one does.
+    let limit = inner.config.max_entry_bytes.max(MAX_CARRIED_BYTES);
     if entry.len() > limit {
         return Err(AppendError::TooLarge { bytes: entry.len(), limit });
     }

@@ -14,7 +14,9 @@ use super::layout::{Layout, SegmentState};
 use crate::framing::SideBody;
 
 /// Chunks read at once.
-const READ_AHEAD: usize = 4;
+const READ_AHEAD: usize = 8;
+/// Chunks stored at once.
+const STORE_AHEAD: usize = 8;
 
 /// Why a body was not stored. Its entry was not proposed.
 #[derive(Debug)]
@@ -38,29 +40,47 @@ pub(super) enum ReadError {
 pub(super) async fn store(inner: &Inner, client: &Client, segment: u32, entry: &Bytes) -> Result<SideBody, BodyError> {
     let number = inner.body_counter.fetch_add(1, Ordering::Relaxed);
     let name = format!("{:x}-{number:x}", inner.incarnation.0);
-    let chunks = entry.chunks(inner.config.max_entry_bytes);
+    let size = inner.config.max_entry_bytes;
     let body = SideBody {
         name,
-        chunks: u16::try_from(chunks.len()).map_err(|_| BodyError::Failed("it has too many chunks".into()))?,
+        chunks: u16::try_from(entry.len().div_ceil(size))
+            .map_err(|_| BodyError::Failed("it has too many chunks".into()))?,
         bytes: u32::try_from(entry.len()).map_err(|_| BodyError::Failed("it is too long".into()))?,
         crc: crc32fast::hash(entry),
     };
-    // The folder may be there: a body was stored in this segment before.
-    match create(inner, client, segment, &inner.layout.segment_bodies(segment), &[]).await {
-        Ok(()) | Err(CreateError::Exists) => {}
-        Err(CreateError::Body(error)) => return Err(error),
-    }
     let path = inner.layout.body(segment, &body.name);
-    create(inner, client, segment, &path, &[]).await?;
-    for (number, chunk) in (0u16..).zip(chunks) {
-        create(inner, client, segment, &Layout::chunk(&path, number), chunk).await?;
+    let chunk = |number: u16| {
+        let begin = usize::from(number) * size;
+        entry.slice(begin..entry.len().min(begin + size))
+    };
+    let first = [(path.clone(), Bytes::new()), (Layout::chunk(&path, 0), chunk(0))];
+    match create(inner, client, segment, &first).await {
+        // It is the first body in this segment, or another one makes the folder now.
+        Err(CreateError::NoFolder) => {
+            let folder = [(inner.layout.segment_bodies(segment), Bytes::new())];
+            match create(inner, client, segment, &folder).await {
+                Ok(()) | Err(CreateError::Exists) => create(inner, client, segment, &first).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        created => created?,
     }
+    let rest: Vec<_> = (1..body.chunks)
+        .map(|number| store_chunk(inner, client, segment, Layout::chunk(&path, number), chunk(number)))
+        .collect();
+    let mut stored = stream::iter(rest).buffer_unordered(STORE_AHEAD);
+    while let Some(()) = stored.try_next().await? {}
     Ok(body)
 }
 
-/// Why a node of a body was not created.
+async fn store_chunk(inner: &Inner, client: &Client, segment: u32, path: String, data: Bytes) -> Result<(), BodyError> {
+    Ok(create(inner, client, segment, &[(path, data)]).await?)
+}
+
+/// Why nodes of a body were not created.
 enum CreateError {
     Exists,
+    NoFolder,
     Body(BodyError),
 }
 
@@ -68,18 +88,22 @@ impl From<CreateError> for BodyError {
     fn from(error: CreateError) -> Self {
         match error {
             CreateError::Exists => Self::Failed("its name is taken".into()),
+            CreateError::NoFolder => Self::Failed("there is no folder for it".into()),
             CreateError::Body(error) => error,
         }
     }
 }
 
-async fn create(inner: &Inner, client: &Client, segment: u32, path: &str, data: &[u8]) -> Result<(), CreateError> {
+/// Creates these nodes, all or none.
+async fn create(inner: &Inner, client: &Client, segment: u32, nodes: &[(String, Bytes)]) -> Result<(), CreateError> {
     let failed = |error: Error| CreateError::Body(BodyError::Failed(error.to_string()));
     let mut writer = client.new_multi_writer();
     writer.add_check_version(&inner.layout.segment(segment), SegmentState::OPEN_VERSION).map_err(failed)?;
     writer.add_check_version(&inner.incarnation_path, 0).map_err(failed)?;
     let options = CreateMode::Persistent.with_acls(inner.access.acls());
-    writer.add_create(path, data, &options).map_err(failed)?;
+    for (path, data) in nodes {
+        writer.add_create(path, data, &options).map_err(failed)?;
+    }
     match writer.commit().await {
         Ok(_) => Ok(()),
         Err(MultiWriteError::OperationFailed { index: 0, source: Error::BadVersion | Error::NoNode }) => {
@@ -89,6 +113,7 @@ async fn create(inner: &Inner, client: &Client, segment: u32, path: &str, data: 
             Err(CreateError::Body(BodyError::Fenced))
         }
         Err(MultiWriteError::OperationFailed { index: 2, source: Error::NodeExists }) => Err(CreateError::Exists),
+        Err(MultiWriteError::OperationFailed { index: 2, source: Error::NoNode }) => Err(CreateError::NoFolder),
         Err(error) => Err(failed(error.into())),
     }
 }

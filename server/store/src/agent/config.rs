@@ -154,7 +154,7 @@ fn for_sharing() -> Vec<(&'static str, &'static str)> {
 }
 
 /// Settings that decide whether Cassandra refuses a statement, which is then its result on every replica: the same for
-/// every size of JVM and every profile, and above what is proposed (a record has at most 3.75 MiB). Cassandra's own
+/// every size of JVM and every profile. The front end takes messages of up to 16 MiB, as Cassandra does by default. Cassandra's own
 /// defaults are written down too, so that another version of it decides alike.
 fn refusals() -> Vec<(&'static str, &'static str)> {
     vec![

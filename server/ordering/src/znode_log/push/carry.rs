@@ -16,7 +16,7 @@ use super::{CARRIED, CARRY, PushError};
 use crate::{AppendError, Appended, Position};
 
 /// The largest entry that is handed over, bytes.
-pub(super) const MAX_CARRIED_BYTES: usize = 128 << 10;
+pub(in crate::znode_log) const MAX_CARRIED_BYTES: usize = 128 << 10;
 /// Longest name of an incarnation's node.
 const MAX_NODE_BYTES: usize = 64;
 const _: () = assert!(1 + 8 + 1 + 4 + 1 + MAX_NODE_BYTES <= MAX_HEAD_BYTES);

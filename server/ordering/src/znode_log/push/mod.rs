@@ -41,8 +41,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use uuid::Uuid;
 
-pub(super) use self::carry::Carry;
-use self::carry::{MAX_CARRIED_BYTES, Told, can_carry, parse_told, told};
+pub(super) use self::carry::{Carry, MAX_CARRIED_BYTES};
+use self::carry::{Told, can_carry, parse_told, told};
 use self::wire::{Keyed, MAC_BYTES, framed, keyed, next, opened, put, sealed, whole};
 use super::append::{Outcome, Writer};
 use crate::{AppendError, Committed, Incarnation, Life, LogId, Position};
