@@ -35,8 +35,10 @@ pub mod flags {
     pub const NOT_REPEATABLE: u32 = 1;
     /// A batch of counters: Cassandra takes those in a kind of batch of their own.
     pub const COUNTERS: u32 = 2;
+    /// A schema statement, or one about roles, with grants behind it for what it makes.
+    pub const GRANTS: u32 = 4;
     /// Every bit this version knows.
-    pub const KNOWN: u32 = NOT_REPEATABLE | COUNTERS;
+    pub const KNOWN: u32 = NOT_REPEATABLE | COUNTERS | GRANTS;
 }
 
 /// What a record is; decides how it is applied. The numbers stand in the log and never change.

@@ -19,6 +19,7 @@ use replicateddb_ordering::{OrderedLog, Position};
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::frontend::superuser::{Superuser, keep};
 use replicateddb_replica::frontend::{Config, Frontend, Identity, Metrics, Peers};
+use replicateddb_replica::replica::Serving;
 use replicateddb_store::login::{Login, ROLE};
 use site::direct::auth_response;
 use site::plain::Plain;
@@ -101,12 +102,21 @@ const ATTEMPTS: &[&str] = &[
     "DROP TABLE ks.t",
     "CREATE INDEX ON ks.t (v)",
     "DROP INDEX ks.i",
+    "DROP INDEX ks.nothing",
+    "DROP INDEX IF EXISTS ks.nothing",
+    "DROP MATERIALIZED VIEW ks.nothing",
+    "DROP MATERIALIZED VIEW IF EXISTS ks.nothing",
+    "ALTER MATERIALIZED VIEW ks.nothing WITH comment = 'x'",
+    "DROP FUNCTION ks.nothing",
+    "DROP FUNCTION IF EXISTS ks.nothing",
+    "DROP AGGREGATE ks.nothing",
+    "INSERT INTO unqualified (k) VALUES (1)",
     "CREATE TYPE ks.pair (a int)",
     "ALTER TYPE ks.kind ADD b int",
     "DROP TYPE ks.kind",
     "CREATE MATERIALIZED VIEW ks.v2 AS SELECT * FROM ks.t WHERE k IS NOT NULL AND v IS NOT NULL PRIMARY KEY (v, k)",
-    "ALTER MATERIALIZED VIEW ks.view WITH comment = 'x'",
-    "DROP MATERIALIZED VIEW ks.view",
+    "ALTER MATERIALIZED VIEW ks.seen WITH comment = 'x'",
+    "DROP MATERIALIZED VIEW ks.seen",
     "CREATE FUNCTION ks.g (a int) CALLED ON NULL INPUT RETURNS int LANGUAGE java AS 'return 1;'",
     "SELECT ks.f(v) FROM ks.t",
     "LIST ROLES",
@@ -147,7 +157,7 @@ const SCRIPT: &[(&str, &str)] = &[
     (BOSS, "CREATE TABLE ks.viewed (k int PRIMARY KEY, v int)"),
     (
         BOSS,
-        "CREATE MATERIALIZED VIEW ks.view AS SELECT * FROM ks.viewed WHERE k IS NOT NULL AND v IS NOT NULL PRIMARY KEY (v, k)",
+        "CREATE MATERIALIZED VIEW ks.seen AS SELECT * FROM ks.viewed WHERE k IS NOT NULL AND v IS NOT NULL PRIMARY KEY (v, k)",
     ),
     (BOSS, "CREATE INDEX i ON ks.viewed (v)"),
     (BOSS, "CREATE TYPE ks.kind (a int)"),
@@ -237,6 +247,8 @@ const SCRIPT: &[(&str, &str)] = &[
     (BOSS, "GRANT SELECT ON ks.t TO nobody"),
     (BOSS, "GRANT SELECT ON ks.nothing TO alice"),
     (BOSS, "GRANT CREATE ON TABLE ks.t TO alice"),
+    (BOSS, "GRANT SELECT ON ALL MBEANS TO alice"),
+    (BOSS, "ALTER ROLE alice WITH PASSWORD = 'a' AND PASSWORD = 'b'"),
     (BOSS, "GRANT nobody TO alice"),
     (BOSS, "GRANT alice TO alice"),
     (BOSS, "SELECT role, is_superuser, can_login, member_of FROM system_auth.roles WHERE role = 'alice'"),
@@ -285,6 +297,8 @@ async fn roles_may_what_they_may_at_a_plain_cassandra() {
     }
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
     own_role_is_nobodys(&address).await;
+    nobody_holds_everybody_up(&address).await;
+    a_cassandra_without_logins_waits(&log).await;
     the_same_after_a_replay(&site, &handle, &log).await;
     no_password_is_logged(&log).await;
     a_password_is_changed_in_the_file(&address, &file).await;
@@ -329,6 +343,38 @@ async fn own_role_is_nobodys(address: &str) {
     assert_eq!(opcode, Opcode::Error.code());
     let (opcode, _) = hasty.ask(Opcode::AuthResponse, auth_response(BOSS, BOSS)).await;
     assert_eq!(opcode, Opcode::AuthSuccess.code(), "the second attempt is the right one");
+}
+
+/// What would hold every replica up is refused where it comes in.
+async fn nobody_holds_everybody_up(address: &str) {
+    let mut alice = Direct::logged_in(address, "alice", "alice").await.unwrap();
+    let slow = format!("ALTER ROLE alice WITH HASHED PASSWORD = '$2a$30${}'", "x".repeat(53));
+    let many = "ALTER ROLE alice WITH PASSWORD = 'a'".to_owned() + &" AND PASSWORD = 'a'".repeat(1000);
+    for text in [slow, many, format!("DROP ROLE IF EXISTS '{}'", "x".repeat(70_000))] {
+        let (_, body) = alice.statement(&text, &[]).await;
+        let error = parse_error(&body).unwrap();
+        assert!(matches!(error.kind(), Some(ErrorCode::Invalid | ErrorCode::Syntax)), "{}: {error:?}", &text[..60]);
+    }
+    let (_, body) = alice.prepared("ALTER ROLE alice WITH PASSWORD = 'x'", &[]).await;
+    assert!(parse_error(&body).unwrap().message.contains("can't be prepared"));
+}
+
+/// A Cassandra whose clients do not log in does not execute what is about roles otherwise than others: it waits.
+async fn a_cassandra_without_logins_waits(log: &MemoryStorage) {
+    let open = Site::new();
+    let waiting = open.start(log, 2);
+    let reason = until("a replica that waits", async || {
+        let conditions = format!("{:?}", waiting.status().conditions);
+        conditions.contains("agent --authentication").then_some(conditions)
+    })
+    .await;
+    assert!(!matches!(*waiting.serving().borrow(), Serving::Yes { .. }), "{reason}");
+    assert_eq!(roles_left(&open).await, ["cassandra"], "nothing about roles was executed");
+}
+
+async fn roles_left(site: &Site) -> Vec<String> {
+    let rows = Direct::to(&site.cql).await.rows("SELECT role FROM system_auth.roles").await;
+    rows.iter().map(|row| String::from_utf8(row[0].as_ref().unwrap().to_vec()).unwrap()).collect()
 }
 
 /// What is known of roles, but for write times.

@@ -13,16 +13,13 @@ pub fn with_hashed_passwords<E>(
     hash: impl Fn(&str) -> Result<String, E>,
 ) -> Result<String, E> {
     let Some(RoleChange::Role { options, .. }) = statement.role.as_deref() else { return Ok(text.to_owned()) };
-    let mut rewritten = String::with_capacity(text.len());
-    let mut copied = 0;
-    for password in &options.passwords {
-        let part = |end: usize| text.get(copied..end).unwrap_or_default();
-        rewritten.push_str(part(password.keyword));
-        rewritten.push_str("HASHED ");
-        rewritten.push_str(text.get(password.keyword..password.literal.start).unwrap_or_default());
-        rewritten.push_str(&format!("'{}'", hash(&password.clear)?.replace('\'', "''")));
-        copied = password.literal.end;
-    }
-    rewritten.push_str(text.get(copied..).unwrap_or_default());
-    Ok(rewritten)
+    let Some(password) = &options.password else { return Ok(text.to_owned()) };
+    let part = |start: usize, end: usize| text.get(start..end).unwrap_or_default();
+    let hash = hash(&password.clear)?.replace('\'', "''");
+    Ok(format!(
+        "{}HASHED {}'{hash}'{}",
+        part(0, password.keyword),
+        part(password.keyword, password.literal.start),
+        part(password.literal.end, text.len())
+    ))
 }

@@ -22,8 +22,9 @@ pub(super) fn ddl(mut cursor: Cursor<'_>) -> Statement {
             false => cursor.eat_word("IDENTITY").then_some(RoleChange::Identity),
         });
     };
-    let _exists = cursor.eat_words(&["IF", "NOT", "EXISTS"]) || cursor.eat_words(&["IF", "EXISTS"]);
-    let mut statement = Statement { replaces, ..Statement::new(Kind::Ddl(action, object)) };
+    let _not_exists = cursor.eat_words(&["IF", "NOT", "EXISTS"]);
+    let if_exists = cursor.eat_words(&["IF", "EXISTS"]);
+    let mut statement = Statement { if_exists, replaces, ..Statement::new(Kind::Ddl(action, object)) };
     statement.markers = markers::scan(whole).markers;
     names(&mut statement, object, &mut cursor);
     match (action, object) {

@@ -276,6 +276,8 @@ pub struct Statement {
     pub table: Option<Ident>,
     /// The object that DDL names.
     pub object: Option<Ident>,
+    /// `IF EXISTS` of DDL.
+    pub if_exists: bool,
     /// `CREATE OR REPLACE`
     pub replaces: bool,
     /// The types of the arguments of a function or an aggregate that is made, as written.
@@ -325,6 +327,7 @@ impl Statement {
             keyspace: None,
             table: None,
             object: None,
+            if_exists: false,
             replaces: false,
             arguments: None,
             made_of: Vec::new(),

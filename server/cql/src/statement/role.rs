@@ -45,8 +45,10 @@ pub enum RoleChange {
 pub struct RoleOptions {
     /// `SUPERUSER`
     pub superuser: Option<bool>,
-    /// Clear passwords: the keyword and what it stands before.
-    pub passwords: Vec<Password>,
+    /// A clear password.
+    pub password: Option<Password>,
+    /// A hashed password.
+    pub hash: Option<String>,
     /// Something that a role may not change about itself: all but a password.
     pub others: Vec<&'static str>,
 }
@@ -83,7 +85,9 @@ pub enum ResourceName {
     FunctionsIn(Ident),
     /// `FUNCTION [k.]f(..)`
     Function(Option<Ident>, Ident, Vec<String>),
-    /// `ALL MBEANS`, `MBEANS '..'`, `MBEAN '..'`
+    /// `ALL MBEANS`
+    AllMBeans,
+    /// `MBEANS '..'`, `MBEAN '..'`
     MBeans,
 }
 
@@ -155,7 +159,7 @@ fn resource(cursor: &mut Cursor<'_>) -> Option<ResourceName> {
     for (words, resource) in [
         (&["ALL", "KEYSPACES"][..], Name::AllKeyspaces),
         (&["ALL", "ROLES"], Name::AllRoles),
-        (&["ALL", "MBEANS"], Name::MBeans),
+        (&["ALL", "MBEANS"], Name::AllMBeans),
     ] {
         if cursor.eat_words(words) {
             return Some(resource);
@@ -241,9 +245,14 @@ fn password(options: &mut RoleOptions, cursor: &mut Cursor<'_>, equals: bool) ->
     cursor.eat_word("PASSWORD").then_some(())?;
     (!equals || cursor.eat_symbol(b'=')).then_some(())?;
     let literal = cursor.next().filter(|token| token.kind == TokenKind::String)?;
-    if !hashed {
-        let clear = string(cursor.text, literal)?;
-        options.passwords.push(Password { keyword, literal: literal.span(), clear });
+    let said = string(cursor.text, literal)?;
+    match hashed {
+        true if options.hash.is_none() => options.hash = Some(said),
+        false if options.password.is_none() => {
+            options.password = Some(Password { keyword, literal: literal.span(), clear: said });
+        }
+        // Cassandra says that it is there twice.
+        _ => return None,
     }
     Some(())
 }

@@ -13,7 +13,7 @@ mod nulls;
 pub mod outcome;
 pub mod pool;
 mod prepared;
-mod roles;
+pub(crate) mod roles;
 pub mod scan;
 mod vectors;
 

@@ -5,6 +5,8 @@ use replicateddb_cql::ProtocolError;
 use replicateddb_cql::frame::{Envelope, Opcode};
 use replicateddb_cql::response::{self, ErrorCode, parse_error, result_in_v4};
 
+use replicateddb_store::login;
+
 use super::connection::Lost;
 
 /// An answer that is the record's result on every replica.
@@ -132,7 +134,7 @@ fn is_deterministic(code: ErrorCode) -> bool {
 /// What Cassandra 5.0 says, as an unexpected error of the server (0x0000), of a statement whose values it has failed to
 /// check: the beginning of the message, and what else is in it. Each comes before anything is executed, from the values
 /// and the schema alone; `tests/always_failing.rs` shows the statements.
-const OF_THE_STATEMENT: [(&str, &str); 8] = [
+const OF_THE_STATEMENT: [(&str, &str); 7] = [
     ("java.lang.ArithmeticException: ", ""),
     ("org.apache.cassandra.serializers.MarshalException: ", ""),
     ("java.lang.IllegalArgumentException: Length ", " > max length "),
@@ -140,14 +142,17 @@ const OF_THE_STATEMENT: [(&str, &str); 8] = [
     ("java.lang.NullPointerException: Cannot invoke \"java.nio.ByteBuffer.remaining()\"", ""),
     ("java.lang.NullPointerException: Cannot invoke \"java.lang.Long.longValue()\"", "LongType.compose"),
     ("java.lang.NullPointerException: Cannot invoke \"String.contains(java.lang.CharSequence)\"", "\"cls\" is null"),
-    // Permissions on a function that is not there.
-    ("java.util.NoSuchElementException: No value present", ""),
     // Bytes that are no duration; nothing else says that.
     ("java.lang.AssertionError: Unexpected error", ""),
 ];
 
 fn is_of_the_statement(message: &str) -> bool {
     OF_THE_STATEMENT.iter().any(|(begin, more)| message.starts_with(begin) && message.contains(more))
+}
+
+/// Whether Cassandra says that it does not know, or not now, what the replica's own role may do: that is everything, on every replica.
+fn is_about_the_replica(message: &str) -> bool {
+    message.starts_with("Unable to perform authorization") || message.contains(&format!("User {} ", login::ROLE))
 }
 
 /// Errors that are answered before anything was done.
@@ -199,6 +204,8 @@ pub fn judge(answer: Envelope) -> Meaning {
             let text = format!("{} ({:#06x})", error.message, error.code);
             match error.kind() {
                 Some(ErrorCode::Unprepared) => Meaning::Unprepared,
+                // Before anything is executed.
+                Some(ErrorCode::Unauthorized) if is_about_the_replica(&error.message) => retry(text, false),
                 Some(code) if is_deterministic(code) => Meaning::Reply(reply(answer)),
                 // As what it is: drivers would try an error of the server's elsewhere.
                 Some(ErrorCode::Server) if is_of_the_statement(&error.message) => {
@@ -242,6 +249,19 @@ mod tests {
         }
         let server =
             |message: &str| judge(Envelope::response(3, Opcode::Error, error_text(ErrorCode::Server, message)));
+        let unauthorized =
+            |message: &str| judge(Envelope::response(3, Opcode::Error, error_text(ErrorCode::Unauthorized, message)));
+        for passing in [
+            "Unable to perform authorization of super-user permission: Operation timed out",
+            "User replicateddb has no MODIFY permission on <table k.t> or any of its parents",
+        ] {
+            let again = Failure::Retry { reason: format!("{passing} (0x2100)"), ambiguous: false };
+            assert_eq!(unauthorized(passing), Meaning::Failure(again));
+        }
+        assert!(matches!(
+            unauthorized("Granting permissions on system keyspaces is strictly limited"),
+            Meaning::Reply(_)
+        ));
         let known = "java.lang.IllegalArgumentException: Length 70000 > max length 65535";
         assert_eq!(server(known), Meaning::Reply(Reply::invalid(known)));
         for other in ["java.lang.IllegalArgumentException: Length", "java.lang.NullPointerException", ""] {

@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use replicateddb_cql::Consistency;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Params, Values};
 use replicateddb_cql::statement::Ident;
+use replicateddb_cql::{Consistency, Version};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connection;
 use super::outcome::{Failure, Meaning, judge};
-use super::{BackendError, Endpoint, connect_v5_named};
+use super::{BackendError, Endpoint, Opened, connect_v5_named, open};
 use crate::site::Health;
 
 /// Shared connections, and connections for each keyspace.
@@ -88,6 +88,7 @@ struct Shared {
     at: Endpoint,
     generation: u64,
     name: Option<String>,
+    logins: bool,
     slots: [Mutex<Slot>; SHARED],
     next: AtomicUsize,
     keyspaces: std::sync::Mutex<Keyspaces>,
@@ -108,12 +109,14 @@ impl Pool {
     /// It can't be reached, or is another one.
     pub async fn connect(at: &Endpoint, generation: u64, name: Option<&str>) -> Result<Self, BackendError> {
         let first = Connection::new(connect_v5_named(at, Some(generation), name).await?);
+        let logins = matches!(open(Version::V4, at).await?, Opened::Login(..));
         let slots: [Mutex<Slot>; SHARED] = Default::default();
         slots[0].lock().await.connection = Some(first);
         let shared = Arc::new(Shared {
             at: at.clone(),
             generation,
             name: name.map(str::to_owned),
+            logins,
             slots,
             next: AtomicUsize::new(0),
             keyspaces: Default::default(),
@@ -121,6 +124,11 @@ impl Pool {
         });
         let watchman = tokio::spawn(watch_over(shared.clone()));
         Ok(Self { shared, _watchman: Arc::new(AbortOnDropHandle::new(watchman)) })
+    }
+
+    /// Whether it asks who connects, so that there are roles.
+    pub fn asks_for_logins(&self) -> bool {
+        self.shared.logins
     }
 
     /// Whether the backend can be reached.

@@ -25,8 +25,9 @@ const PAGE_BYTES: usize = 4 << 20;
 const COLUMNS: &str = "SELECT keyspace_name, table_name, column_name, kind, position, type FROM system_schema.columns";
 
 /// What is known of roles, the role first.
-const ROLES: [(&str, &str); 2] = [
+const ROLES: [(&str, &str); 3] = [
     ("system_auth.roles", "SELECT role, is_superuser, can_login, salted_hash, member_of FROM system_auth.roles"),
+    ("system_auth.role_members", "SELECT role, member FROM system_auth.role_members"),
     ("system_auth.role_permissions", "SELECT role, resource, permissions FROM system_auth.role_permissions"),
 ];
 

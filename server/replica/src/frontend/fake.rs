@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
+use md5::Digest as _;
 use replicateddb_cql::{
     Compression, Consistency, Version,
     frame::{Codec, Envelope, Opcode},
@@ -187,7 +188,7 @@ fn reply(envelope: &Envelope, generation: &Mutex<u64>, levels: &Mutex<Vec<Consis
         Opcode::Prepare => {
             let text = request::parse_prepare(&envelope.body, version(envelope)).unwrap().text;
             let prepared = Prepared {
-                id: text.into_bytes().into(),
+                id: id_of(&text),
                 metadata_id: Bytes::new(),
                 pk_indices: vec![],
                 bind: vec![],
@@ -286,6 +287,11 @@ impl Bed {
         assert_eq!(client.ask(0, Opcode::Startup, body).await.opcode, Opcode::Ready);
         client
     }
+}
+
+/// The id that the stand-in for Cassandra gives to a statement, whose keyspace does not matter to it.
+pub fn id_of(text: &str) -> Bytes {
+    md5::Md5::digest(text.as_bytes()).to_vec().into()
 }
 
 fn free_address() -> SocketAddr {

@@ -12,6 +12,7 @@ use replicateddb_cql::{
 };
 
 use replicateddb_store::login::{self, Login};
+use tokio::sync::Semaphore;
 
 use super::{
     answer,
@@ -84,13 +85,14 @@ pub async fn log_in(
     out: &Out,
     backend: &mut backend::Framed,
     version: Version,
+    logins: &Semaphore,
 ) -> Result<Arc<str>, End> {
     for _ in 0..LOGIN_ATTEMPTS {
         let item = reader.next().await;
         let envelope = readable(item, version, out).await?;
         let stream = envelope.stream;
         let (user, answer) = match envelope.opcode {
-            Opcode::AuthResponse => pass_on(envelope, backend).await?,
+            Opcode::AuthResponse => pass_on(envelope, backend, logins).await?,
             other => {
                 let message = format!("Unexpected message {}, expecting SASL_RESPONSE", other.name());
                 (None, answer::error(stream, ErrorCode::Protocol, &message))
@@ -106,7 +108,11 @@ pub async fn log_in(
 }
 
 /// The user of a step of the login, if it names one, and Cassandra's answer.
-async fn pass_on(request: Envelope, backend: &mut backend::Framed) -> Result<(Option<Arc<str>>, Envelope), End> {
+async fn pass_on(
+    request: Envelope,
+    backend: &mut backend::Framed,
+    logins: &Semaphore,
+) -> Result<(Option<Arc<str>>, Envelope), End> {
     let stream = request.stream;
     let user = request.message().and_then(|message| request::parse_plain(&message));
     let user = match user {
@@ -119,6 +125,7 @@ async fn pass_on(request: Envelope, backend: &mut backend::Framed) -> Result<(Op
         let message = "Provided username and/or password are incorrect";
         return Ok((None, answer::error(stream, ErrorCode::BadCredentials, message)));
     }
+    let _turn = logins.acquire().await.map_err(|_| End::Closed)?;
     let gone = |error: Option<FrameError>| {
         tracing::debug!(?error, "the backend of a client that logs in is gone");
         End::Closed

@@ -25,6 +25,10 @@ pub const SOCKET_BUFFER_KEPT: usize = 64 * 1024;
 pub const SOCKET_QUEUE: usize = 128;
 /// Time a new connection has until STARTUP.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Passwords of roles that are hashed at once: each takes a twentieth of a second of a processor.
+pub const HASHING: usize = 2;
+/// Logins of clients that are with the local Cassandra at once: it checks a few at a time, the replica's own among them.
+pub const LOGINS: usize = 4;
 /// Time a new connection has from then on until it is logged in, where it has to be.
 pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time a socket's peer may take to accept what is written; a client that doesn't read is closed.

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use md5::{Digest as _, Md5};
 use replicateddb_cql::{
     Consistency,
     frame::{Envelope, Opcode},
@@ -204,6 +205,10 @@ impl Relay {
                 if let Plan::Refuse(refusal) = &prepared.plan {
                     return Noted::Now(refusal.answer(envelope.stream));
                 }
+                if !is_id_of(&id, &prepared) {
+                    let message = "the session has changed its keyspace while this was prepared: prepare it again";
+                    return Noted::Now(answer::error(envelope.stream, ErrorCode::Invalid, message));
+                }
                 self.prepared.insert(&id, prepared);
                 envelope
             }
@@ -232,6 +237,19 @@ fn keyspace_set(answer: &Envelope) -> Option<String> {
 /// The id that an answer gives to a statement.
 fn prepared_id(answer: &Envelope) -> Option<Bytes> {
     response::prepared_id(&result(answer)?).ok().flatten()
+}
+
+/// Whether Cassandra has prepared the statement in the keyspace that it was taken to be in: an id is the digest of both, or of the
+/// text alone where the keyspace does not matter (`QueryProcessor.computeId`). Otherwise it would be executed elsewhere.
+fn is_id_of(id: &[u8], prepared: &Prepared) -> bool {
+    let with_keyspace = prepared.keyspace.as_ref().map(|keyspace| {
+        let mut digest = Md5::new();
+        digest.update(keyspace.as_bytes());
+        digest.update(prepared.text.as_bytes());
+        digest.finalize()
+    });
+    let alone = Md5::digest(prepared.text.as_bytes());
+    alone.as_slice() == id || with_keyspace.is_some_and(|digest| digest.as_slice() == id)
 }
 
 /// The message of an answer, if it is a RESULT.

@@ -37,6 +37,7 @@ use super::{
 use crate::backend::Endpoint;
 use crate::keyspace::confine;
 use crate::reads::{Early, Hold};
+use crate::record::flags;
 use crate::replica::{Outcome, ProposeError, Request, StatementText};
 
 /// Shared by the sessions on one generation of the backend.
@@ -55,6 +56,10 @@ pub struct Service<C> {
     pub schema: SchemaCache,
     /// What roles may do.
     pub roles: Roles,
+    /// Passwords that may be hashed at once.
+    pub hashing: Semaphore,
+    /// Logins that may be with Cassandra at once.
+    pub logins: Semaphore,
     /// The topology tables.
     pub topology: Topology,
     /// The other replicas.
@@ -144,6 +149,8 @@ impl<C: Core> Service<C> {
         if let Err(denied) = self.may(&write, role).await {
             return match denied {
                 Denied::Refused(refusal) => refusal.answer(stream),
+                Denied::NotThere(None) => Envelope::response(stream, Opcode::Result, response::void()),
+                Denied::NotThere(Some(refusal)) => refusal.answer(stream),
                 Denied::NoTable(table) => Refusal::invalid(format!("table {table} does not exist")).answer(stream),
                 Denied::Unknown(error) => answer::error_body(stream, error.body()),
                 Denied::NotNow(error) => answer::error_body(stream, answer::read_error(&error, consistency)),
@@ -235,7 +242,12 @@ impl<C: Core> Service<C> {
         let Some(statement) = part.statement() else { return Ok(()) };
         if statement.role.is_some() {
             let (text, said) = (part.text().to_owned(), statement.clone());
-            // A twentieth of a second of a processor for each password.
+            // A twentieth of a second of a processor.
+            let _turn = self
+                .hashing
+                .acquire()
+                .await
+                .map_err(|error| response::error_text(ErrorCode::Server, &error.to_string()))?;
             let hashed = tokio::task::spawn_blocking(move || with_hashed_passwords(&text, &said, login::hash)).await;
             let text =
                 hashed.map_err(|error| error.to_string()).and_then(|text| text.map_err(|error| error.to_string()));
@@ -244,6 +256,7 @@ impl<C: Core> Service<C> {
             request.statements = vec![StatementText { text: text.map_err(failed)?, values: Values::none() }];
         }
         let grants = grants_to_creator(statement, part.keyspace(), role);
+        request.flags |= if grants.is_empty() { 0 } else { flags::GRANTS };
         request.statements.extend(grants.into_iter().map(|text| StatementText { text, values: Values::none() }));
         Ok(())
     }

@@ -11,7 +11,7 @@ use replicateddb_cql::{
     frame::{Envelope, FLAG_CUSTOM_PAYLOAD, FrameError, Opcode},
     request::{self, Values},
     response::{self, ErrorCode},
-    statement::{Statement, classify, is_system_keyspace},
+    statement::{RoleChange, Statement, classify, is_system_keyspace},
 };
 use replicateddb_faults::{Fault, pass};
 use replicateddb_store::generation;
@@ -161,7 +161,7 @@ async fn converse<C: Core>(
             let asked = Envelope { version: version.code(), stream, ..asked };
             out.send_ready(asked, agreed).await.map_err(|_| End::Closed)?;
             let role = tokio::select! {
-                role = timeout(LOGIN_TIMEOUT, log_in(reader, &out, &mut backend, version)) => role.map_err(|_| End::Closed)??,
+                role = timeout(LOGIN_TIMEOUT, log_in(reader, &out, &mut backend, version, &service.logins)) => role.map_err(|_| End::Closed)??,
                 _ = closing.wait_for(|closing| *closing != Closing::Open) => return Ok(()),
             };
             reader.begin(agreed, MAX_BODY);
@@ -313,6 +313,12 @@ impl<C: Core> Session<C> {
         };
         let text = prepare.text;
         let plan = plan::plan(&text, keyspace.as_deref());
+        if has_password(&plan) {
+            let refusal = Refusal::invalid(
+                "a statement with a password can't be prepared: Cassandra would keep its text; execute it as it is",
+            );
+            return self.refuse(envelope.stream, &refusal, ticket).await;
+        }
         let expect = match plan {
             Plan::Unknown => Expect::Verdict,
             plan => Expect::Prepared(Prepared { text, keyspace, plan }),
@@ -508,6 +514,12 @@ impl<C: Core> Session<C> {
         drop(ticket);
         sent
     }
+}
+
+fn has_password(plan: &Plan) -> bool {
+    let Plan::Write(write) = plan else { return false };
+    let role = write.statement.role.as_deref();
+    role.is_some_and(|role| matches!(role, RoleChange::Role { options, .. } if options.password.is_some()))
 }
 
 /// What a request carries besides its statement.

@@ -16,7 +16,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::fake::{Bed, PATIENCE, proposed, query};
+use super::fake::{Bed, PATIENCE, id_of, proposed, query};
 use super::limits::{BODY_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY, MAX_IN_FLIGHT_BYTES};
 use crate::{
     lanes::Lanes,
@@ -232,14 +232,14 @@ async fn an_executed_write_is_proposed_with_its_text_and_keyspace() {
     // The keyspace at the time of preparing counts, on this connection and every other.
     client.query("USE b", Consistency::One).await;
     let values = Values::positional(&[Value::Bytes(Bytes::from_static(&[0, 0, 0, 1]))]).unwrap();
-    let execute = |id: &str| request::execute(id.as_bytes(), &Params::new(Consistency::One, values.clone())).unwrap();
+    let execute = |id: &[u8]| request::execute(id, &Params::new(Consistency::One, values.clone())).unwrap();
     let mut other = bed.client().await;
-    assert_eq!(other.ask(7, Opcode::Execute, execute(text)).await.opcode, Opcode::Result);
+    assert_eq!(other.ask(7, Opcode::Execute, execute(&id_of(text))).await.opcode, Opcode::Result);
     assert_eq!(proposed(&bed.core).get(text), Some(&Some("a".to_owned())));
     let proposal = bed.core.proposed.lock().unwrap()[0].clone();
     assert_eq!(proposal.statements[0].values, values);
     assert_eq!(proposal.flags, flags::NOT_REPEATABLE, "the table has a list");
-    let answer = other.ask(8, Opcode::Execute, execute("another id")).await;
+    let answer = other.ask(8, Opcode::Execute, execute(b"another id")).await;
     let error = response::parse_error(&answer.body).unwrap();
     assert_eq!(error.unprepared_id(), Some(Bytes::from("another id")));
 }

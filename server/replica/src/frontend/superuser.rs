@@ -14,6 +14,8 @@ use crate::replica::{ReplicaHandle, Request, RequestKind, Serving, StatementText
 
 /// Pause between two looks at the file: a password that is changed there holds from then on.
 const LOOK: Duration = Duration::from_secs(10);
+/// Pause after something was done, before it is looked at.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Pause after something that went wrong.
 const RETRY: Duration = Duration::from_secs(1);
 const ROLE: &str = "SELECT is_superuser, can_login, salted_hash FROM system_auth.roles WHERE role = ?";
@@ -71,7 +73,7 @@ pub async fn keep(superuser: Superuser, handle: ReplicaHandle) -> Infallible {
                     settled = Some((generation, password));
                     LOOK
                 }
-                Ok(false) => Duration::ZERO,
+                Ok(false) => AGAIN,
                 Err(error) => {
                     tracing::warn!(error, superuser = superuser.name, "the superuser is not there yet; again soon");
                     RETRY

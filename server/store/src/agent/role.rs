@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::probe::{self, Probe};
 use super::supervisor::Setup;
@@ -18,17 +18,21 @@ impl Setup {
         Probe { cql: self.args.cql(), login }
     }
 
-    /// Where a Cassandra answers (since when, goes to `since`) that does not know the role of agent and replica yet, makes it, by
+    /// Where this generation of Cassandra answers (since when, goes to `since`) that does not know the role of agent and replica yet, makes it, by
     /// the role that Cassandra itself makes where it finds none. Does nothing if that is not possible yet.
     ///
     /// # Errors
     /// It was not possible for [`ROLE_TIMEOUT`].
-    pub(super) async fn make_role(&self, since: &mut Option<Instant>) -> Result<()> {
+    pub(super) async fn make_role(&self, generation: u64, since: &mut Option<Instant>) -> Result<()> {
         if !self.args.authentication || probe::options(self.args.cql()).await.is_err() {
             return Ok(());
         }
         let by_default = Probe { cql: self.args.cql(), login: Some(Login::default_role()) };
-        let made = async { by_default.execute(&Login::creation(&self.token)?).await };
+        let made = async {
+            let found = by_default.generation().await?;
+            ensure!(found == generation, "generation {found} answers, not {generation}");
+            by_default.execute(&Login::creation(&self.token)?).await
+        };
         match made.await {
             Ok(()) => tracing::info!(role = ROLE, "made the role of agent and replica"),
             Err(error) if since.get_or_insert_with(Instant::now).elapsed() > ROLE_TIMEOUT => bail!(

@@ -370,7 +370,7 @@ impl Agent {
         let probe = self.setup.probe();
         let mut answers_since = None;
         while !probe.generation().await.is_ok_and(|found| found == running.generation) {
-            self.setup.make_role(&mut answers_since).await?;
+            self.setup.make_role(running.generation, &mut answers_since).await?;
             tokio::time::sleep(START_POLL).await;
         }
         match running.jolokia.counter_cache_capacity().await? {

@@ -69,6 +69,9 @@ impl GrantsCache {
             return Ok(grants);
         }
         let grants = Arc::new(read(control, role).await?);
+        if !grants.exists {
+            return Ok(grants);
+        }
         let mut roles = self.lock();
         if roles.len() >= REMEMBERED {
             roles.clear();

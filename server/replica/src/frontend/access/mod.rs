@@ -24,6 +24,7 @@ use super::{
     plan::Refusal,
     schema::SchemaCache,
 };
+use crate::backend::roles::unfit;
 use crate::replica::{ProposeError, SchemaVersion};
 
 const INDEXES: &str = "SELECT index_name, table_name FROM system_schema.indexes WHERE keyspace_name = ?";
@@ -31,6 +32,8 @@ const FUNCTIONS: &str =
     "SELECT argument_types FROM system_schema.functions WHERE keyspace_name = ? AND function_name = ?";
 const AGGREGATES: &str =
     "SELECT argument_types FROM system_schema.aggregates WHERE keyspace_name = ? AND aggregate_name = ?";
+
+const NO_KEYSPACE: &str = "No keyspace has been specified. USE a keyspace, or explicitly specify keyspace.tablename";
 
 /// Judges what roles ask for, at what is applied here.
 pub struct Access<'a> {
@@ -51,6 +54,8 @@ pub enum Denied {
     Refused(Refusal),
     /// A table that is not there, or not yet.
     NoTable(String),
+    /// What is to be dropped or altered is not there: whether that is an error.
+    NotThere(Option<Refusal>),
     /// It can't be found out now.
     Unknown(ControlError),
     /// The order does not answer now.
@@ -91,6 +96,9 @@ impl Access<'_> {
             return Ok(());
         }
         for each in statement.each() {
+            if each.keyspace.is_none() && keyspace.is_none() {
+                return Err(Denied::Refused(Refusal::invalid(NO_KEYSPACE)));
+            }
             let facts = self.facts(each, keyspace).await?;
             allow(role, &grants, needs(each, keyspace, &facts))?;
         }
@@ -110,10 +118,13 @@ impl Access<'_> {
                 "the role {own} is the replicas' own, on every Cassandra: leave it as it is, and use another"
             ))));
         }
+        if let Some(reason) = unfit(change) {
+            return Err(Denied::Refused(Refusal::invalid(reason)));
+        }
         match change {
             RoleChange::Role { action: Action::Drop, role: dropped, .. } => {
-                let other = roles.0.of(self.control, self.version, dropped).await?;
                 allow_about_role(role, grants, "DROP", Resource::Role(dropped.clone()))?;
+                let other = roles.0.of(self.control, self.version, dropped).await?;
                 if other.exists && other.superuser && !grants.superuser {
                     return Err(unauthorized("Only superusers can drop a role with superuser status"));
                 }
@@ -156,8 +167,8 @@ impl Access<'_> {
                     }
                     _ => Vec::new(),
                 };
-                // Without a keyspace Cassandra will say what is missing.
-                let Some(resource) = Resource::named(resource, keyspace, &overloads) else { return Ok(()) };
+                let resource = Resource::named(resource, keyspace, &overloads)
+                    .ok_or_else(|| Denied::Refused(Refusal::invalid(NO_KEYSPACE)))?;
                 let asked = resource
                     .applicable()
                     .iter()
@@ -185,6 +196,9 @@ impl Access<'_> {
             (Kind::Ddl(Action::Alter | Action::Drop, Object::MaterializedView), _, Some(view)) => {
                 let columns = self.schema.columns(self.control, self.schema_version, keyspace, view).await?;
                 facts.table = columns.and_then(|columns| columns.base().map(str::to_owned));
+                if facts.table.is_none() {
+                    return Err(not_there(statement, &format!("Materialized view '{keyspace}.{view}' doesn't exist")));
+                }
             }
             (Kind::Ddl(Action::Drop, Object::Index), _, Some(index)) => {
                 let names = Values::positional(&[Value::Bytes(cell::text(keyspace))]).map_err(ControlError::from)?;
@@ -193,9 +207,20 @@ impl Access<'_> {
                     |row: &[Option<bytes::Bytes>], at: usize| Some(cell::as_text(row.get(at)?.as_ref()?)?.to_owned());
                 let found = rows.rows.iter().find(|row| text(row, 0).as_deref() == Some(index));
                 facts.table = found.and_then(|row| text(row, 1));
+                if facts.table.is_none() {
+                    return Err(not_there(statement, &format!("Index '{keyspace}.{index}' doesn't exist'")));
+                }
             }
             (Kind::Ddl(_, Object::Function | Object::Aggregate), _, Some(name)) => {
                 facts.overloads = self.overloads(keyspace, name).await?;
+                if facts.overloads.is_empty() && matches!(statement.kind, Kind::Ddl(Action::Drop, _)) {
+                    let what = if matches!(statement.kind, Kind::Ddl(_, Object::Aggregate)) {
+                        "Aggregate"
+                    } else {
+                        "Function"
+                    };
+                    return Err(not_there(statement, &format!("{what} '{keyspace}.{name}' doesn't exist")));
+                }
                 for (part, _) in &statement.made_of {
                     facts.made_of.push(self.overloads(keyspace, part.as_str()).await?.len());
                 }
@@ -212,6 +237,11 @@ impl Access<'_> {
         found.extend(self.control.query(AGGREGATES, names).await?.rows);
         Ok(found.iter().map(|row| grants::texts(row.first())).collect())
     }
+}
+
+/// Nothing is ordered for what has no effect: it would be a barrier for everybody.
+fn not_there(statement: &Statement, message: &str) -> Denied {
+    Denied::NotThere((!statement.if_exists).then(|| Refusal::invalid(message)))
 }
 
 /// The same for what is done to roles, of which Cassandra says less.

@@ -88,19 +88,28 @@ fn ddl(statement: &Statement, action: Action, object: Object, keyspace: &str, fa
 fn functions(statement: &Statement, action: Action, keyspace: &str, facts: &Facts) -> Vec<Need> {
     let name = statement.object.as_ref().map(Ident::to_string).unwrap_or_default();
     let meant = statement.arguments.as_ref().or(facts.overloads.first()).cloned().unwrap_or_default();
-    let these = || Resource::Functions(keyspace.to_owned(), name, facts.overloads.len(), meant.clone());
+    let these = |permission| {
+        Need::new(
+            permission,
+            Resource::Functions(keyspace.to_owned(), name.clone(), facts.overloads.len(), meant.clone()),
+        )
+    };
+    let create = || Need::new("CREATE", Resource::FunctionsIn(keyspace.to_owned()));
     let first = match action {
-        Action::Drop if facts.overloads.is_empty() => return Vec::new(),
-        Action::Drop => Need::new("DROP", these()),
-        _ if statement.replaces && facts.overloads.contains(&meant) => Need::new("ALTER", these()),
-        _ => Need::new("CREATE", Resource::FunctionsIn(keyspace.to_owned())),
+        Action::Drop => vec![these("DROP")],
+        // The same types may be written in other ways, so that any of the name may be the one that is replaced.
+        _ if statement.replaces && !facts.overloads.is_empty() => {
+            let replaced = facts.overloads.contains(&meant);
+            std::iter::once(these("ALTER")).chain((!replaced).then(create)).collect()
+        }
+        _ => vec![create()],
     };
     let parts = statement.made_of.iter().zip(&facts.made_of);
     let part = |((name, arguments), overloads): (&(Ident, Vec<String>), &usize)| {
         let part = Resource::Functions(keyspace.to_owned(), name.to_string(), *overloads, arguments.clone());
         Need::new("EXECUTE", part)
     };
-    std::iter::once(first).chain(parts.map(part)).collect()
+    first.into_iter().chain(parts.map(part)).collect()
 }
 
 /// What the creator of an object is granted everything on, as CQL; of a function with the types of its arguments. Nothing for what

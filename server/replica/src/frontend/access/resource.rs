@@ -48,7 +48,7 @@ impl Resource {
             ResourceName::Function(keyspace, name, arguments) => {
                 Self::Functions(within(keyspace)?, name.to_string(), overloads.len(), arguments.clone())
             }
-            ResourceName::MBeans => Self::MBeans,
+            ResourceName::AllMBeans | ResourceName::MBeans => Self::MBeans,
         })
     }
 
