@@ -21,7 +21,7 @@ use k8s_openapi::{
 
 use crate::{
     kept,
-    names::{ANNOTATION_LAYOUT, TOKEN_KEY, Tier},
+    names::{PASSWORD_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TOKEN_KEY, Tier, USERNAME_KEY},
     validate::Validated,
 };
 
@@ -75,19 +75,32 @@ pub fn build(validated: &Validated, running: &Running) -> Desired {
     desired
 }
 
-/// The Secret with the token that replicas show to the store agents. It is created once and never applied over. No owner
-/// reference: it stays with the volumes (see [`crate::claims`]).
+/// The Secret with the token that replicas show to the store agents.
 pub fn secret(validated: &Validated, token: &str) -> Secret {
+    let mut secret =
+        kept_secret(validated, validated.identity.secret(), Tier::Cassandra, "Opaque", &[(TOKEN_KEY, token)]);
+    secret.metadata.annotations = Some(kept::notes(validated));
+    secret
+}
+
+/// The Secret with the superuser, for who names none.
+pub fn superuser(validated: &Validated, password: &str) -> Secret {
+    let data = [(USERNAME_KEY, SUPERUSER_NAME), (PASSWORD_KEY, password)];
+    kept_secret(validated, validated.identity.superuser(), Tier::Replica, SUPERUSER_TYPE, &data)
+}
+
+/// A Secret that is created once and never applied over. No owner reference: it stays with the volumes (see
+/// [`crate::claims`]).
+fn kept_secret(validated: &Validated, name: String, tier: Tier, type_: &str, data: &[(&str, &str)]) -> Secret {
     Secret {
         metadata: ObjectMeta {
-            name: Some(validated.identity.secret()),
+            name: Some(name),
             namespace: Some(validated.identity.namespace.clone()),
-            labels: Some(validated.identity.labels(Tier::Cassandra)),
-            annotations: Some([(ANNOTATION_LAYOUT.to_owned(), kept::layout(validated))].into()),
+            labels: Some(validated.identity.labels(tier)),
             ..Default::default()
         },
-        string_data: Some([(TOKEN_KEY.to_owned(), token.to_owned())].into()),
-        type_: Some("Opaque".to_owned()),
+        string_data: Some(data.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()),
+        type_: Some(type_.to_owned()),
         ..Default::default()
     }
 }
