@@ -15,11 +15,13 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt};
 
 use crate::{
+    build::{AUTHENTICATION, SECRETS_DIR, is_told},
     crd::ReplicatedDB,
     dereference::{Observed, Standing, standing},
     names::{
-        ANNOTATION_LAYOUT, ANNOTATION_SUPERUSER, APP_NAME, Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME,
-        PASSWORD_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TOKEN_KEY, Tier, USERNAME_KEY, ordinal,
+        ANNOTATION_LAYOUT, ANNOTATION_LOGINS, ANNOTATION_SUPERUSER, APP_NAME, Identity, LABEL_COMPONENT,
+        LABEL_INSTANCE, LABEL_NAME, PASSWORD_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TOKEN_KEY, Tier, USERNAME_KEY,
+        ordinal,
     },
     problem::{Problem, Reason},
     superuser,
@@ -62,10 +64,22 @@ pub fn layout(validated: &Validated) -> String {
     format!("zookeeper.size={} cassandra.mode={:?}", zookeeper.size, cassandra.mode)
 }
 
-/// What is noted on the Secret with the token: what the volumes are made for, and that a superuser has been made.
+/// What is noted on the Secret with the token: what the volumes are made for, that they have roles, and that a superuser has
+/// been made.
 pub fn notes(validated: &Validated) -> BTreeMap<String, String> {
+    let logins = validated.superuser_secret().map(|_| (ANNOTATION_LOGINS.to_owned(), true.to_string()));
     let superuser = made_superuser(validated).map(|name| (ANNOTATION_SUPERUSER.to_owned(), name));
-    [(ANNOTATION_LAYOUT.to_owned(), layout(validated))].into_iter().chain(superuser).collect()
+    [(ANNOTATION_LAYOUT.to_owned(), layout(validated))].into_iter().chain(logins).chain(superuser).collect()
+}
+
+/// Whether Cassandra's volumes have roles, or shall have: as is wished, as was noted, or as the pods are made that exist.
+pub fn has_logins(validated: &Validated, observed: &Observed) -> bool {
+    let noted = |secret: &Secret| secret.annotations().contains_key(ANNOTATION_LOGINS);
+    let set = observed.stateful_set(Tier::Cassandra, &validated.identity);
+    let pods = set.and_then(|set| set.spec.as_ref()?.template.spec.as_ref());
+    validated.superuser_secret().is_some()
+        || observed.secret.as_ref().is_some_and(noted)
+        || pods.is_some_and(|pods| is_told(pods, AUTHENTICATION))
 }
 
 /// Name of the Secret with the superuser, if it is the operator that makes it.
@@ -97,7 +111,7 @@ pub fn judge(validated: &Validated, observed: &Observed) -> Kept {
     match &observed.secret {
         None if kept.blocked => {}
         None if observed.claims.is_empty() => kept.secret = SecretStep::Create,
-        None => kept.problems.push(lost(&identity.secret(), &secret_remedy(identity))),
+        None => kept.problems.push(lost(&identity.secret(), &secret_remedy(validated, observed))),
         Some(secret) => judge_secret(validated, observed, secret, &mut kept),
     }
     if let Some(name) = validated.superuser_secret() {
@@ -125,7 +139,7 @@ fn judge_secret(validated: &Validated, observed: &Observed, secret: &Secret, kep
             Reason::SecretLost,
             format!(
                 "Secret {name} has no key {TOKEN_KEY} of at least {TOKEN_LENGTH_MIN} characters; {}",
-                secret_remedy(identity)
+                secret_remedy(validated, observed)
             ),
         ));
     }
@@ -254,8 +268,17 @@ fn secret_labels(identity: &Identity) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-fn secret_remedy(identity: &Identity) -> String {
+fn secret_remedy(validated: &Validated, observed: &Observed) -> String {
+    let identity = &validated.identity;
     let (Identity { name, namespace, .. }, secret) = (identity, identity.secret());
+    // of another token follows another password of the agents' role, which Cassandra would not know
+    if has_logins(validated, observed) {
+        return format!(
+            "restore it from a backup, or from a pod that still runs, for with another token no agent could log in at its Cassandra: kubectl -n {namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=$(kubectl -n {namespace} exec {}-0 -- cat {SECRETS_DIR}/{TOKEN_KEY}) && kubectl -n {namespace} label secret {secret} {}",
+            identity.tier(Tier::Replica),
+            secret_labels(identity)
+        );
+    }
     format!(
         "restore it from a backup, or make another and restart the pods that read it: kubectl -n {namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=$(openssl rand -hex 32) && kubectl -n {namespace} label secret {secret} {} && kubectl -n {namespace} delete pod -l '{LABEL_NAME}={APP_NAME},{LABEL_INSTANCE}={name},{LABEL_COMPONENT} in (cassandra,replica)'",
         secret_labels(identity)

@@ -110,7 +110,7 @@ fn superuser() -> Secret {
 /// The other Secret, with a note of it.
 fn noted() -> Secret {
     let mut noted = secret();
-    noted.annotations_mut().insert(ANNOTATION_SUPERUSER.to_owned(), "orders-superuser".to_owned());
+    noted.annotations_mut().extend(notes(&authenticated(None)));
     noted
 }
 
@@ -139,7 +139,8 @@ fn a_superuser_is_made_for_a_database_without_one_and_noted() {
     let without = observed(Some(secret()), vec![claim("cassandra", 0, None)]);
     assert_eq!(judge(&validated(), &without), Kept::default());
     let own = Observed { named_superuser: Some(superuser()), ..without };
-    assert_eq!(judge(&authenticated(Some("ops")), &own), Kept::default());
+    let kept = judge(&authenticated(Some("ops")), &own);
+    assert_eq!(kept, Kept { secret: Record, ..Kept::default() }, "that there are roles is noted all the same");
 }
 
 /// Nothing is made in its place, and no pod replaced by one that could not start.
@@ -159,6 +160,31 @@ fn a_lost_superuser_is_not_made_anew() {
             "the new one is known: {message}"
         );
     }
+}
+
+/// What had logins keeps them, by what is noted beside the volumes, and where that is lost by what runs.
+#[test]
+fn volumes_with_roles_are_known() {
+    let without = observed(Some(secret()), vec![]);
+    assert!(!has_logins(&validated(), &without) && has_logins(&authenticated(None), &without));
+    assert!(has_logins(&validated(), &observed(Some(noted()), vec![])));
+    let running = |enabled: Validated| Observed {
+        stateful_sets: build::build(&enabled, &Default::default()).stateful_sets,
+        ..observed(None, vec![])
+    };
+    assert!(
+        !has_logins(&validated(), &running(validated())) && has_logins(&validated(), &running(authenticated(None)))
+    );
+}
+
+/// The role that agents log in as has its password from the token: another one would shut them out for good.
+#[test]
+fn a_lost_token_comes_from_where_it_still_is_where_agents_log_in() {
+    let kept = judged(None, Some(superuser()), true);
+    let (reason, message) = told(&kept);
+    assert!(reason == Some(Reason::SecretLost) && !message.contains("openssl"), "{message}");
+    assert!(message.contains("$(kubectl -n shop exec orders-replica-0 -- cat /secrets/agent-token)"), "{message}");
+    assert!(message.contains("label secret orders-internal app.kubernetes.io/"), "{message}");
 }
 
 #[test]

@@ -46,6 +46,9 @@ pub const ANNOTATION_LAYOUT: &str = "replicateddb.dev/layout";
 /// Annotation of the same Secret: the name of the superuser's, once one has been made, so that its loss is told from its absence.
 pub const ANNOTATION_SUPERUSER: &str = "replicateddb.dev/superuser";
 
+/// Annotation of the same Secret, once Cassandras have logins: the volumes have roles, and no Cassandra starts over them without.
+pub const ANNOTATION_LOGINS: &str = "replicateddb.dev/logins";
+
 /// Key of the agent's token in the Secret.
 pub const TOKEN_KEY: &str = "agent-token";
 /// Keys of the superuser's Secret, as Kubernetes has them for the type [`SUPERUSER_TYPE`].

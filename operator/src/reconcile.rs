@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Pod, Secret},
+    core::v1::{ConfigMap, Pod, PodSpec, Secret},
     events::v1::Event,
     storage::v1::StorageClass,
 };
@@ -305,7 +305,15 @@ impl Pass<'_> {
             .into_iter()
             .filter_map(|pod| crate::names::ordinal(&pod.name_any()))
             .max();
-        Running { stateful_sets, templates, cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)) }
+        let cassandras = observed.pods_of(Tier::Cassandra, identity);
+        let open = |pod: &PodSpec| !build::is_told(pod, build::AUTHENTICATION);
+        Running {
+            stateful_sets,
+            templates,
+            cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)),
+            open_stores: cassandras.iter().filter_map(|pod| pod.spec.as_ref()).any(open),
+            logins: kept::has_logins(self.validated, observed),
+        }
     }
 
     /// The tiers as they are after applying; pods beyond the wished number are on their way out and left aside.

@@ -138,6 +138,22 @@ fn authentication() {
     assert_eq!(validated.superuser_secret().as_deref(), Some("orders-superuser"));
 }
 
+/// Replicas ask for logins once every Cassandra does, and Cassandras for ever, for the roles in their volumes; all else changes at
+/// once.
+#[test]
+fn authentication_comes_to_cassandra_first_and_stays_there() {
+    let tier = |spec: Value, running: &Running, tier: usize| {
+        json!(build(&built(spec).0, running).stateful_sets[tier].spec.as_ref().unwrap().template)
+    };
+    let spec = |enabled: bool| json!({"authentication": {"enabled": enabled}, "replica": {"image": "r:2"}});
+    let (settled, rolling) = (Running::default(), Running { open_stores: true, ..Default::default() });
+    assert_eq!(tier(spec(true), &rolling, 2), tier(spec(false), &settled, 2));
+    assert_eq!(tier(spec(true), &rolling, 1), tier(spec(true), &settled, 1));
+    let rolling = Running { logins: true, ..Default::default() };
+    assert_eq!(tier(spec(false), &rolling, 1), tier(spec(true), &settled, 1));
+    assert_eq!(tier(spec(false), &rolling, 2), tier(spec(false), &settled, 2));
+}
+
 /// The same with a Secret of the user's: nothing but its name differs, and that replaces replicas alone.
 #[test]
 fn authentication_with_a_secret_of_ones_own() {

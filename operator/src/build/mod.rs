@@ -25,6 +25,7 @@ use crate::{
     validate::Validated,
 };
 
+pub use pod::{AUTHENTICATION, SECRETS_DIR, is_told};
 pub use policy::OPERATOR_NAME_LABEL;
 pub use service::client_endpoint;
 pub use template::Template;
@@ -56,12 +57,31 @@ pub struct Running {
     /// Number of Cassandra pods to keep for replicas that are still stopping: a replica that is scaled down drains into
     /// its Cassandra, so that one leaves after it.
     pub cassandra_pods_min: i32,
+    /// A Cassandra pod runs that asks nobody to log in.
+    pub open_stores: bool,
+    /// Cassandra's volumes have roles: no Cassandra starts over them without logins.
+    pub logins: bool,
+}
+
+/// The resource as a tier's pods should have it now. Statements about roles, which replicas that have clients log in take, can't
+/// be executed by a Cassandra without logins, or such a statement would hold up the roll that it waits for: these come first.
+/// And they stay when clients need not log in any more, for what is in the log about roles is executed all the same.
+fn staged(validated: &Validated, running: &Running, tier: Tier) -> Validated {
+    let mut staged = validated.clone();
+    let authentication = &mut staged.spec.authentication;
+    match tier {
+        Tier::ZooKeeper => {}
+        Tier::Cassandra => authentication.enabled |= running.logins,
+        Tier::Replica => authentication.enabled &= !running.open_stores,
+    }
+    staged
 }
 
 /// Builds everything.
 pub fn build(validated: &Validated, running: &Running) -> Desired {
     let mut desired = Desired::default();
     for tier in Tier::ALL {
+        let validated = &staged(validated, running, tier);
         let template = Template::choose(validated, running.templates.get(&tier), tier);
         desired.service_accounts.push(pod::service_account(validated, tier));
         desired.config_maps.push(template.record(validated, tier));

@@ -35,7 +35,10 @@ const CASSANDRA_SMALL_BELOW: &str = "4Gi";
 const SHARED_KEYSPACE: &str = "replica_{id}";
 /// Where configuration files, secrets and data are mounted.
 const CONFIG_DIR: &str = "/config";
-const SECRETS_DIR: &str = "/secrets";
+/// Variable of a Cassandra that asks for logins.
+pub const AUTHENTICATION: &str = "RDB_AUTHENTICATION";
+/// Where the Secret with the token is mounted.
+pub const SECRETS_DIR: &str = "/secrets";
 const SUPERUSER_DIR: &str = "/superuser";
 const DATA_DIR: &str = "/data";
 const CHECKPOINT_DIR: &str = "/tmp/checkpoints";
@@ -165,6 +168,11 @@ fn has_token(validated: &Validated, tier: Tier) -> bool {
     }
 }
 
+/// Whether a pod has a variable in its environment.
+pub fn is_told(pod: &PodSpec, variable: &str) -> bool {
+    pod.containers.iter().flat_map(|container| container.env.iter().flatten()).any(|found| found.name == variable)
+}
+
 /// The Secret that a tier's pods have the superuser from: replicas make the role.
 fn superuser_secret(validated: &Validated, tier: Tier) -> Option<String> {
     validated.superuser_secret().filter(|_| tier == Tier::Replica)
@@ -182,7 +190,7 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
             let mut variables = store(validated);
             // one plain Cassandra, without restore points
             variables.extend(validated.shared().then(|| value("RDB_SHARED", "true".to_owned())));
-            let closed = validated.superuser_secret().map(|_| value("RDB_AUTHENTICATION", "true".to_owned()));
+            let closed = validated.superuser_secret().map(|_| value(AUTHENTICATION, "true".to_owned()));
             variables.extend(closed);
             variables
         }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AuthenticationSpec {
-    /// Clients log in by user name and password, and may do what has been granted to them. Switched on or off on a database
-    /// that exists, its Cassandra and replica pods are replaced one by one.
+    /// Clients log in by user name and password, and may do what has been granted to them. Switched on on a database that
+    /// exists, its Cassandra and then its replica pods are replaced one by one; switched off, its replica pods.
     pub enabled: bool,
     /// Where the first superuser's name and password come from. The replicas see to it that this role exists with this
     /// password; a password that is changed in the Secret is changed in the database.

@@ -99,7 +99,7 @@ async fn a_superuser_is_made_once() {
 }
 
 /// On a database that runs: nothing changes before the Secret that is named can be used, it is never written, and
-/// authentication goes as it came.
+/// clients need not log in once that is switched off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_superuser_of_ones_own_is_read_alone() {
     let cluster = Cluster::shared();
@@ -126,6 +126,9 @@ async fn a_superuser_of_ones_own_is_read_alone() {
     let name = Patch::Merge(json!({"stringData": {"username": "ops"}}));
     let ours = secrets.patch("ops", &PatchParams::default(), &name).await.unwrap();
     settled(&client, &namespace, "orders").await;
+    let gone = || std::mem::take(&mut kubelet.world.lock().unwrap().gone);
+    let all_of = |component: &str| [2, 1, 0].map(|n| format!("orders-{component}-{n}"));
+    assert_eq!(gone(), [all_of("cassandra"), all_of("replica")].concat(), "those that ask for logins first");
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let all = json!(pods.list(&ListParams::default()).await.unwrap().items).to_string();
     let count = |text: &str| all.matches(text).count();
@@ -137,8 +140,11 @@ async fn a_superuser_of_ones_own_is_read_alone() {
 
     change(&client, &namespace, json!({"authentication": {"enabled": false}})).await;
     settled(&client, &namespace, "orders").await;
-    assert_eq!(templates(&client, &namespace).await, open);
+    assert_eq!(gone(), all_of("replica"), "no Cassandra starts without logins over roles");
     assert_eq!(status(&client, &namespace).await.superuser_secret, None);
+    // nor one of a later resource that takes the volumes over
+    let noted = secrets.get("orders-internal").await.unwrap();
+    assert_eq!(noted.annotations().get("replicateddb.dev/logins").map(String::as_str), Some("true"));
     operator.end().await;
 }
 
