@@ -62,7 +62,7 @@ impl Builder {
         self
     }
 
-    /// Whether clients log in; [`Stack::superuser`] is who they can log in as.
+    /// Whether clients log in, once and for all; [`Stack::superuser`] is who they can log in as.
     pub fn authentication(mut self, authentication: bool) -> Self {
         self.authentication = Some(authentication);
         self
@@ -264,13 +264,14 @@ mod tests {
     fn the_superuser_has_one_password_for_good_and_nobody_else_reads_it() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
-        let made = |authentication| Stack::builder().dir(dir.path()).authentication(authentication).create().unwrap();
-        let superuser = made(true).superuser().unwrap();
+        let made = |authentication| Stack::builder().dir(dir.path()).authentication(authentication).create();
+        assert_eq!(made(false).unwrap().superuser(), None);
+        let superuser = made(true).unwrap().superuser().unwrap();
         let password = std::fs::read_to_string(&superuser.password_file).unwrap();
         assert!(password.len() == 64 && password.chars().all(|c| c.is_ascii_hexdigit()));
         assert_eq!(superuser.password_file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(made(false).superuser(), None);
-        assert_eq!(made(true).superuser(), Some(superuser.clone()));
+        assert!(made(false).is_err());
+        assert_eq!(Stack::builder().dir(dir.path()).create().unwrap().superuser(), Some(superuser.clone()));
         assert_eq!(std::fs::read_to_string(&superuser.password_file).unwrap(), password);
     }
 }

@@ -89,8 +89,8 @@ struct Up {
     /// ZooKeeper servers: 1, 3 or 5 [default: 1]
     #[arg(long)]
     zookeepers: Option<u8>,
-    /// Clients log in: a superuser admin is made, and a file with its password. The stack must be down to change it
-    /// [default: false]
+    /// Clients log in: a superuser admin is made, and a file with its password. It can be switched on while the stack is
+    /// down, and not off [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     authentication: Option<bool>,
     /// How writes are ordered [default: ZnodeLog]

@@ -116,6 +116,9 @@ impl Settings {
                 |shared| if shared { "one Cassandra that its replicas share" } else { "a Cassandra for each replica" };
             bail!("this stack has {}, not {}: {remedy}", kind(from.shared_cassandra), kind(self.shared_cassandra));
         }
+        if from.authentication && !self.authentication {
+            bail!("this stack has roles, and no Cassandra starts over them without logins: {remedy}");
+        }
         if self.zookeepers != from.zookeepers {
             bail!("this stack has {} ZooKeeper servers, not {}: {remedy}", from.zookeepers, self.zookeepers);
         }
@@ -310,7 +313,8 @@ mod tests {
         assert!(Settings { replicas: 2, ..three.clone() }.check_change(&three).is_err());
         assert!(Settings { zookeepers: 3, ..three.clone() }.check_change(&three).is_err());
         let closed = Settings { authentication: true, ..three.clone() };
-        assert!(closed.check_change(&three).is_ok() && three.check_change(&closed).is_ok());
+        assert!(closed.check_change(&three).is_ok());
+        assert!(three.check_change(&closed).unwrap_err().to_string().contains("down --delete"), "its roles stay");
     }
 
     #[test]
