@@ -19,6 +19,7 @@ pub struct Builder {
     replicas: Option<u8>,
     shared_cassandra: Option<bool>,
     zookeepers: Option<u8>,
+    authentication: Option<bool>,
     engine: Option<String>,
     range: Option<u8>,
     free_range: bool,
@@ -58,6 +59,12 @@ impl Builder {
     /// How many ZooKeeper servers.
     pub fn zookeepers(mut self, zookeepers: u8) -> Self {
         self.zookeepers = Some(zookeepers);
+        self
+    }
+
+    /// Whether clients log in, once and for all; [`Stack::superuser`] is who they can log in as.
+    pub fn authentication(mut self, authentication: bool) -> Self {
+        self.authentication = Some(authentication);
         self
     }
 
@@ -144,6 +151,9 @@ impl Builder {
             settings.range = claim.range();
         }
         let layout = Layout { dir: make(&dir)? };
+        if settings.authentication {
+            make_secret(&layout.superuser_password())?;
+        }
         let changed = before.as_ref().is_some_and(|before| *before != settings);
         let stack = Stack { settings, layout, probe: Probe::new()?, kill_on_drop: self.kill_on_drop, _claim: claim };
         if changed && before.is_some_and(|before| !only_grows(&before, &stack.settings)) {
@@ -163,6 +173,7 @@ impl Builder {
             replicas: self.replicas.unwrap_or(base.replicas),
             shared_cassandra: self.shared_cassandra.unwrap_or(base.shared_cassandra),
             zookeepers: self.zookeepers.unwrap_or(base.zookeepers),
+            authentication: self.authentication.unwrap_or(base.authentication),
             engine: self.engine.clone().unwrap_or(base.engine),
             range: self.range.unwrap_or(base.range),
             cassandra_heap: self.cassandra_heap.clone().unwrap_or(base.cassandra_heap),
@@ -211,11 +222,17 @@ fn make(dir: &Path) -> Result<PathBuf> {
     private_dir(dir)?;
     let dir = absolute(dir)?;
     let layout = Layout { dir };
-    if !layout.token().exists() {
-        let secret: [u8; 32] = rand::random();
-        private_file(&layout.token(), &secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>())?;
-    }
+    make_secret(&layout.token())?;
     Ok(layout.dir)
+}
+
+/// Makes a secret that nobody guesses, unless there is one.
+fn make_secret(file: &Path) -> Result<()> {
+    if file.exists() {
+        return Ok(());
+    }
+    let secret: [u8; 32] = rand::random();
+    private_file(file, &secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 #[cfg(test)]
@@ -238,7 +255,23 @@ mod tests {
         let second = Stack::builder().dir(dir.path()).replicas(4).create().unwrap();
         assert_eq!((second.settings().replicas, second.settings().zookeepers), (4, 3));
         assert_eq!(std::fs::read(second.token_file()).unwrap(), secret);
+        assert!(second.superuser().is_none() && !dir.path().join("superuser-password").exists());
         assert!(Stack::builder().dir(dir.path()).replicas(1).create().is_err());
         assert!(Stack::builder().dir(dir.path()).shared_cassandra(true).create().is_err());
+    }
+
+    #[test]
+    fn the_superuser_has_one_password_for_good_and_nobody_else_reads_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let made = |authentication| Stack::builder().dir(dir.path()).authentication(authentication).create();
+        assert_eq!(made(false).unwrap().superuser(), None);
+        let superuser = made(true).unwrap().superuser().unwrap();
+        let password = std::fs::read_to_string(&superuser.password_file).unwrap();
+        assert!(password.len() == 64 && password.chars().all(|c| c.is_ascii_hexdigit()));
+        assert_eq!(superuser.password_file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(made(false).is_err());
+        assert_eq!(Stack::builder().dir(dir.path()).create().unwrap().superuser(), Some(superuser.clone()));
+        assert_eq!(std::fs::read_to_string(&superuser.password_file).unwrap(), password);
     }
 }

@@ -16,6 +16,8 @@ pub const STACK_VARIABLE: &str = "REPLICATEDDB_LOCAL_STACK";
 pub const MEMBER_VARIABLE: &str = "REPLICATEDDB_LOCAL_MEMBER";
 /// The keyspace of each replica in a shared Cassandra: the replica puts its own number in the place of {id}.
 const SHARED_KEYSPACE: &str = "replica_{id}";
+/// The superuser of a stack whose clients log in.
+pub const SUPERUSER: &str = "admin";
 /// The znode below which a local stack keeps everything.
 pub const ROOT: &str = "/replicateddb";
 
@@ -103,6 +105,12 @@ impl Layout {
         self.dir.join("agent-token")
     }
 
+    /// The password of [`SUPERUSER`].
+    #[must_use]
+    pub fn superuser_password(&self) -> PathBuf {
+        self.dir.join("superuser-password")
+    }
+
     /// The environment that marks the processes of one member.
     #[must_use]
     pub fn marks(&self, member: Member) -> Vec<(String, String)> {
@@ -159,6 +167,9 @@ fn agent_args(settings: &Settings, layout: &Layout, java: &Path, jars: &Path, i:
     if settings.shared_cassandra {
         args.push("--shared".to_owned());
     }
+    if settings.authentication {
+        args.push("--authentication".to_owned());
+    }
     args.extend(settings.agent_args.iter().cloned());
     args
 }
@@ -175,6 +186,10 @@ fn replica_args(settings: &Settings, layout: &Layout, i: u8) -> Vec<String> {
     } else {
         flag(&mut args, "--agent", format!("http://{}", settings.agent(i)));
         flag(&mut args, "--agent-token-file", text(&layout.token()));
+    }
+    if settings.authentication {
+        flag(&mut args, "--superuser", SUPERUSER);
+        flag(&mut args, "--superuser-password-file", text(&layout.superuser_password()));
     }
     flag(&mut args, "--checkpoint-dir", text(&layout.data(Member::Replica(i)).join("checkpoints")));
     flag(&mut args, "--listen", settings.replica_cql(i));
@@ -321,6 +336,19 @@ mod tests {
         assert_eq!(value(&replica, "--keyspace"), "replica_{id}");
         assert_eq!(value(&replica, "--checkpoint-dir"), "/stack/replica-2/data/checkpoints");
         assert!(!replica.args.iter().any(|arg| arg.starts_with("--agent")));
+    }
+
+    /// Both halves of it, or none: a Cassandra that asks for passwords and replicas that know of none would shut everybody out.
+    #[test]
+    fn clients_log_in_where_that_is_asked_for() {
+        let (open, layout) = parts();
+        let closed = Settings { authentication: true, ..open.clone() };
+        let more = [cassandra(), replica()].map(|programs: Programs| -> Vec<String> {
+            let before = launch(&open, &layout, &programs, 1).args;
+            launch(&closed, &layout, &programs, 1).args.into_iter().filter(|arg| !before.contains(arg)).collect()
+        });
+        let superuser = ["--superuser", "admin", "--superuser-password-file", "/stack/superuser-password"];
+        assert_eq!(more, [strings(["--authentication"]), strings(superuser)]);
     }
 
     #[test]

@@ -37,5 +37,5 @@ pub use member::{Member, UnknownMember};
 pub use probe::{Answer, check_free};
 pub use process::{Launch, Recorded, gone, last_lines, send};
 pub use settings::{ENGINES, MAX_REPLICAS, Settings, ZOOKEEPER_SIZES};
-pub use stack::{Ended, MemberStatus, Running, Stack, Target, stop_limit};
+pub use stack::{Ended, MemberStatus, Running, Stack, Superuser, Target, stop_limit};
 pub use whole::Progress;

@@ -89,6 +89,10 @@ struct Up {
     /// ZooKeeper servers: 1, 3 or 5 [default: 1]
     #[arg(long)]
     zookeepers: Option<u8>,
+    /// Clients log in: a superuser admin is made, and a file with its password. It can be switched on while the stack is
+    /// down, and not off [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    authentication: Option<bool>,
     /// How writes are ordered [default: ZnodeLog]
     #[arg(long)]
     engine: Option<String>,
@@ -184,7 +188,7 @@ async fn bring_up(up: Up, dir: PathBuf) -> Result<ExitCode> {
     }
     set!(
         up.replicas => replicas, up.shared_cassandra => shared_cassandra, up.zookeepers => zookeepers,
-        up.engine => engine, up.range => base_loopback,
+        up.authentication => authentication, up.engine => engine, up.range => base_loopback,
         up.heap => cassandra_heap, up.profile => cassandra_profile, up.server_bin => server_bin, up.java => java,
         up.artifacts => artifacts, some(up.agent_args) => agent_args, some(up.replica_args) => replica_args
     );
@@ -211,9 +215,14 @@ fn how_to_use(stack: &Stack) -> String {
     let hosts = all(&|i| stack.cql(i).ip().to_string()).join(", ");
     let admins = all(&|i| format!("--replica {}", stack.admin(i))).join(" ");
     let (first, zookeeper) = (stack.cql(0), settings.zookeeper_connect());
+    let superuser = stack.superuser();
+    let login =
+        superuser.as_ref().map(|user| format!(" -u {} -p \"$(cat '{}')\"", user.name, user.password_file.display()));
+    let user = superuser.map(|user| format!("; user {}, password in {}", user.name, user.password_file.display()));
+    let (login, user) = (login.unwrap_or_default(), user.unwrap_or_default());
     format!(
-        "  cqlsh         cqlsh {} {}\n  \
-           drivers       contact points {hosts}; port {}\n  \
+        "  cqlsh         cqlsh {} {}{login}\n  \
+           drivers       contact points {hosts}; port {}{user}\n  \
            global order  replicateddb-server log --follow --zookeeper {zookeeper} --root {ROOT}\n  \
            compare       replicateddb-server verify {admins}\n  \
            break it      replicateddb-local kill replica-0 (or cassandra-0, zookeeper-0; stop, freeze, thaw, start)\n  \

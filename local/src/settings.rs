@@ -28,6 +28,9 @@ pub struct Settings {
     pub shared_cassandra: bool,
     /// ZooKeeper servers: one of [`ZOOKEEPER_SIZES`].
     pub zookeepers: u8,
+    /// Clients log in by user name and password.
+    #[serde(default)]
+    pub authentication: bool,
     /// How the replicas order their writes: one of [`ENGINES`].
     pub engine: String,
     /// The second number of every address used: 0 stands for 127.0.x.y, 7 for 127.7.x.y.
@@ -60,6 +63,7 @@ impl Settings {
             replicas: 3,
             shared_cassandra: false,
             zookeepers: 1,
+            authentication: false,
             engine: ENGINES[0].to_owned(),
             range: 0,
             cassandra_heap: "512m".to_owned(),
@@ -85,6 +89,10 @@ impl Settings {
             self.zookeepers
         );
         ensure!(
+            !(self.authentication && self.shared_cassandra),
+            "replicas that share a Cassandra would share its roles, too: use one of authentication and shared Cassandra"
+        );
+        ensure!(
             ENGINES.contains(&self.engine.as_str()),
             "engine '{}' does not exist: use one of {ENGINES:?}",
             self.engine
@@ -107,6 +115,9 @@ impl Settings {
             let kind =
                 |shared| if shared { "one Cassandra that its replicas share" } else { "a Cassandra for each replica" };
             bail!("this stack has {}, not {}: {remedy}", kind(from.shared_cassandra), kind(self.shared_cassandra));
+        }
+        if from.authentication && !self.authentication {
+            bail!("this stack has roles, and no Cassandra starts over them without logins: {remedy}");
         }
         if self.zookeepers != from.zookeepers {
             bail!("this stack has {} ZooKeeper servers, not {}: {remedy}", from.zookeepers, self.zookeepers);
@@ -289,6 +300,7 @@ mod tests {
             Settings { zookeepers: 2, ..base.clone() },
             Settings { engine: "Paxos".into(), ..base.clone() },
             Settings { cassandra_profile: "huge".into(), ..base.clone() },
+            Settings { authentication: true, shared_cassandra: true, ..base.clone() },
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");
         }
@@ -300,6 +312,9 @@ mod tests {
         assert!(Settings { replicas: 5, ..three.clone() }.check_change(&three).is_ok());
         assert!(Settings { replicas: 2, ..three.clone() }.check_change(&three).is_err());
         assert!(Settings { zookeepers: 3, ..three.clone() }.check_change(&three).is_err());
+        let closed = Settings { authentication: true, ..three.clone() };
+        assert!(closed.check_change(&three).is_ok());
+        assert!(three.check_change(&closed).unwrap_err().to_string().contains("down --delete"), "its roles stay");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::builder::Builder;
-use crate::launch::{self, Layout, Programs, STACK_VARIABLE};
+use crate::launch::{self, Layout, Programs, STACK_VARIABLE, SUPERUSER};
 use crate::member::Member;
 use crate::probe::{self, Answer, Probe};
 use crate::process::{self, Recorded};
@@ -86,6 +86,15 @@ pub struct MemberStatus {
     pub answer: Answer,
 }
 
+/// Who clients of a stack can log in as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superuser {
+    /// The user name.
+    pub name: &'static str,
+    /// The file with the password and nothing else, which its owner alone can read.
+    pub password_file: PathBuf,
+}
+
 /// A stack: the settings of a folder and the processes that belong to it.
 #[derive(Debug)]
 pub struct Stack {
@@ -131,6 +140,13 @@ impl Stack {
     #[must_use]
     pub fn token_file(&self) -> PathBuf {
         self.layout.token()
+    }
+
+    /// The first superuser; `None` where clients need not log in.
+    #[must_use]
+    pub fn superuser(&self) -> Option<Superuser> {
+        let password_file = self.layout.superuser_password();
+        self.settings.authentication.then_some(Superuser { name: SUPERUSER, password_file })
     }
 
     /// The folder of all that `member` keeps on disk.

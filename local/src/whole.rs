@@ -170,7 +170,7 @@ impl Stack {
             remove_tree(&layout.member(member))?;
         }
         remove_tree(&layout.logs())?;
-        for name in ["agent-token", "lock", "stack.json"] {
+        for name in ["agent-token", "superuser-password", "lock", "stack.json"] {
             let _ = std::fs::remove_file(layout.dir.join(name));
         }
         // Stays if someone else put something into it.

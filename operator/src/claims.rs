@@ -39,8 +39,8 @@ pub struct Plan {
     pub grow: Vec<Growth>,
     /// Claims whose owner reference to set or take off.
     pub owners: Vec<Ownership>,
-    /// The Secret's, which goes with the volumes.
-    pub secret_owner: Option<Ownership>,
+    /// The Secrets', which go with the volumes.
+    pub secret_owners: Vec<Ownership>,
     /// StatefulSets to delete, leaving their pods, so that they come back with the wanted claim template; each only once
     /// its claims have grown.
     pub recreate: Vec<(Tier, Box<StatefulSet>)>,
@@ -125,11 +125,12 @@ pub fn plan(validated: &Validated, observed: &Observed) -> Plan {
             plan.recreate.push((tier, Box::new(set.clone())));
         }
     }
-    plan.secret_owner = observed.secret.as_ref().and_then(|secret| secret_owner(validated, secret));
+    let secrets = observed.secret.iter().chain(&observed.superuser);
+    plan.secret_owners = secrets.filter_map(|secret| secret_owner(validated, secret)).collect();
     plan
 }
 
-/// The Secret goes with the volumes: only when all of them do.
+/// A Secret goes with the volumes: only when all of them do.
 fn secret_owner(validated: &Validated, secret: &Secret) -> Option<Ownership> {
     if standing(&secret.metadata, &validated.identity) != Standing::Free {
         return None; // somebody else's
@@ -247,7 +248,7 @@ pub async fn carry_out(client: &Client, identity: &Identity, plan: Plan) -> Outc
     for owner in &plan.owners {
         owned(&mut outcome, owner, own(&claims, identity, owner).await);
     }
-    if let Some(owner) = &plan.secret_owner {
+    for owner in &plan.secret_owners {
         owned(&mut outcome, owner, own(&secrets, identity, owner).await);
     }
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), &identity.namespace);

@@ -14,6 +14,7 @@ use kube::{Api, Client, api::ListParams};
 use crate::{
     crd::ReplicatedDB,
     names::{Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGED_BY, Tier, ordinal},
+    validate::Validated,
 };
 use kube::Resource;
 
@@ -32,8 +33,12 @@ pub struct Observed {
     pub disruption_budgets: Vec<PodDisruptionBudget>,
     /// By label.
     pub stateful_sets: Vec<StatefulSet>,
-    /// By name.
+    /// With the agents' token. By name.
     pub secret: Option<Secret>,
+    /// With the superuser, where the operator makes it. By name, also while clients need not log in: it goes with the volumes.
+    pub superuser: Option<Secret>,
+    /// The one with the superuser that the spec names instead. By name.
+    pub named_superuser: Option<Secret>,
     /// By label; those that an earlier resource of the same name left behind among them.
     pub claims: Vec<PersistentVolumeClaim>,
     /// By label.
@@ -41,7 +46,8 @@ pub struct Observed {
 }
 
 /// Reads what exists of the resource.
-pub async fn dereference(client: &Client, identity: &Identity) -> Result<Observed, kube::Error> {
+pub async fn dereference(client: &Client, validated: &Validated) -> Result<Observed, kube::Error> {
+    let identity = &validated.identity;
     let query = ListParams::default().labels(&identity.label_query());
     macro_rules! list {
         () => {
@@ -49,13 +55,23 @@ pub async fn dereference(client: &Client, identity: &Identity) -> Result<Observe
         };
     }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &identity.namespace);
-    let name = identity.secret();
+    let (name, superuser) = (identity.secret(), identity.superuser());
+    let authentication = &validated.spec.authentication;
+    let named = async {
+        match authentication.superuser_secret.name.as_ref().filter(|_| authentication.enabled) {
+            Some(name) => secrets.get_opt(name).await,
+            None => Ok(None),
+        }
+    };
     let (
         (service_accounts, config_maps, services, network_policies),
-        (disruption_budgets, stateful_sets, secret, claims, pods),
-    ) = tokio::try_join!(async { tokio::try_join!(list!(), list!(), list!(), list!()) }, async {
-        tokio::try_join!(list!(), list!(), secrets.get_opt(&name), list!(), list!())
-    },)?;
+        (disruption_budgets, stateful_sets, claims, pods),
+        (secret, superuser, named_superuser),
+    ) = tokio::try_join!(
+        async { tokio::try_join!(list!(), list!(), list!(), list!()) },
+        async { tokio::try_join!(list!(), list!(), list!(), list!()) },
+        async { tokio::try_join!(secrets.get_opt(&name), secrets.get_opt(&superuser), named) }
+    )?;
     Ok(Observed {
         service_accounts,
         config_maps,
@@ -64,6 +80,8 @@ pub async fn dereference(client: &Client, identity: &Identity) -> Result<Observe
         disruption_budgets,
         stateful_sets,
         secret,
+        superuser,
+        named_superuser,
         claims,
         pods,
     })

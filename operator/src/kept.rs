@@ -1,9 +1,12 @@
-//! What outlives a resource, its Secret and its volumes, and whether the resource may take them over. Pure.
+//! What outlives a resource, its Secrets and its volumes, and whether the resource may take them over. Pure.
 //!
-//! Volumes and the Secret with the token stay when a resource is deleted (unless it says otherwise), and a resource of the
-//! same name takes them over. Three things must not happen: that somebody else's Secret of this name is used; that pods are
-//! made over volumes that are about to be deleted; and that a ZooKeeper ensemble of another size is made over the volumes
-//! of one, whose new servers could agree on an empty log among themselves.
+//! Volumes and the Secrets with the token and the superuser stay when a resource is deleted (unless it says otherwise), and a
+//! resource of the same name takes them over. Four things must not happen: that somebody else's Secret of this name is used;
+//! that pods are made over volumes that are about to be deleted; that a ZooKeeper ensemble of another size is made over the
+//! volumes of one, whose new servers could agree on an empty log among themselves; and that pods are replaced by ones that
+//! could not start, for want of a superuser.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, Secret},
@@ -12,27 +15,31 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt};
 
 use crate::{
+    build::{AUTHENTICATION, SECRETS_DIR, is_told},
     crd::ReplicatedDB,
     dereference::{Observed, Standing, standing},
     names::{
-        ANNOTATION_LAYOUT, APP_NAME, Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME, TOKEN_KEY, Tier, ordinal,
+        ANNOTATION_LAYOUT, ANNOTATION_LOGINS, ANNOTATION_SUPERUSER, APP_NAME, Identity, LABEL_COMPONENT,
+        LABEL_INSTANCE, LABEL_NAME, PASSWORD_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TOKEN_KEY, Tier, USERNAME_KEY,
+        ordinal,
     },
     problem::{Problem, Reason},
+    superuser,
     validate::Validated,
 };
 
 /// Least length of a token that is taken for one.
 const TOKEN_LENGTH_MIN: usize = 32;
 
-/// What to do about the Secret.
+/// What to do about a Secret.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SecretStep {
     /// Leave it as it is.
     #[default]
     Keep,
-    /// Make it: there is none, and no data either.
+    /// Make it: there is none, and no data that hangs on it either.
     Create,
-    /// Note on it what the volumes are made for.
+    /// Note on it what holds for what is kept.
     Record,
 }
 
@@ -41,8 +48,10 @@ pub enum SecretStep {
 pub struct Kept {
     /// Nothing may be made, changed or deleted now.
     pub blocked: bool,
-    /// What to do about the Secret.
+    /// What to do about the Secret with the token.
     pub secret: SecretStep,
+    /// What to do about the Secret with the superuser.
+    pub superuser: SecretStep,
     /// What the user must know of.
     pub problems: Vec<Problem>,
     /// What is waited for.
@@ -53,6 +62,29 @@ pub struct Kept {
 pub fn layout(validated: &Validated) -> String {
     let (zookeeper, cassandra) = (&validated.spec.zookeeper, &validated.spec.cassandra);
     format!("zookeeper.size={} cassandra.mode={:?}", zookeeper.size, cassandra.mode)
+}
+
+/// What is noted on the Secret with the token: what the volumes are made for, that they have roles, and that a superuser has
+/// been made.
+pub fn notes(validated: &Validated) -> BTreeMap<String, String> {
+    let logins = validated.superuser_secret().map(|_| (ANNOTATION_LOGINS.to_owned(), true.to_string()));
+    let superuser = made_superuser(validated).map(|name| (ANNOTATION_SUPERUSER.to_owned(), name));
+    [(ANNOTATION_LAYOUT.to_owned(), layout(validated))].into_iter().chain(logins).chain(superuser).collect()
+}
+
+/// Whether Cassandra's volumes have roles, or shall have: as is wished, as was noted, or as the pods are made that exist.
+pub fn has_logins(validated: &Validated, observed: &Observed) -> bool {
+    let noted = |secret: &Secret| secret.annotations().contains_key(ANNOTATION_LOGINS);
+    let set = observed.stateful_set(Tier::Cassandra, &validated.identity);
+    let pods = set.and_then(|set| set.spec.as_ref()?.template.spec.as_ref());
+    validated.superuser_secret().is_some()
+        || observed.secret.as_ref().is_some_and(noted)
+        || pods.is_some_and(|pods| is_told(pods, AUTHENTICATION))
+}
+
+/// Name of the Secret with the superuser, if it is the operator that makes it.
+fn made_superuser(validated: &Validated) -> Option<String> {
+    validated.superuser_secret().filter(|_| validated.spec.authentication.superuser_secret.name.is_none())
 }
 
 /// Whether the object goes with an earlier resource of the same name.
@@ -79,37 +111,26 @@ pub fn judge(validated: &Validated, observed: &Observed) -> Kept {
     match &observed.secret {
         None if kept.blocked => {}
         None if observed.claims.is_empty() => kept.secret = SecretStep::Create,
-        None => kept.problems.push(Problem::new(
-            Reason::SecretLost,
-            format!(
-                "Secret {} is gone while volumes exist, and is not made anew; {}",
-                identity.secret(),
-                secret_remedy(identity)
-            ),
-        )),
+        None => kept.problems.push(lost(&identity.secret(), &secret_remedy(validated, observed))),
         Some(secret) => judge_secret(validated, observed, secret, &mut kept),
     }
+    if let Some(name) = validated.superuser_secret() {
+        judge_superuser(validated, observed, &name, &mut kept);
+    }
     kept
+}
+
+fn lost(secret: &str, remedy: &str) -> Problem {
+    Problem::new(
+        Reason::SecretLost,
+        format!("Secret {secret} is gone while volumes exist, and is not made anew; {remedy}"),
+    )
 }
 
 fn judge_secret(validated: &Validated, observed: &Observed, secret: &Secret, kept: &mut Kept) {
     let identity = &validated.identity;
     let name = identity.secret();
-    if secret.metadata.deletion_timestamp.is_some() || leaving(&secret.metadata, identity) {
-        kept.waiting.push(format!("Secret {name} of an earlier resource to be gone"));
-        kept.blocked = true;
-        return;
-    }
-    if !matches!(standing(&secret.metadata, identity), Standing::Free | Standing::Ours) {
-        kept.problems.push(Problem::new(
-            Reason::NameConflict,
-            format!(
-                "Secret {name} exists and belongs to somebody else; delete or rename it, or give this ReplicatedDB another name; if it is a copy of this database's: kubectl -n {} label secret {name} {}",
-                identity.namespace,
-                secret_labels(identity)
-            ),
-        ));
-        kept.blocked = true;
+    if !is_ours(identity, secret, "", kept) {
         return;
     }
     let token = secret.data.as_ref().and_then(|data| data.get(TOKEN_KEY));
@@ -118,12 +139,13 @@ fn judge_secret(validated: &Validated, observed: &Observed, secret: &Secret, kep
             Reason::SecretLost,
             format!(
                 "Secret {name} has no key {TOKEN_KEY} of at least {TOKEN_LENGTH_MIN} characters; {}",
-                secret_remedy(identity)
+                secret_remedy(validated, observed)
             ),
         ));
     }
     let wanted = layout(validated);
-    let noted = secret.annotations().get(ANNOTATION_LAYOUT);
+    let annotations = secret.annotations();
+    let noted = annotations.get(ANNOTATION_LAYOUT);
     let servers = servers(observed);
     let other = match noted {
         _ if observed.claims.is_empty() => None,
@@ -136,9 +158,90 @@ fn judge_secret(validated: &Validated, observed: &Observed, secret: &Secret, kep
             kept.problems.push(other_layout(identity, &wanted, &other));
             kept.blocked = true;
         }
-        None if noted != Some(&wanted) => kept.secret = SecretStep::Record,
+        None if notes(validated).iter().any(|(key, note)| annotations.get(key) != Some(note)) => {
+            kept.secret = SecretStep::Record;
+        }
         None => {}
     }
+}
+
+/// Whether a Secret that should be ours is, and stays. If not, nothing may be done; `otherwise` is a further remedy.
+fn is_ours(identity: &Identity, secret: &Secret, otherwise: &str, kept: &mut Kept) -> bool {
+    let name = secret.name_any();
+    if secret.metadata.deletion_timestamp.is_some() || leaving(&secret.metadata, identity) {
+        kept.waiting.push(format!("Secret {name} of an earlier resource to be gone"));
+        kept.blocked = true;
+        return false;
+    }
+    if !matches!(standing(&secret.metadata, identity), Standing::Free | Standing::Ours) {
+        kept.problems.push(Problem::new(
+            Reason::NameConflict,
+            format!(
+                "Secret {name} exists and belongs to somebody else; delete or rename it, or give this ReplicatedDB another name{otherwise}; if it is a copy of this database's: kubectl -n {} label secret {name} {}",
+                identity.namespace,
+                secret_labels(identity)
+            ),
+        ));
+        kept.blocked = true;
+        return false;
+    }
+    true
+}
+
+/// The superuser's Secret. Without one that can be used nothing is done: pods that run have read it, others could not start.
+fn judge_superuser(validated: &Validated, observed: &Observed, name: &str, kept: &mut Kept) {
+    let identity = &validated.identity;
+    let found = match made_superuser(validated) {
+        Some(_) => made(identity, observed, kept),
+        None => named(identity, observed, name, kept),
+    };
+    if let Some(Err(unusable)) = found.map(superuser::check) {
+        let text =
+            format!("Secret {name} {unusable}; correct it: kubectl -n {} edit secret {name}", identity.namespace);
+        kept.problems.push(Problem::new(Reason::SecretInvalid, text));
+        kept.blocked = true;
+    }
+}
+
+/// The one that the operator makes, if it is there and can be taken.
+fn made<'a>(identity: &Identity, observed: &'a Observed, kept: &mut Kept) -> Option<&'a Secret> {
+    let name = identity.superuser();
+    match &observed.superuser {
+        None if kept.blocked => None,
+        None if superuser_was_made(observed) => {
+            kept.problems.push(lost(&name, &superuser_remedy(identity)));
+            kept.blocked = true;
+            None
+        }
+        None => {
+            kept.superuser = SecretStep::Create;
+            None
+        }
+        Some(secret) => {
+            let otherwise = format!(", or set spec.authentication.superuserSecret.name to {name}, if it is meant");
+            is_ours(identity, secret, &otherwise, kept).then_some(secret)
+        }
+    }
+}
+
+/// The one that the spec names, if it is there.
+fn named<'a>(identity: &Identity, observed: &'a Observed, name: &str, kept: &mut Kept) -> Option<&'a Secret> {
+    if observed.named_superuser.is_none() {
+        let text = format!(
+            "Secret {name}, which spec.authentication.superuserSecret names, does not exist; {}",
+            superuser_creation(identity, name)
+        );
+        kept.problems.push(Problem::new(Reason::SecretMissing, text));
+        kept.blocked = true;
+    }
+    observed.named_superuser.as_ref()
+}
+
+/// Whether there are data that a superuser has been made for. Where nothing tells, as the Secret with the note is gone, too,
+/// it counts as made.
+fn superuser_was_made(observed: &Observed) -> bool {
+    let noted = |secret: &Secret| secret.annotations().contains_key(ANNOTATION_SUPERUSER);
+    !observed.claims.is_empty() && observed.secret.as_ref().is_none_or(noted)
 }
 
 /// ZooKeeper servers that the volumes that exist are of, at least.
@@ -165,10 +268,35 @@ fn secret_labels(identity: &Identity) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-fn secret_remedy(identity: &Identity) -> String {
+fn secret_remedy(validated: &Validated, observed: &Observed) -> String {
+    let identity = &validated.identity;
     let (Identity { name, namespace, .. }, secret) = (identity, identity.secret());
+    // of another token follows another password of the agents' role, which Cassandra would not know
+    if has_logins(validated, observed) {
+        return format!(
+            "restore it from a backup, or from a pod that still runs, for with another token no agent could log in at its Cassandra: kubectl -n {namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=$(kubectl -n {namespace} exec {}-0 -- cat {SECRETS_DIR}/{TOKEN_KEY}) && kubectl -n {namespace} label secret {secret} {}",
+            identity.tier(Tier::Replica),
+            secret_labels(identity)
+        );
+    }
     format!(
         "restore it from a backup, or make another and restart the pods that read it: kubectl -n {namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=$(openssl rand -hex 32) && kubectl -n {namespace} label secret {secret} {} && kubectl -n {namespace} delete pod -l '{LABEL_NAME}={APP_NAME},{LABEL_INSTANCE}={name},{LABEL_COMPONENT} in (cassandra,replica)'",
+        secret_labels(identity)
+    )
+}
+
+fn superuser_creation(identity: &Identity, secret: &str) -> String {
+    format!(
+        "make it: kubectl -n {} create secret generic {secret} --type={SUPERUSER_TYPE} --from-literal={USERNAME_KEY}={SUPERUSER_NAME} --from-literal={PASSWORD_KEY}=$(openssl rand -hex 32)",
+        identity.namespace
+    )
+}
+
+fn superuser_remedy(identity: &Identity) -> String {
+    let (namespace, secret) = (&identity.namespace, identity.superuser());
+    format!(
+        "restore it from a backup, or, with another password, {} && kubectl -n {namespace} label secret {secret} {}",
+        superuser_creation(identity, &secret),
         secret_labels(identity)
     )
 }

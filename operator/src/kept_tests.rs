@@ -91,3 +91,123 @@ fn volumes_of_another_layout_are_not_used() {
     assert!(of(4).blocked && told(&of(4)).1.contains("zookeeper.size=5"));
     assert_eq!(of(2).secret, SecretStep::Record);
 }
+
+fn authenticated(named: Option<&str>) -> Validated {
+    let mut rdb = testing::resource("orders");
+    rdb.spec.authentication.enabled = true;
+    rdb.spec.authentication.superuser_secret.name = named.map(str::to_owned);
+    validate(&rdb, &testing::defaults("1")).unwrap()
+}
+
+/// The superuser's Secret as the API server keeps it.
+fn superuser() -> Secret {
+    let mut secret = build::superuser(&authenticated(None), "");
+    let data = [(USERNAME_KEY, "admin"), (PASSWORD_KEY, "correct horse")];
+    secret.data = Some(data.map(|(key, value)| (key.to_owned(), k8s_openapi::ByteString(value.into()))).into());
+    secret
+}
+
+/// The other Secret, with a note of it.
+fn noted() -> Secret {
+    let mut noted = secret();
+    noted.annotations_mut().extend(notes(&authenticated(None)));
+    noted
+}
+
+/// What is decided with the Secret of the token, and that of the superuser, over volumes or none.
+fn judged(secret: Option<Secret>, superuser: Option<Secret>, volumes: bool) -> Kept {
+    let claims = volumes.then(|| claim("cassandra", 0, None)).into_iter().collect();
+    judge(&authenticated(None), &Observed { superuser, ..observed(secret, claims) })
+}
+
+#[test]
+fn a_superuser_is_made_for_a_database_without_one_and_noted() {
+    use SecretStep::{Create, Keep, Record};
+    for (token, volumes, expected) in [
+        (None, false, (Create, Create)),
+        (Some(noted()), false, (Create, Keep)), // a crash between the two, or volumes that were given up
+        (Some(secret()), true, (Create, Record)), // switched on
+    ] {
+        let kept = judged(token, None, volumes);
+        assert_eq!((kept.superuser, kept.secret), expected);
+        assert!(!kept.blocked && kept.problems.is_empty());
+    }
+    // a crash before it was noted
+    assert_eq!(judged(Some(secret()), Some(superuser()), true).secret, Record);
+    assert_eq!(judged(Some(noted()), Some(superuser()), true), Kept::default());
+    // nobody needs one, or it is somebody's own
+    let without = observed(Some(secret()), vec![claim("cassandra", 0, None)]);
+    assert_eq!(judge(&validated(), &without), Kept::default());
+    let own = Observed { named_superuser: Some(superuser()), ..without };
+    let kept = judge(&authenticated(Some("ops")), &own);
+    assert_eq!(kept, Kept { secret: Record, ..Kept::default() }, "that there are roles is noted all the same");
+}
+
+/// Nothing is made in its place, and no pod replaced by one that could not start.
+#[test]
+fn a_lost_superuser_is_not_made_anew() {
+    for token in [Some(noted()), None] {
+        let kept = judged(token, None, true);
+        let problem = kept.problems.last().unwrap();
+        assert!(kept.blocked && kept.superuser == SecretStep::Keep && problem.reason == Reason::SecretLost, "{kept:?}");
+        let message = &problem.message;
+        assert!(
+            message.contains("create secret generic orders-superuser --type=kubernetes.io/basic-auth"),
+            "{message}"
+        );
+        assert!(
+            message.contains("label secret orders-superuser app.kubernetes.io/"),
+            "the new one is known: {message}"
+        );
+    }
+}
+
+/// What had logins keeps them, by what is noted beside the volumes, and where that is lost by what runs.
+#[test]
+fn volumes_with_roles_are_known() {
+    let without = observed(Some(secret()), vec![]);
+    assert!(!has_logins(&validated(), &without) && has_logins(&authenticated(None), &without));
+    assert!(has_logins(&validated(), &observed(Some(noted()), vec![])));
+    let running = |enabled: Validated| Observed {
+        stateful_sets: build::build(&enabled, &Default::default()).stateful_sets,
+        ..observed(None, vec![])
+    };
+    assert!(
+        !has_logins(&validated(), &running(validated())) && has_logins(&validated(), &running(authenticated(None)))
+    );
+}
+
+/// The role that agents log in as has its password from the token: another one would shut them out for good.
+#[test]
+fn a_lost_token_comes_from_where_it_still_is_where_agents_log_in() {
+    let kept = judged(None, Some(superuser()), true);
+    let (reason, message) = told(&kept);
+    assert!(reason == Some(Reason::SecretLost) && !message.contains("openssl"), "{message}");
+    assert!(message.contains("$(kubectl -n shop exec orders-replica-0 -- cat /secrets/agent-token)"), "{message}");
+    assert!(message.contains("label secret orders-internal app.kubernetes.io/"), "{message}");
+}
+
+#[test]
+fn a_superuser_that_can_not_be_used_changes_nothing() {
+    let mut foreign = superuser();
+    foreign.metadata.labels = None;
+    let kept = judged(Some(noted()), Some(foreign), true);
+    assert!(kept.blocked && told(&kept).0 == Some(Reason::NameConflict));
+    assert!(told(&kept).1.contains("set spec.authentication.superuserSecret.name to orders-superuser"), "{kept:?}");
+    let mut going = superuser();
+    going.metadata.owner_references = serde_json::from_value(json!([reference("earlier")])).unwrap();
+    let kept = judged(None, Some(going), false);
+    assert!(kept.blocked && kept.waiting[0].contains("Secret orders-superuser of an earlier resource"), "{kept:?}");
+    let mut empty = superuser();
+    empty.data = None;
+    let kept = judged(Some(noted()), Some(empty.clone()), true);
+    assert!(kept.blocked && told(&kept).0 == Some(Reason::SecretInvalid) && told(&kept).1.contains("no key username"));
+    for (named, reason, words) in [
+        (None, Reason::SecretMissing, "kubectl -n shop create secret generic ops"),
+        (Some(empty), Reason::SecretInvalid, "Secret ops has no key username"),
+    ] {
+        let observed = Observed { named_superuser: named, ..observed(Some(secret()), vec![]) };
+        let kept = judge(&authenticated(Some("ops")), &observed);
+        assert!(kept.blocked && told(&kept).0 == Some(reason) && told(&kept).1.contains(words), "{kept:?}");
+    }
+}

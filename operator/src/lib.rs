@@ -26,6 +26,7 @@ pub mod process;
 pub mod reconcile;
 pub mod roll;
 pub mod status;
+pub mod superuser;
 pub mod unreadable;
 pub mod validate;
 pub mod wake;

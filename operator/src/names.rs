@@ -43,9 +43,22 @@ pub const ANNOTATION_UPGRADE: &str = "replicateddb.dev/upgrade";
 
 /// Annotation of the Secret: what the volumes that stay with it were made for.
 pub const ANNOTATION_LAYOUT: &str = "replicateddb.dev/layout";
+/// Annotation of the same Secret: the name of the superuser's, once one has been made, so that its loss is told from its absence.
+pub const ANNOTATION_SUPERUSER: &str = "replicateddb.dev/superuser";
+
+/// Annotation of the same Secret, once Cassandras have logins: the volumes have roles, and no Cassandra starts over them without.
+pub const ANNOTATION_LOGINS: &str = "replicateddb.dev/logins";
 
 /// Key of the agent's token in the Secret.
 pub const TOKEN_KEY: &str = "agent-token";
+/// Keys of the superuser's Secret, as Kubernetes has them for the type [`SUPERUSER_TYPE`].
+pub const USERNAME_KEY: &str = "username";
+/// See [`USERNAME_KEY`].
+pub const PASSWORD_KEY: &str = "password";
+/// Type of the superuser's Secret.
+pub const SUPERUSER_TYPE: &str = "kubernetes.io/basic-auth";
+/// The superuser of a Secret that the operator makes.
+pub const SUPERUSER_NAME: &str = "admin";
 /// Name of the volume and of the claim template.
 pub const DATA_VOLUME: &str = "data";
 
@@ -147,9 +160,14 @@ impl Identity {
         format!("{}-nodes", self.tier(tier))
     }
 
-    /// Name of the Secret.
+    /// Name of the Secret with the agents' token.
     pub fn secret(&self) -> String {
         format!("{}-internal", self.name)
+    }
+
+    /// Name of the Secret with the superuser that the operator makes.
+    pub fn superuser(&self) -> String {
+        format!("{}-superuser", self.name)
     }
 
     /// Host name of a pod, stable across its lives; `ordinal` may be a placeholder.

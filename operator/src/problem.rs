@@ -23,8 +23,12 @@ impl Problem {
 pub enum Reason {
     /// The resource can't be built.
     InvalidSpec,
-    /// The Secret is gone while data exists.
+    /// A Secret is gone while data exists.
     SecretLost,
+    /// A Secret that the spec names is not there.
+    SecretMissing,
+    /// What a Secret holds can't be used.
+    SecretInvalid,
     /// An object of the same name belongs to somebody else.
     NameConflict,
     /// The API server refuses an object.

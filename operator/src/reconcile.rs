@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Pod, Secret},
+    core::v1::{ConfigMap, Pod, PodSpec, Secret},
     events::v1::Event,
     storage::v1::StorageClass,
 };
@@ -24,9 +24,9 @@ use crate::{
     crd::{ReplicatedDB, ReplicatedDBStatus, StorageStatus},
     dereference::{Observed, Standing, dereference, standing},
     events::Announcer,
-    kept::{self, SecretStep},
+    kept::{self, Kept, SecretStep},
     metrics::Metrics,
-    names::{ANNOTATION_LAYOUT, FIELD_MANAGER, Identity, Tier},
+    names::{FIELD_MANAGER, Identity, Tier},
     pods::{self, PodView},
     probe::Prober,
     problem::{Problem, Reason},
@@ -43,8 +43,8 @@ pub const MOTION_INTERVAL: Duration = Duration::from_secs(10);
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Field manager of the status.
 const STATUS_MANAGER: &str = "replicateddb-operator-status";
-/// Random bytes of a token.
-const TOKEN_BYTES: usize = 32;
+/// Random bytes of a token or password.
+const RANDOM_BYTES: usize = 32;
 
 /// What a reconcile needs besides the resource.
 #[derive(Clone)]
@@ -162,6 +162,7 @@ struct Found {
     problems: Vec<Problem>,
     waiting: Vec<String>,
     storage: StorageStatus,
+    blocked: bool,
     /// What is waited for must be asked for again.
     polling: bool,
     error: Option<kube::Error>,
@@ -176,6 +177,7 @@ impl Found {
             reports: &self.reports,
             problems: &self.problems,
             waiting: &self.waiting,
+            blocked: self.blocked,
             storage: self.storage.clone(),
             before,
             now: self.now,
@@ -190,13 +192,13 @@ impl Pass<'_> {
 
     async fn run(&self) -> Result<Found, kube::Error> {
         let client = &self.context.client;
-        let mut observed = dereference(client, self.identity()).await?;
+        let mut observed = Box::pin(dereference(client, self.validated)).await?;
         let kept = kept::judge(self.validated, &observed);
-        let mut problems = kept.problems;
         if kept.blocked {
-            return Ok(self.blocked(observed, problems, kept.waiting));
+            return Ok(self.blocked(observed, kept).await);
         }
-        self.secret(kept.secret, &observed).await?;
+        self.secrets(&kept, &observed).await?;
+        let mut problems = kept.problems;
         let plan = claims::plan(self.validated, &observed);
         let recreated: Vec<_> = plan.recreate.iter().map(|(tier, _)| self.identity().tier(*tier)).collect();
         let volumes = claims::carry_out(client, self.identity(), plan).await;
@@ -229,18 +231,21 @@ impl Pass<'_> {
         let polling = rolling || !waiting.is_empty();
         // a resize may take hours: it is looked at again, but not every other second
         waiting.extend(growing);
-        Ok(Found { tiers, reports, problems, waiting, storage: claims::storage(&observed), polling, error, now })
+        let storage = claims::storage(&observed);
+        Ok(Found { tiers, reports, problems, waiting, storage, blocked: false, polling, error, now })
     }
 
     /// Nothing may be done: what is there is told as it is.
-    fn blocked(&self, observed: Observed, problems: Vec<Problem>, waiting: Vec<String>) -> Found {
+    async fn blocked(&self, observed: Observed, Kept { problems, waiting, .. }: Kept) -> Found {
         let now = Timestamp::now();
         let sets = Tier::ALL.into_iter().filter_map(|tier| observed.stateful_set(tier, self.identity()).cloned());
         let applied = Applied { stateful_sets: sets.collect(), ..Default::default() };
+        let tiers = self.tiers(&observed, &applied, now);
         Found {
-            tiers: self.tiers(&observed, &applied, now),
-            reports: Reports::default(),
+            reports: self.context.prober.ask(&tiers, false).await,
+            tiers,
             problems,
+            blocked: true,
             polling: !waiting.is_empty(),
             waiting,
             storage: claims::storage(&observed),
@@ -259,23 +264,18 @@ impl Pass<'_> {
         Ok(sets)
     }
 
-    /// The Secret is made once, before anything that keeps data, and never again while data exists.
-    async fn secret(&self, step: SecretStep, observed: &Observed) -> Result<(), kube::Error> {
+    /// Each Secret is made once, before anything that keeps data or uses it, and never again while data exists. The
+    /// superuser's comes first: what the other one notes of it is true.
+    async fn secrets(&self, kept: &Kept, observed: &Observed) -> Result<(), kube::Error> {
         let api: Api<Secret> = Api::namespaced(self.context.client.clone(), &self.identity().namespace);
-        match (step, &observed.secret) {
-            (SecretStep::Create, _) => {
-                let token: String =
-                    rand::random::<[u8; TOKEN_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect();
-                let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
-                match api.create(&params, &build::secret(self.validated, &token)).await {
-                    Ok(_) => Ok(()),
-                    Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-                    Err(error) => Err(error),
-                }
-            }
+        if kept.superuser == SecretStep::Create {
+            create_once(&api, &build::superuser(self.validated, &random())).await?;
+        }
+        match (kept.secret, &observed.secret) {
+            (SecretStep::Create, _) => create_once(&api, &build::secret(self.validated, &random())).await,
             (SecretStep::Record, Some(secret)) => {
-                let note = json!({ANNOTATION_LAYOUT: kept::layout(self.validated)});
-                let patch = json!({"metadata": {"uid": secret.uid(), "annotations": note}});
+                let notes = kept::notes(self.validated);
+                let patch = json!({"metadata": {"uid": secret.uid(), "annotations": notes}});
                 let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
                 api.patch(&secret.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ())
             }
@@ -305,7 +305,15 @@ impl Pass<'_> {
             .into_iter()
             .filter_map(|pod| crate::names::ordinal(&pod.name_any()))
             .max();
-        Running { stateful_sets, templates, cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)) }
+        let cassandras = observed.pods_of(Tier::Cassandra, identity);
+        let open = |pod: &PodSpec| !build::is_told(pod, build::AUTHENTICATION);
+        Running {
+            stateful_sets,
+            templates,
+            cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)),
+            open_stores: cassandras.iter().filter_map(|pod| pod.spec.as_ref()).any(open),
+            logins: kept::has_logins(self.validated, observed),
+        }
     }
 
     /// The tiers as they are after applying; pods beyond the wished number are on their way out and left aside.
@@ -384,6 +392,21 @@ impl Pass<'_> {
     async fn class_exists(&self, class: &str) -> Option<bool> {
         let api: Api<StorageClass> = Api::all(self.context.client.clone());
         api.get_opt(class).await.ok().map(|class| class.is_some())
+    }
+}
+
+/// A secret that nobody guesses, of letters and digits alone, and short enough for all of it to count as a password.
+fn random() -> String {
+    rand::random::<[u8; RANDOM_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Creates a Secret; one that is there by now is left as it is.
+async fn create_once(api: &Api<Secret>, secret: &Secret) -> Result<(), kube::Error> {
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+    match api.create(&params, secret).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

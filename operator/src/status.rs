@@ -42,6 +42,8 @@ pub struct Facts<'a> {
     pub problems: &'a [Problem],
     /// What is waited for, the most important first.
     pub waiting: &'a [String],
+    /// Nothing may be made, changed or deleted: nothing of this generation has been done that was not done before.
+    pub blocked: bool,
     /// Sizes of the largest volumes.
     pub storage: StorageStatus,
     /// The status before.
@@ -56,9 +58,10 @@ pub fn status(facts: &Facts<'_>) -> ReplicatedDBStatus {
     let replicas = facts.tiers.iter().find(|view| view.tier == Tier::Replica);
     let (members, members_observed_at) = members(facts);
     ReplicatedDBStatus {
-        observed_generation: Some(validated.generation),
+        observed_generation: observed_generation(facts),
         message: Some(cut(message(facts))),
         endpoint: Some(client_endpoint(&validated.identity)),
+        superuser_secret: validated.superuser_secret(),
         replicas: replicas.map_or(0, |view| i32::try_from(view.pods.len()).unwrap_or(i32::MAX)),
         ready_replicas: ready_replicas(facts),
         selector: Some(selector(validated)),
@@ -89,6 +92,11 @@ pub fn failed(before: ReplicatedDBStatus, generation: i64, problem: &Problem, no
         conditions: others.chain([degraded]).collect(),
         ..before
     }
+}
+
+/// The newest generation of which something was done.
+fn observed_generation(facts: &Facts<'_>) -> Option<i64> {
+    if facts.blocked { facts.before?.observed_generation } else { Some(facts.validated.generation) }
 }
 
 fn ready_replicas(facts: &Facts<'_>) -> i32 {
@@ -195,6 +203,9 @@ fn progress(facts: &Facts<'_>) -> Option<String> {
             Some(waiting) => format!("{outdated} pods are to be replaced, waiting for {waiting}"),
             None => format!("{outdated} pods are to be replaced"),
         });
+    }
+    if facts.blocked {
+        return Some(message(facts)); // what exists may be whole, but it is not what is wished
     }
     if facts.tiers.iter().all(TierView::settled) && facts.waiting.is_empty() {
         return None;

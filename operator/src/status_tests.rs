@@ -41,6 +41,7 @@ struct Case {
     reports: Reports,
     problems: Vec<Problem>,
     waiting: Vec<String>,
+    blocked: bool,
     before: Option<ReplicatedDBStatus>,
     second: i64,
 }
@@ -53,6 +54,7 @@ impl Case {
             reports: reports(100),
             problems: vec![],
             waiting: vec![],
+            blocked: false,
             before: None,
             second: 1_000,
         }
@@ -65,6 +67,7 @@ impl Case {
             reports: &self.reports,
             problems: &self.problems,
             waiting: &self.waiting,
+            blocked: self.blocked,
             storage: StorageStatus::default(),
             before: self.before.as_ref(),
             now: Timestamp::from_second(self.second).unwrap(),
@@ -101,6 +104,30 @@ fn all_is_well() {
     ] {
         assert_eq!(holds(&status, type_).0, expected, "{type_}");
     }
+}
+
+/// A new generation of which nothing is done yet, on a database that is whole: it is not there, and once it may be, the time
+/// until the first pod of it is made is no rest either.
+#[test]
+fn what_may_not_be_done_is_not_done() {
+    let mut case = Case::well().later(60);
+    case.validated.generation = 2;
+    case.blocked = true;
+    case.problems = vec![Problem::new(Reason::SecretMissing, "Secret ops does not exist; make it")];
+    let told = case.status();
+    assert_eq!(
+        (told.observed_generation, told.message.as_deref()),
+        (Some(1), Some("Secret ops does not exist; make it"))
+    );
+    assert_eq!([AVAILABLE, PROGRESSING, DEGRADED].map(|type_| holds(&told, type_).0), [true, true, true]);
+    let mut case = case.later(60);
+    (case.blocked, case.problems) = (false, vec![]);
+    case.tiers[2].revision = None;
+    let told = case.status();
+    assert_eq!(
+        (told.observed_generation, holds(&told, PROGRESSING).0, holds(&told, DEGRADED).0),
+        (Some(2), true, false)
+    );
 }
 
 /// I9: what is computed again from the same is the same, at any later time, idle ticks of the log included.

@@ -134,6 +134,13 @@ impl Validated {
         self.spec.cassandra.mode == CassandraMode::Shared
     }
 
+    /// Name of the Secret with the superuser, while clients log in.
+    pub fn superuser_secret(&self) -> Option<String> {
+        let authentication = &self.spec.authentication;
+        let named = || authentication.superuser_secret.name.clone();
+        authentication.enabled.then(|| named().unwrap_or_else(|| self.identity.superuser()))
+    }
+
     /// Image of a tier.
     pub fn image(&self, tier: Tier) -> &str {
         match tier {

@@ -122,6 +122,52 @@ fn a_shared_cassandra() {
     assert!(!json!(replica).to_string().contains("orders-internal"), "it has no use for the token");
 }
 
+/// Clients log in: the superuser is in a Secret that the operator makes.
+#[test]
+fn authentication() {
+    golden("authentication", json!({"authentication": {"enabled": true}}));
+    let open = built(json!({})).1;
+    let (validated, closed) = built(json!({"authentication": {"enabled": true}}));
+    let tiers = |desired: &Desired| desired.stateful_sets.iter().map(|set| json!(set)).collect::<Vec<_>>();
+    assert_eq!(tiers(&open)[0], tiers(&closed)[0], "ZooKeeper's pods stay");
+    let unlike = |closed: &Desired| tiers(&open).iter().zip(tiers(closed)).filter(|(a, b)| **a != *b).count();
+    assert_eq!(unlike(&closed), 2);
+    // a name of a Secret that nobody needs changes nothing
+    let unused = built(json!({"authentication": {"superuserSecret": {"name": "ops"}}})).1;
+    assert_eq!(unlike(&unused), 0);
+    assert_eq!(validated.superuser_secret().as_deref(), Some("orders-superuser"));
+}
+
+/// Replicas ask for logins once every Cassandra does, and Cassandras for ever, for the roles in their volumes; all else changes at
+/// once.
+#[test]
+fn authentication_comes_to_cassandra_first_and_stays_there() {
+    let tier = |spec: Value, running: &Running, tier: usize| {
+        json!(build(&built(spec).0, running).stateful_sets[tier].spec.as_ref().unwrap().template)
+    };
+    let spec = |enabled: bool| json!({"authentication": {"enabled": enabled}, "replica": {"image": "r:2"}});
+    let (settled, rolling) = (Running::default(), Running { open_stores: true, ..Default::default() });
+    assert_eq!(tier(spec(true), &rolling, 2), tier(spec(false), &settled, 2));
+    assert_eq!(tier(spec(true), &rolling, 1), tier(spec(true), &settled, 1));
+    let rolling = Running { logins: true, ..Default::default() };
+    assert_eq!(tier(spec(false), &rolling, 1), tier(spec(true), &settled, 1));
+    assert_eq!(tier(spec(false), &rolling, 2), tier(spec(false), &settled, 2));
+}
+
+/// The same with a Secret of the user's: nothing but its name differs, and that replaces replicas alone.
+#[test]
+fn authentication_with_a_secret_of_ones_own() {
+    let spec = json!({"authentication": {"enabled": true, "superuserSecret": {"name": "ops"}}});
+    golden("authentication-own", spec.clone());
+    let text = |spec| yaml(built(spec).1);
+    let without = |text: String| {
+        let lines = text.lines().filter(|line| !line.contains("replicateddb.dev/inputs"));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let made = without(text(json!({"authentication": {"enabled": true}})));
+    assert_eq!(without(text(spec)), made.replace("orders-superuser", "ops"));
+}
+
 /// Three of each, with the memory they ask for, fit in 6 GiB.
 #[test]
 fn the_defaults_fit_a_small_machine() {

@@ -21,10 +21,11 @@ use k8s_openapi::{
 
 use crate::{
     kept,
-    names::{ANNOTATION_LAYOUT, TOKEN_KEY, Tier},
+    names::{PASSWORD_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TOKEN_KEY, Tier, USERNAME_KEY},
     validate::Validated,
 };
 
+pub use pod::{AUTHENTICATION, SECRETS_DIR, is_told};
 pub use policy::OPERATOR_NAME_LABEL;
 pub use service::client_endpoint;
 pub use template::Template;
@@ -56,12 +57,31 @@ pub struct Running {
     /// Number of Cassandra pods to keep for replicas that are still stopping: a replica that is scaled down drains into
     /// its Cassandra, so that one leaves after it.
     pub cassandra_pods_min: i32,
+    /// A Cassandra pod runs that asks nobody to log in.
+    pub open_stores: bool,
+    /// Cassandra's volumes have roles: no Cassandra starts over them without logins.
+    pub logins: bool,
+}
+
+/// The resource as a tier's pods should have it now. Statements about roles, which replicas that have clients log in take, can't
+/// be executed by a Cassandra without logins, or such a statement would hold up the roll that it waits for: these come first.
+/// And they stay when clients need not log in any more, for what is in the log about roles is executed all the same.
+fn staged(validated: &Validated, running: &Running, tier: Tier) -> Validated {
+    let mut staged = validated.clone();
+    let authentication = &mut staged.spec.authentication;
+    match tier {
+        Tier::ZooKeeper => {}
+        Tier::Cassandra => authentication.enabled |= running.logins,
+        Tier::Replica => authentication.enabled &= !running.open_stores,
+    }
+    staged
 }
 
 /// Builds everything.
 pub fn build(validated: &Validated, running: &Running) -> Desired {
     let mut desired = Desired::default();
     for tier in Tier::ALL {
+        let validated = &staged(validated, running, tier);
         let template = Template::choose(validated, running.templates.get(&tier), tier);
         desired.service_accounts.push(pod::service_account(validated, tier));
         desired.config_maps.push(template.record(validated, tier));
@@ -75,19 +95,32 @@ pub fn build(validated: &Validated, running: &Running) -> Desired {
     desired
 }
 
-/// The Secret with the token that replicas show to the store agents. It is created once and never applied over. No owner
-/// reference: it stays with the volumes (see [`crate::claims`]).
+/// The Secret with the token that replicas show to the store agents.
 pub fn secret(validated: &Validated, token: &str) -> Secret {
+    let mut secret =
+        kept_secret(validated, validated.identity.secret(), Tier::Cassandra, "Opaque", &[(TOKEN_KEY, token)]);
+    secret.metadata.annotations = Some(kept::notes(validated));
+    secret
+}
+
+/// The Secret with the superuser, for who names none.
+pub fn superuser(validated: &Validated, password: &str) -> Secret {
+    let data = [(USERNAME_KEY, SUPERUSER_NAME), (PASSWORD_KEY, password)];
+    kept_secret(validated, validated.identity.superuser(), Tier::Replica, SUPERUSER_TYPE, &data)
+}
+
+/// A Secret that is created once and never applied over. No owner reference: it stays with the volumes (see
+/// [`crate::claims`]).
+fn kept_secret(validated: &Validated, name: String, tier: Tier, type_: &str, data: &[(&str, &str)]) -> Secret {
     Secret {
         metadata: ObjectMeta {
-            name: Some(validated.identity.secret()),
+            name: Some(name),
             namespace: Some(validated.identity.namespace.clone()),
-            labels: Some(validated.identity.labels(Tier::Cassandra)),
-            annotations: Some([(ANNOTATION_LAYOUT.to_owned(), kept::layout(validated))].into()),
+            labels: Some(validated.identity.labels(tier)),
             ..Default::default()
         },
-        string_data: Some([(TOKEN_KEY.to_owned(), token.to_owned())].into()),
-        type_: Some("Opaque".to_owned()),
+        string_data: Some(data.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()),
+        type_: Some(type_.to_owned()),
         ..Default::default()
     }
 }

@@ -3,10 +3,10 @@
 use k8s_openapi::{
     api::core::v1::{
         Affinity, Capabilities, ConfigMapEnvSource, ConfigMapVolumeSource, Container, ContainerPort,
-        EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction, LocalObjectReference,
-        ObjectFieldSelector, PodAffinity, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
-        PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-        ServiceAccount, TCPSocketAction, Volume, VolumeMount, WeightedPodAffinityTerm,
+        EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction, KeyToPath,
+        LocalObjectReference, ObjectFieldSelector, PodAffinity, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
+        PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretKeySelector, SecretVolumeSource,
+        SecurityContext, ServiceAccount, TCPSocketAction, Volume, VolumeMount, WeightedPodAffinityTerm,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -20,7 +20,10 @@ use std::collections::BTreeMap;
 use super::{config::CASSANDRA_FILE, metadata, service};
 use crate::{
     crd::{ComputeAmounts, PodAdditions, PullPolicy, Resources},
-    names::{ANNOTATION_CONFIG, DATA_VOLUME, LABEL_POD_INDEX, PORT_CQL, PORT_ZOOKEEPER, TOKEN_KEY, Tier, digest},
+    names::{
+        ANNOTATION_CONFIG, DATA_VOLUME, LABEL_POD_INDEX, PASSWORD_KEY, PORT_CQL, PORT_ZOOKEEPER, TOKEN_KEY, Tier,
+        USERNAME_KEY, digest,
+    },
     validate::Validated,
 };
 
@@ -32,7 +35,11 @@ const CASSANDRA_SMALL_BELOW: &str = "4Gi";
 const SHARED_KEYSPACE: &str = "replica_{id}";
 /// Where configuration files, secrets and data are mounted.
 const CONFIG_DIR: &str = "/config";
-const SECRETS_DIR: &str = "/secrets";
+/// Variable of a Cassandra that asks for logins.
+pub const AUTHENTICATION: &str = "RDB_AUTHENTICATION";
+/// Where the Secret with the token is mounted.
+pub const SECRETS_DIR: &str = "/secrets";
+const SUPERUSER_DIR: &str = "/superuser";
 const DATA_DIR: &str = "/data";
 const CHECKPOINT_DIR: &str = "/tmp/checkpoints";
 const HOSTNAME_TOPOLOGY: &str = "kubernetes.io/hostname";
@@ -116,6 +123,9 @@ fn container(validated: &Validated, tier: Tier) -> Container {
     if has_token(validated, tier) {
         mounts.push(mount("secrets", SECRETS_DIR, true));
     }
+    if superuser_secret(validated, tier).is_some() {
+        mounts.push(mount("superuser", SUPERUSER_DIR, true));
+    }
     let [startup, liveness, readiness] = probes(tier);
     Container {
         name: tier.component().to_owned(),
@@ -158,6 +168,16 @@ fn has_token(validated: &Validated, tier: Tier) -> bool {
     }
 }
 
+/// Whether a pod has a variable in its environment.
+pub fn is_told(pod: &PodSpec, variable: &str) -> bool {
+    pod.containers.iter().flat_map(|container| container.env.iter().flatten()).any(|found| found.name == variable)
+}
+
+/// The Secret that a tier's pods have the superuser from: replicas make the role.
+fn superuser_secret(validated: &Validated, tier: Tier) -> Option<String> {
+    validated.superuser_secret().filter(|_| tier == Tier::Replica)
+}
+
 fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
     let identity = &validated.identity;
     let zookeepers = 0..validated.size(Tier::ZooKeeper);
@@ -170,6 +190,8 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
             let mut variables = store(validated);
             // one plain Cassandra, without restore points
             variables.extend(validated.shared().then(|| value("RDB_SHARED", "true".to_owned())));
+            let closed = validated.superuser_secret().map(|_| value(AUTHENTICATION, "true".to_owned()));
+            variables.extend(closed);
             variables
         }
         Tier::Replica => {
@@ -186,7 +208,7 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
             }
             // the replica puts its own ordinal in the place of {id}
             let store = identity.host(Tier::Cassandra, "{id}");
-            vec![
+            let mut variables = vec![
                 field("RDB_ADVERTISE", "status.podIP"),
                 value("RDB_AGENT", format!("http://{store}:{}", crate::names::PORT_AGENT)),
                 value("RDB_AGENT_TOKEN_FILE", format!("{SECRETS_DIR}/{TOKEN_KEY}")),
@@ -194,9 +216,21 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
                 // Made when they are asked for, to be copied: nothing is lost with the pod.
                 value("RDB_CHECKPOINT_DIR", CHECKPOINT_DIR.to_owned()),
                 value("RDB_ZOOKEEPER", ensemble),
-            ]
+            ];
+            variables.extend(superuser_secret(validated, tier).into_iter().flat_map(superuser));
+            variables
         }
     }
+}
+
+/// What a replica is told of the superuser. The password is in a file, which follows the Secret while the replica runs.
+fn superuser(secret: String) -> [EnvVar; 2] {
+    let key = SecretKeySelector { name: secret, key: USERNAME_KEY.to_owned(), optional: None };
+    let source = EnvVarSource { secret_key_ref: Some(key), ..Default::default() };
+    [
+        EnvVar { name: "RDB_SUPERUSER".to_owned(), value_from: Some(source), ..Default::default() },
+        value("RDB_SUPERUSER_PASSWORD_FILE", format!("{SUPERUSER_DIR}/{PASSWORD_KEY}")),
+    ]
 }
 
 /// What the store agent is told.
@@ -280,17 +314,27 @@ fn volumes(validated: &Validated, tier: Tier) -> Vec<Volume> {
         });
     }
     if has_token(validated, tier) {
-        volumes.push(Volume {
-            name: "secrets".to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(validated.identity.secret()),
-                default_mode: Some(0o440),
-                ..Default::default()
-            }),
-            ..Default::default()
-        });
+        volumes.push(secret_volume("secrets", validated.identity.secret(), None));
+    }
+    if let Some(secret) = superuser_secret(validated, tier) {
+        volumes.push(secret_volume("superuser", secret, Some(PASSWORD_KEY)));
     }
     volumes
+}
+
+/// A Secret as files that the group of the pod may read: all of its keys, or one.
+fn secret_volume(name: &str, secret: String, key: Option<&str>) -> Volume {
+    let item = |key: &str| KeyToPath { key: key.to_owned(), path: key.to_owned(), mode: None };
+    Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret),
+            default_mode: Some(0o440),
+            items: key.map(|key| vec![item(key)]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
 }
 
 /// Pods of a tier keep apart, a replica and its Cassandra stay together; both as preferences, so that one node will do.

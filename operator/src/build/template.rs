@@ -105,7 +105,7 @@ fn alike(before: &str, wanted: &str, seen: bool) -> bool {
 /// Version and digest of what the user asks of a tier's pods. It stays the same when only the operator changes.
 fn inputs(validated: &Validated, tier: Tier) -> String {
     let (spec, image) = (&validated.spec, validated.image(tier));
-    let value = match tier {
+    let mut value = match tier {
         Tier::ZooKeeper => {
             let z = &spec.zookeeper;
             json!([image, z.size, z.resources, z.pod, z.config])
@@ -119,6 +119,14 @@ fn inputs(validated: &Validated, tier: Tier) -> String {
             json!([image, r.resources, r.pod, r.config, spec.ordering, spec.zookeeper.size])
         }
     };
+    // only where it is asked for: what nobody asks for changes no digest
+    if let (Some(secret), Some(wishes)) = (validated.superuser_secret(), value.as_array_mut()) {
+        match tier {
+            Tier::ZooKeeper => {}
+            Tier::Cassandra => wishes.push(json!("authentication")),
+            Tier::Replica => wishes.push(json!(secret)),
+        }
+    }
     format!("{INPUTS_VERSION}:{}", digest(value.to_string().as_bytes()))
 }
 

@@ -7,6 +7,7 @@
 //! long descriptions of embedded Kubernetes types taken out.
 
 mod amount;
+mod authentication;
 mod definition;
 mod reference;
 mod settings;
@@ -14,6 +15,7 @@ mod status;
 mod tiers;
 
 pub use amount::{Amount, AmountError, compare};
+pub use authentication::{AuthenticationSpec, SuperuserSecret};
 pub use definition::{DefinitionError, definition, yaml};
 pub use reference::reference;
 pub use settings::{CASSANDRA_FORMS, CASSANDRA_KEYS, Settings, TIMEOUT_FLOORS, ZOOKEEPER_KEYS};
@@ -68,6 +70,8 @@ pub const NAME_LENGTH_MAX: usize = 40;
 )]
 #[x_kube(validation = Rule::new("self.zookeeper.storage.onDelete != 'Delete' || self.cassandra.storage.onDelete == 'Delete'")
     .message("zookeeper.storage.onDelete: Delete would delete the log and leave Cassandra volumes that can't be used without it; set it to Retain, or cassandra.storage.onDelete to Delete too"))]
+#[x_kube(validation = Rule::new("!self.authentication.enabled || self.cassandra.mode != 'Shared'")
+    .message("authentication.enabled can't be true with cassandra.mode: Shared: replicas that share a Cassandra would share its roles, too, past the log; set it to false, or create another ReplicatedDB with cassandra.mode: PerReplica"))]
 #[cfg_attr(test, kube(cel))] // evaluated by the unit tests; the interpreter is a dev-dependency and not in the binary
 #[serde(rename_all = "camelCase")]
 pub struct ReplicatedDBSpec {
@@ -88,6 +92,9 @@ pub struct ReplicatedDBSpec {
     /// The replicas themselves: they speak CQL with clients, and propose and apply the records of the log.
     #[serde(default)]
     pub replica: ReplicaSpec,
+    /// Whether clients log in, and the first superuser. Roles and permissions are CQL, put in order like every other write.
+    #[serde(default)]
+    pub authentication: AuthenticationSpec,
 }
 
 impl Default for ReplicatedDBSpec {
@@ -98,6 +105,7 @@ impl Default for ReplicatedDBSpec {
             zookeeper: ZooKeeperSpec::default(),
             cassandra: CassandraSpec::default(),
             replica: ReplicaSpec::default(),
+            authentication: AuthenticationSpec::default(),
         }
     }
 }

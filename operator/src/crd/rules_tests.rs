@@ -58,6 +58,26 @@ fn the_mode_is_fixed() {
     }
 }
 
+/// Roles would be shared past the log. On a Cassandra for each replica it may come and go.
+#[test]
+fn a_shared_cassandra_has_no_roles() {
+    let with = |enabled, mode| {
+        move |rdb: &mut ReplicatedDB| {
+            rdb.spec.authentication.enabled = enabled;
+            rdb.spec.cassandra.mode = mode;
+        }
+    };
+    use CassandraMode::{PerReplica, Shared};
+    for (enabled, mode) in [(false, Shared), (true, PerReplica)] {
+        assert_eq!(create(with(enabled, mode)), "");
+    }
+    assert!(create(with(true, Shared)).contains("can't be true with cassandra.mode: Shared"));
+    assert!(update(with(false, Shared), with(true, Shared)).contains("can't be true with cassandra.mode: Shared"));
+    for (before, after) in [(false, true), (true, false)] {
+        assert_eq!(update(with(before, PerReplica), with(after, PerReplica)), "");
+    }
+}
+
 #[test]
 fn memory_has_a_floor() {
     assert!(create(|rdb| rdb.spec.cassandra.resources = limits("1023Mi")).contains("at least 1Gi"));
@@ -243,7 +263,7 @@ fn every_rule_has_a_message_with_a_remedy() {
     }
     let mut found = Vec::new();
     rules(&serde_json::to_value(definition().unwrap()).unwrap(), &mut found);
-    assert_eq!(found.len(), 45, "a rule was added or taken away: test it here, then change the number");
+    assert_eq!(found.len(), 46, "a rule was added or taken away: test it here, then change the number");
     let remedies = [
         "choose",
         "set it",

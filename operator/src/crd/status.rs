@@ -18,6 +18,9 @@ pub struct ReplicatedDBStatus {
     /// Host and port for CQL clients inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// Name of the Secret with the superuser that clients can log in as; none while they need not log in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superuser_secret: Option<String>,
     /// Replica pods that exist.
     #[serde(default)]
     pub replicas: i32,

@@ -16,4 +16,5 @@ mod layers;
 mod many;
 mod rolls;
 mod rules;
+mod superuser;
 mod told;

@@ -33,6 +33,8 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
         json!({}),
         json!({"replicas": 1, "zookeeper": {"size": 1}}),
         json!({"cassandra": {"mode": "Shared"}}),
+        json!({"authentication": {"enabled": true, "superuserSecret": {"name": "ops.login"}}}),
+        json!({"authentication": {"enabled": false}, "cassandra": {"mode": "Shared"}}),
         json!({"cassandra": {"resources": {"limits": {"cpu": 2, "memory": "2Gi"}}, "config": {"concurrent_reads": "8", "write_request_timeout": "25000ms"}}}),
         json!({"replica": {"pod": {"tolerations": [{"key": "db", "operator": "Exists"}], "labels": {"team": "a"}}}}),
     ] {
@@ -97,6 +99,12 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
             "write_request_timeout must be at least 20s",
         ),
         ("orders", json!({"zookeeper": {"storage": {"onDelete": "Delete"}}}), "set it to Retain"),
+        (
+            "orders",
+            json!({"authentication": {"enabled": true}, "cassandra": {"mode": "Shared"}}),
+            "authentication.enabled can't be true with cassandra.mode: Shared",
+        ),
+        ("orders", json!({"authentication": {"superuserSecret": {"name": "A/B"}}}), "superuserSecret.name"),
     ] {
         let error = told(&api, name, spec.clone()).await;
         assert!(error.contains(expected), "{spec}: expected {expected:?} in {error:?}");
@@ -133,6 +141,9 @@ async fn what_can_not_change_is_kept_and_what_can_changes() {
         update(json!({"replicas": 5, "cassandra": {"storage": {"size": "20Gi", "onDelete": "Delete"}}})).await,
         ""
     );
+    for enabled in [true, false] {
+        assert_eq!(update(json!({"authentication": {"enabled": enabled}})).await, "");
+    }
     // back to what the volumes have, which the status tells
     let status = Patch::Merge(json!({"status": {"storage": {"cassandra": "10Gi"}}}));
     api.patch_status("orders", &PatchParams::default(), &status).await.unwrap();
