@@ -10,6 +10,7 @@ mod freeze;
 mod history;
 mod lists;
 mod load;
+mod roles;
 mod shared;
 mod statements;
 mod truncation;
@@ -87,6 +88,8 @@ fn scenarios() -> Vec<Scenario<Local>> {
 enum Cassandras {
     /// Each replica has its own.
     Own,
+    /// So it is, and clients log in.
+    WithLogins,
     /// All replicas share one.
     Shared,
 }
@@ -96,13 +99,17 @@ enum Cassandras {
 /// # Errors
 /// When the stack does not come up or a scenario failed.
 pub fn run(only: &[String]) -> Result<()> {
-    let all: Vec<_> = scenarios().into_iter().chain(shared::scenarios()).collect();
+    let all: Vec<_> = scenarios().into_iter().chain(roles::scenarios()).chain(shared::scenarios()).collect();
     scenario::check_names(SUITE, &all, only)?;
-    let own = run_on(Cassandras::Own, &scenarios(), only);
-    let shared = run_on(Cassandras::Shared, &shared::scenarios(), only);
-    match (own, shared) {
-        (Err(own), Err(shared)) => Err(own.context(format!("{shared:#}"))),
-        (own, shared) => own.and(shared),
+    let parts = [
+        run_on(Cassandras::Own, &scenarios(), only),
+        run_on(Cassandras::WithLogins, &roles::scenarios(), only),
+        run_on(Cassandras::Shared, &shared::scenarios(), only),
+    ];
+    let failed: Vec<_> = parts.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    match failed.is_empty() {
+        true => Ok(()),
+        false => bail!(failed.join("; ")),
     }
 }
 
@@ -126,6 +133,7 @@ impl Local {
             .dir(dir.path().join("stack"))
             .replicas(REPLICAS)
             .shared_cassandra(matches!(cassandras, Cassandras::Shared))
+            .authentication(matches!(cassandras, Cassandras::WithLogins))
             .zookeepers(3)
             .free_loopback()
             .kill_on_drop()

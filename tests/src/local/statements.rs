@@ -189,7 +189,10 @@ const REFUSED: [(&str, &str); 8] = [
     ("CREATE TRIGGER x ON no.t USING 'y'", "triggers are not supported"),
     ("INSERT INTO no.t (id, v) VALUES (1, no.f('x')) IF NOT EXISTS", "no.f is no function of Cassandra's own"),
     ("UPDATE no.t SET l[5] = 1 WHERE id = 1", "list"),
-    ("CREATE ROLE r WITH LOGIN = true AND PASSWORD = 'secret'", "roles and permissions are not replicated yet"),
+    (
+        "CREATE ROLE r WITH LOGIN = true AND PASSWORD = 'secret'",
+        "there are roles and permissions only where clients log in",
+    ),
     ("INSERT INTO system.local (key) VALUES ('local')", "belongs to Cassandra"),
     ("INSERT INTO no.nothing (id) VALUES (1)", "does not exist"),
     ("INSERT INTO no.t (id, v VALUES", "syntax"),
