@@ -203,7 +203,8 @@ fn zookeeper_args(layout: &Layout, jars: &Path, member: Member) -> Vec<String> {
     let conf = layout.member(member).join("conf");
     let mut args = strings([
         "-Xms32m",
-        "-Xmx128m",
+        // What the log may hold by default is three eighths of it.
+        "-Xmx256m",
         "-Xss256k",
         "-XX:+UseSerialGC",
         // The quick compiler alone: these servers are small, and start and memory matter more than peak speed.

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 /// Version of the pod templates that [`crate::build`] makes. Raised whenever a template changes in a way that would
 /// restart pods; the golden files of the tests hang on it.
-pub const TEMPLATE_VERSION: i32 = 1;
+pub const TEMPLATE_VERSION: i32 = 2;
 
 /// Longest value of the upgrade annotation that is looked at.
 const UPGRADE_LENGTH_MAX: usize = 128;

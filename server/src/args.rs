@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use replicateddb_replica::config::{AWAY_SHARE, LOG_MAX_BYTES, POINT_SHARE, PRESENT_SHARE};
 use replicateddb_replica::{backend::Endpoint, checkpoint::Points, frontend::superuser::Superuser};
 use replicateddb_store::{agent::AgentArgs, login::Login};
 
@@ -151,13 +152,24 @@ pub struct ReplicaArgs {
     /// Records between restore points.
     #[arg(long, env = "RDB_RESTORE_POINT_RECORDS", default_value_t = 100_000)]
     pub restore_point_records: u64,
-    /// Bytes of records between restore points: ZooKeeper holds what two of them are apart in memory, on each of its servers.
+    /// Bytes of the log between restore points: ZooKeeper holds what two of them are apart in memory, on each of its servers.
+    /// At most a quarter of --log-max-bytes counts.
     #[arg(long, env = "RDB_RESTORE_POINT_BYTES", default_value_t = 24 << 20, value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub restore_point_bytes: u64,
     /// Records that a replica that is away may be behind the others' restore points before the log no longer waits for it;
     /// when it comes back it takes over a restore point of another one. Ten times as many for one that is there.
     #[arg(long, env = "RDB_LOG_BEHIND_RECORDS", default_value_t = 500_000)]
     pub log_behind_records: u64,
+    /// Bytes of the log that a replica that is away may be behind the others' restore points before the log no longer waits
+    /// for it, however few the records; half of --log-max-bytes for one that is there, and at most. By default a third of
+    /// --log-max-bytes.
+    #[arg(long, env = "RDB_LOG_BEHIND_BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub log_behind_bytes: Option<u64>,
+    /// Bytes that the log may hold, 300 for each entry included: ZooKeeper has all of it in memory, on each of its servers.
+    /// From three quarters on writes are slowed, and beyond it they are refused (OVERLOADED) until the beginning of the log is
+    /// given up; reads go on. Three eighths of the servers' heap are safe.
+    #[arg(long, env = "RDB_LOG_MAX_BYTES", default_value_t = LOG_MAX_BYTES, value_parser = clap::value_parser!(u64).range(16 << 20..))]
+    pub log_max_bytes: u64,
     /// Silence after which a replica is away. After ten times as long the others take it for gone: reads ask it no longer.
     #[arg(long, env = "RDB_LOG_AWAY_AFTER", default_value = "60s", value_parser = parse_duration)]
     pub log_away_after: Duration,
@@ -309,6 +321,17 @@ impl ReplicaArgs {
         Ok(Some(Points::new(&dir)))
     }
 
+    /// Bytes of the log between restore points: so many that both of those that are kept leave half of what the log may hold.
+    pub fn restore_point_stride(&self) -> u64 {
+        self.restore_point_bytes.min(self.log_max_bytes / POINT_SHARE)
+    }
+
+    /// Bytes of the log that one that is away is waited for.
+    pub fn log_behind(&self) -> u64 {
+        let wished = self.log_behind_bytes.unwrap_or(self.log_max_bytes / AWAY_SHARE);
+        wished.min(self.log_max_bytes / PRESENT_SHARE)
+    }
+
     /// The token that the agent asks for.
     ///
     /// # Errors
@@ -418,5 +441,24 @@ mod tests {
         let Command::Replica(args) = cli.command else { panic!("another command") };
         assert_eq!(args.advertised().ok(), Some([127, 0, 0, 2].into()));
         assert_eq!(args.restore_point_interval, Duration::from_secs(5));
+        assert_eq!((args.restore_point_stride(), args.log_behind()), (24 << 20, 32 << 20));
+    }
+
+    #[test]
+    fn bounds_of_the_log_leave_room_for_each_other() {
+        let bounds = |more: &[&str]| {
+            let least =
+                ["replicateddb-server", "replica", "--zookeeper", "a:1", "--cassandra", "b:2", "--keyspace", "k"];
+            match Cli::try_parse_from(least.iter().chain(more)).map(|cli| cli.command) {
+                Ok(Command::Replica(args)) => Some((args.restore_point_stride() >> 20, args.log_behind() >> 20)),
+                _ => None,
+            }
+        };
+        let max = ["--log-max-bytes", "50331648"];
+        assert_eq!(bounds(&max), Some((12, 16)));
+        assert_eq!(bounds(&[&max[..], &["--restore-point-bytes", "1048576"]].concat()), Some((1, 16)));
+        assert_eq!(bounds(&[&max[..], &["--log-behind-bytes", "1048576"]].concat()), Some((12, 1)));
+        assert_eq!(bounds(&[&max[..], &["--log-behind-bytes", "50331648"]].concat()), Some((12, 24)));
+        assert_eq!(bounds(&["--log-max-bytes", "1048576"]), None, "a restore point for each record or two");
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 
 /// Version of the form in which [`inputs`] are digested. Raised whenever the same wishes would be written otherwise, as
 /// when a field with a default is added, or a default is another one; a test holds digests of this version.
-const INPUTS_VERSION: u32 = 2;
+const INPUTS_VERSION: u32 = 3;
 
 /// Keys of the record.
 const RECORD_INPUTS: &str = "inputs";
@@ -116,7 +116,9 @@ fn inputs(validated: &Validated, tier: Tier) -> String {
         }
         Tier::Replica => {
             let r = &spec.replica;
-            json!([image, r.resources, r.pod, r.config, spec.ordering, spec.zookeeper.size])
+            // With ZooKeeper's memory goes what the log may hold.
+            let log_max_bytes = config::log_max_bytes(validated);
+            json!([image, r.resources, r.pod, r.config, spec.ordering, spec.zookeeper.size, log_max_bytes])
         }
     };
     // only where it is asked for: what nobody asks for changes no digest
@@ -141,7 +143,7 @@ mod tests {
         let validated = validate(&testing::resource("orders"), &testing::defaults("1")).unwrap();
         assert_eq!(
             Tier::ALL.map(|tier| inputs(&validated, tier)),
-            ["2:48b40aa846322017", "2:82009a3771a45a9a", "2:94d95601936a2794"],
+            ["3:48b40aa846322017", "3:82009a3771a45a9a", "3:0db737562b2efa24"],
             "if the spec has a new field, raise INPUTS_VERSION, then put the new digests here"
         );
     }

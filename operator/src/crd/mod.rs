@@ -21,8 +21,8 @@ pub use reference::reference;
 pub use settings::{CASSANDRA_FORMS, CASSANDRA_KEYS, Settings, TIMEOUT_FLOORS, ZOOKEEPER_KEYS};
 pub use status::{Images, MemberStatus, Pull, PullPolicy, Release, ReplicatedDBStatus, StorageStatus};
 pub use tiers::{
-    Batching, CassandraMode, CassandraSpec, ComputeAmounts, Engine, LogFormat, OnDelete, OrderingSpec, PodAdditions,
-    ReplicaConfig, ReplicaSpec, Resources, RestorePoints, Storage, ZooKeeperSpec,
+    Batching, CassandraMode, CassandraSpec, ComputeAmounts, Engine, LogBounds, LogFormat, OnDelete, OrderingSpec,
+    PodAdditions, ReplicaConfig, ReplicaSpec, Resources, RestorePoints, Storage, ZooKeeperSpec,
 };
 
 use kube::{CustomResource, KubeSchema};
@@ -72,6 +72,8 @@ pub const NAME_LENGTH_MAX: usize = 40;
     .message("zookeeper.storage.onDelete: Delete would delete the log and leave Cassandra volumes that can't be used without it; set it to Retain, or cassandra.storage.onDelete to Delete too"))]
 #[x_kube(validation = Rule::new("!self.authentication.enabled || self.cassandra.mode != 'Shared'")
     .message("authentication.enabled can't be true with cassandra.mode: Shared: replicas that share a Cassandra would share its roles, too, past the log; set it to false, or create another ReplicatedDB with cassandra.mode: PerReplica"))]
+#[x_kube(validation = Rule::new("!has(self.ordering.log.maxBytes) || quantity(string(self.zookeeper.resources.limits.memory)).compareTo(quantity(string(self.ordering.log.maxBytes * 2))) >= 0")
+    .message("ordering.log.maxBytes must be at most half of zookeeper.resources.limits.memory, which holds the log; lower it or raise the memory"))]
 #[cfg_attr(test, kube(cel))] // evaluated by the unit tests; the interpreter is a dev-dependency and not in the binary
 #[serde(rename_all = "camelCase")]
 pub struct ReplicatedDBSpec {

@@ -21,6 +21,7 @@ fn forbidden(rule: &str, message: &str) -> serde_json::Value {
 /// How writes are put in order.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [rule("!has(self.log.maxBytes) || !has(self.restorePoints.bytes) || self.restorePoints.bytes <= self.log.maxBytes / 4", "restorePoints.bytes must be at most a quarter of log.maxBytes: what two of them are apart stays in the log; lower it or raise log.maxBytes")]))]
 pub struct OrderingSpec {
     /// The engine. `ZnodeLog`: leaderless, every replica appends its batches as sequential znodes, and ZooKeeper's order
     /// is the order.
@@ -30,6 +31,27 @@ pub struct OrderingSpec {
     pub batching: Batching,
     /// How often a replica saves a state to replay from.
     pub restore_points: RestorePoints,
+    /// How much the log may hold.
+    pub log: LogBounds,
+}
+
+/// Bounds of the log, which every ZooKeeper server holds in memory. Its beginning is given up behind the older of each
+/// replica's two restore points.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [rule("!has(self.maxBytes) || !has(self.behindBytes) || self.behindBytes <= self.maxBytes / 2", "behindBytes must be at most half of maxBytes: what comes behind the restore points needs room, too; lower it or raise maxBytes")]))]
+pub struct LogBounds {
+    /// Bytes that the log may hold, 300 for each entry included. From three quarters on writes are slowed, beyond it they are
+    /// refused until some of it is given up. Without it three eighths of ZooKeeper's heap, which follows from
+    /// `zookeeper.resources.limits.memory`: about 100 MB for 384Mi.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16_777_216, max = 68_719_476_736_i64))]
+    pub max_bytes: Option<i64>,
+    /// Bytes that a replica that is away may be behind the others' restore points; then the log waits for it no longer, and it
+    /// copies a restore point when it comes back. Without it a third of what the log may hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_048_576, max = 34_359_738_368_i64))]
+    pub behind_bytes: Option<i64>,
 }
 
 /// Ordering engines that work.
@@ -62,7 +84,7 @@ impl Default for Batching {
     }
 }
 
-/// A restore point is taken when either is reached. More often: shorter replays, more flushes of Cassandra.
+/// A restore point is taken when one of these is reached. More often: shorter replays, more flushes of Cassandra.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RestorePoints {
@@ -72,11 +94,15 @@ pub struct RestorePoints {
     /// Records since the last one.
     #[schemars(range(min = 100, max = 100_000_000))]
     pub records: i32,
+    /// Bytes of the log since the last one. Without it 24 MiB, or a quarter of what the log may hold if that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_048_576, max = 17_179_869_184_i64))]
+    pub bytes: Option<i64>,
 }
 
 impl Default for RestorePoints {
     fn default() -> Self {
-        Self { interval_seconds: 60, records: 100_000 }
+        Self { interval_seconds: 60, records: 100_000, bytes: None }
     }
 }
 

@@ -12,7 +12,7 @@ use futures::future::join_all;
 use tokio::task::JoinHandle;
 
 use crate::truncation::Published;
-use crate::{AppendError, Committed, Incarnation, LogError, OrderedLog, Position, TailError};
+use crate::{AppendError, Beginning, Committed, Incarnation, LogError, OrderedLog, Position, TailError};
 
 /// How long anything may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -262,7 +262,7 @@ async fn fencing<H: Harness>(harness: &H) {
     }
     assert!(acknowledged > 5, "the old one appended nothing: nothing was tried");
     assert_eq!(old.append(entry(98, 0)).await, Err(AppendError::Fenced));
-    assert_eq!(old.truncate(mark).await, Err(LogError::Fenced));
+    assert_eq!(old.truncate(mark.into()).await, Err(LogError::Fenced));
     let items = read_to_end(&bystander, Position::START).await;
     assert_dense(&items);
     assert_eq!(parse(&items[items.len() - 1].entry), (99, 0), "nothing of the old one follows the new one");
@@ -351,9 +351,11 @@ async fn truncation<H: Harness>(harness: &H) {
     for cut in [0, 2, per_segment - 1, per_segment + 1, per_segment * 2 + 3, per_segment * 2 + 3, 5, last] {
         let below = all[cut].position;
         let before = log.first().await.expect("known");
-        log.truncate(below).await.expect("truncated");
-        let first = log.first().await.expect("known");
+        let bytes = Some(cut as u64 * 1000);
+        log.truncate(Beginning { position: below, bytes }).await.expect("truncated");
+        let Beginning { position: first, bytes: said } = log.beginning().await.expect("known");
         assert_eq!(first, before.max(below));
+        assert!(below != first || said == bytes || first == Position::START, "what was given up is said with where");
         let (reader, _) = harness.open(1).await;
         for item in &all {
             let answer = tokio::time::timeout(PATIENCE, reader.tail(item.position).next()).await.expect("it answers");
@@ -365,8 +367,8 @@ async fn truncation<H: Harness>(harness: &H) {
         }
     }
     let end = log.end().await.expect("known");
-    assert_eq!(log.truncate(end.next()).await, Err(LogError::OutOfRange { position: end.next(), end }));
-    log.truncate(end).await.expect("everything may be given up");
+    assert_eq!(log.truncate(end.next().into()).await, Err(LogError::OutOfRange { position: end.next(), end }));
+    log.truncate(end.into()).await.expect("everything may be given up");
     assert!(append(&log, entry(1, 0)).await >= end, "positions are never given twice");
     assert_eq!(parse(&read(&log, end, 1).await[0].entry), (1, 0));
 }
@@ -385,6 +387,7 @@ async fn publishing<H: Harness>(harness: &H) {
         durable: true,
         beat: 1,
         executed: 7,
+        bytes: Some(u64::from(sequence) * 100),
     };
     other.publish(of(1, second, 3)).await.expect("published");
     log.publish(of(0, incarnation, 1)).await.expect("published");
@@ -410,7 +413,7 @@ async fn truncation_under_way<H: Harness>(harness: &H) {
     for number in 0..total {
         let position = append(&log, entry(0, number)).await;
         if number % 7 == 6 && position.segment >= 2 {
-            log.truncate(Position::new(position.segment - 2, position.sequence)).await.ok();
+            log.truncate(Position::new(position.segment - 2, position.sequence).into()).await.ok();
         }
     }
     // The follower is at most two segments behind only if it keeps up; if not, it was told, and the test says so.
@@ -444,9 +447,9 @@ async fn sizes<H: Harness>(harness: &H) {
     }
     // A body given up with its entry leaves the later ones alone.
     let items = read(&log, Position::START, appended.len()).await;
-    log.truncate(items[4].position).await.expect("truncated");
+    log.truncate(items[4].position.into()).await.expect("truncated");
     let rest = read(&other, items[4].position, appended.len() - 4).await;
     assert_eq!(rest, items[4..]);
-    log.truncate(items[6].position).await.expect("truncated");
+    log.truncate(items[6].position.into()).await.expect("truncated");
     assert_eq!(read(&other, items[6].position, 1).await, items[6..]);
 }

@@ -19,5 +19,7 @@ pub mod silence;
 pub mod truncation;
 pub mod znode_log;
 
-pub use log::{AppendError, Appended, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, TailError};
+pub use log::{
+    AppendError, Appended, Beginning, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, TailError,
+};
 pub use position::{ParsePositionError, Position};

@@ -62,6 +62,26 @@ pub struct Committed {
     pub entry: Bytes,
 }
 
+/// Where a log begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// The first position that the log still has.
+    pub position: Position,
+    /// What was given up before it, in the bytes that whoever gave it up counts by; `None` if that is not known.
+    pub bytes: Option<u64>,
+}
+
+impl Beginning {
+    /// Nothing was given up.
+    pub const START: Self = Self { position: Position::START, bytes: Some(0) };
+}
+
+impl From<Position> for Beginning {
+    fn from(position: Position) -> Self {
+        if position == Position::START { Self::START } else { Self { position, bytes: None } }
+    }
+}
+
 /// Why an append did not answer with a position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
@@ -203,11 +223,17 @@ pub trait OrderedLog: Clone + Send + Sync + 'static {
     fn tail(&self, from: Position) -> impl Stream<Item = Result<Committed, TailError>> + Send + Unpin + 'static;
 
     /// Gives up the entries below `below`; the caller has proved that nobody needs them. May be repeated, and must be
-    /// after `Unavailable` for the space to be freed. Never moves the first position back.
-    fn truncate(&self, below: Position) -> impl Future<Output = Result<(), LogError>> + Send;
+    /// after `Unavailable` for the space to be freed. Never moves the first position back. The position and its bytes are
+    /// kept together, durably.
+    fn truncate(&self, below: Beginning) -> impl Future<Output = Result<(), LogError>> + Send;
+
+    /// Where the log begins, as whoever gave up what was before it has said.
+    fn beginning(&self) -> impl Future<Output = Result<Beginning, LogError>> + Send;
 
     /// The first position that the log still has.
-    fn first(&self) -> impl Future<Output = Result<Position, LogError>> + Send;
+    fn first(&self) -> impl Future<Output = Result<Position, LogError>> + Send {
+        async { Ok(self.beginning().await?.position) }
+    }
 
     /// The first position that is not committed yet: past everything acknowledged before the call. Advice only, it
     /// may be passed by the time it is known.

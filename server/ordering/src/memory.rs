@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use crate::truncation::Published;
 use crate::{
-    AppendError, Appended, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
+    AppendError, Appended, Beginning, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, Position,
+    TailError,
 };
 
 /// Of so many questions to other replicas one is lost.
@@ -71,8 +72,8 @@ struct State {
     entries: VecDeque<Committed>,
     /// Index of the first retained entry.
     first: u64,
-    /// Its position, as it was given: the end of a segment and the start of the next are the same place.
-    first_position: Position,
+    /// Where it stands, as it was given: the end of a segment and the start of the next are the same place.
+    beginning: Beginning,
     /// Entries whose answer was lost and that come after `.0` further ones.
     late: Vec<(u32, u32, Incarnation, Bytes)>,
     /// The newest incarnation of each replica.
@@ -102,7 +103,7 @@ impl MemoryStorage {
         let state = State {
             entries: VecDeque::new(),
             first: 0,
-            first_position: Position::START,
+            beginning: Beginning::START,
             late: Vec::new(),
             incarnations: BTreeMap::new(),
             last_incarnation: 0,
@@ -243,7 +244,7 @@ impl Shared {
         let ahead = || TailError::Ahead { end: self.position(state.end()) };
         let index = self.index(from).ok_or_else(ahead)?;
         if index < state.first {
-            return Err(TailError::Truncated { first: state.first_position });
+            return Err(TailError::Truncated { first: state.beginning.position });
         }
         if index > state.end() {
             return Err(ahead());
@@ -361,26 +362,27 @@ impl OrderedLog for MemoryLog {
         .boxed()
     }
 
-    async fn truncate(&self, below: Position) -> Result<(), LogError> {
+    async fn truncate(&self, below: Beginning) -> Result<(), LogError> {
         let mut state = self.shared.state();
         if self.is_fenced(&state) {
             return Err(LogError::Fenced);
         }
         let end = self.shared.position(state.end());
-        let index = self.shared.index(below).filter(|index| *index <= state.end());
-        let index = index.ok_or(LogError::OutOfRange { position: below, end })?;
+        let position = below.position;
+        let index = self.shared.index(position).filter(|index| *index <= state.end());
+        let index = index.ok_or(LogError::OutOfRange { position, end })?;
         while state.first < index {
             state.entries.pop_front();
             state.first += 1;
-            state.first_position = below;
+            state.beginning = below;
         }
         drop(state);
         self.shared.ring();
         Ok(())
     }
 
-    async fn first(&self) -> Result<Position, LogError> {
-        Ok(self.shared.state().first_position)
+    async fn beginning(&self) -> Result<Beginning, LogError> {
+        Ok(self.shared.state().beginning)
     }
 
     async fn end(&self) -> Result<Position, LogError> {

@@ -61,8 +61,8 @@ async fn truncation_leaves_nothing() {
     client.create(&format!("{root}/bodies/0000000000/orphan/00000"), b"x", &PERSISTENT).await.unwrap();
     let cut = &all[14];
     assert!(cut.position.segment >= 2 && cut.position.sequence > 0, "the cut is inside a later segment");
-    log.truncate(cut.position).await.unwrap();
-    log.truncate(cut.position).await.expect("again");
+    log.truncate(cut.position.into()).await.unwrap();
+    log.truncate(cut.position.into()).await.expect("again");
 
     let left = nodes(&client, &format!("{root}/requests")).await;
     let entries: Vec<_> = left.iter().filter(|path| path.contains("/e-")).collect();
@@ -78,7 +78,7 @@ async fn truncation_leaves_nothing() {
     assert_eq!(read(&log, cut.position, all.len() - 14).await, all[14..]);
 
     // Given up to the end: one open segment without entries is all that stays.
-    log.truncate(log.end().await.unwrap()).await.unwrap();
+    log.truncate(log.end().await.unwrap().into()).await.unwrap();
     assert_eq!(nodes(&client, &format!("{root}/requests")).await.len(), 1);
     assert!(nodes(&client, &format!("{root}/bodies")).await.len() <= 1);
     append(&log, large.into()).await;
@@ -107,7 +107,7 @@ async fn a_torn_truncation_is_finished() {
     client.delete(&format!("{root}/requests/0000000000/e-0000000002"), None).await.unwrap();
     assert_eq!(failure(&log, Position::START).await, TailError::Truncated { first: all[8].position });
     assert_eq!(log.first().await, Ok(all[8].position));
-    log.truncate(all[3].position).await.expect("below the first position: finishes what was begun");
+    log.truncate(all[3].position.into()).await.expect("below the first position: finishes what was begun");
     assert_eq!(log.first().await, Ok(all[8].position));
     let left = nodes(&client, &format!("{root}/requests")).await;
     assert_eq!(left.iter().filter(|path| path.contains("/e-")).count(), all.len() - 8 + 1);
@@ -248,7 +248,7 @@ async fn another_log_of_the_same_numbers_is_noticed() {
     assert!(matches!(failure(&log, Position::START).await, TailError::Lost));
     assert!(matches!(log.append(entry(0, 1)).await, Err(AppendError::Unavailable { .. })));
     assert_eq!(log.first().await, Err(LogError::Lost));
-    assert_eq!(log.truncate(Position::new(0, 1)).await, Err(LogError::Lost));
+    assert_eq!(log.truncate(Position::new(0, 1).into()).await, Err(LogError::Lost));
     assert_eq!(read_to_end(&new, Position::START).await.len(), 20, "the other log is left alone");
 }
 

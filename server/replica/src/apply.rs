@@ -30,7 +30,7 @@ use crate::look_ahead::look_on;
 use crate::metrics::KindLabel;
 use crate::mutations::{Mutation, mutated};
 use crate::reads::{Hold, Reads};
-use crate::record::{Entry, Record, RecordKind, flags};
+use crate::record::{Entry, RecordKind, flags};
 use crate::replica::{Outcome, SchemaEvent};
 use crate::restore_point::{RestorePoints, Step};
 use crate::shared::Shared;
@@ -61,7 +61,8 @@ pub struct Applier<B, A, T> {
     state: State,
     intake: VecDeque<(Position, i64, Entry)>,
     intake_records: usize,
-    intake_bytes: usize,
+    /// As the log counts them.
+    intake_bytes: u64,
     /// Admitted and not planned; all of one entry.
     feeding: VecDeque<Arc<Admitted>>,
     planning: Option<BoxFuture<'static, Planned>>,
@@ -229,7 +230,8 @@ where
         self.shared.committed(&entry);
         self.shared.saw_entry(entry.records.iter().all(|record| record.kind == RecordKind::Tick));
         self.intake_records += entry.records.len();
-        self.intake_bytes += bytes_of(&entry);
+        self.intake_bytes += entry.log_bytes();
+        self.shared.log_room.read_to(self.state.bytes().map(|bytes| bytes.saturating_add(self.intake_bytes)));
         self.intake.push_back((at, committed.commit_time_ms, entry));
         Ok(())
     }
@@ -265,7 +267,8 @@ where
 
     fn admit(&mut self, at: Position, commit_time_ms: i64, entry: Entry) -> Result<(), Exit> {
         self.intake_records -= entry.records.len();
-        self.intake_bytes -= bytes_of(&entry);
+        self.intake_bytes -= entry.log_bytes();
+        self.restore_points.passed(entry.log_bytes());
         let admitted = self.state.admit(at, commit_time_ms, entry);
         let admitted = admitted.map_err(|error| Exit::Fatal(format!("entry at {at}: {error}")))?;
         for verdict in admitted.iter().filter_map(|admitted| admitted.verdict.as_ref()) {
@@ -412,10 +415,9 @@ where
             self.schema_applied(&admitted, &reply);
         }
         self.excluding.take_if(|index| *index == admitted.index);
-        let bytes = admitted.record.encoded_len();
-        self.in_lanes_bytes -= bytes;
+        self.in_lanes_bytes -= admitted.record.encoded_len();
         self.free(Ticket::Record(admitted.index));
-        self.restore_points.wrote(self.state.index(), bytes);
+        self.restore_points.wrote(self.state.index());
         self.answer(&admitted, reply);
         self.complete(&admitted);
         Ok(())
@@ -500,8 +502,4 @@ fn changes_tables(kind: RecordKind) -> bool {
 /// The mistake of not waiting for the lanes to drain.
 fn while_executing(stop: &CancellationToken) -> Mutation {
     if stop.is_cancelled() { Mutation::MarkWithoutDraining } else { Mutation::RestorePointWithoutDraining }
-}
-
-fn bytes_of(entry: &Entry) -> usize {
-    entry.records.iter().map(Record::encoded_len).sum()
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use replicateddb_ordering::truncation;
+
 use crate::clock::Clock;
 use crate::propose::Limits;
 
@@ -25,12 +27,13 @@ pub struct Config {
     /// Records read from the log and not yet given lanes.
     pub intake_records: usize,
     /// Bytes of records from which on no further entries are read.
-    pub intake_bytes: usize,
+    pub intake_bytes: u64,
     /// Time between restore points, if anything was written since the last one.
     pub restore_point_interval: Duration,
     /// Records between restore points.
     pub restore_point_records: u64,
-    /// Bytes of records between restore points: what the log holds has to fit the memory of its servers.
+    /// Bytes of the log between restore points: what it holds has to fit the memory of its servers. `u64::MAX`: none can be
+    /// made.
     pub restore_point_bytes: u64,
     /// Longest time that lanes are held for a restore point.
     pub restore_point_timeout: Duration,
@@ -41,6 +44,11 @@ pub struct Config {
     /// Records that a replica that is away may stay behind the others' restore points before the log no longer waits for it;
     /// ten times as many for one that is there.
     pub log_behind_records: u64,
+    /// Bytes of the log that a replica that is away may stay behind the others' restore points; one that is there, see
+    /// [`Config::present_bytes`].
+    pub log_behind_bytes: u64,
+    /// Bytes that the log may hold before writes are refused ([`crate::log_room`]).
+    pub log_max_bytes: u64,
     /// Silence after which a replica is away.
     pub log_away_after: Duration,
     /// How long Cassandra must have failed a record with the same error before the replica complains of it ([`crate::verdict`]).
@@ -71,8 +79,44 @@ pub struct Config {
 /// log holds more for one that is there.
 const SILENCES: u32 = 10;
 
+/// What the log may hold, bytes, as [`Entry::log_bytes`](crate::record::Entry::log_bytes) counts: three eighths of a heap of
+/// 256 MiB. ZooKeeper holds every node in memory; besides that the last 500 transactions once more, for servers that
+/// follow, and what is on its way, and with a heap that is half full of nodes it has run out of it under large entries.
+pub const LOG_MAX_BYTES: u64 = 96 << 20;
+/// Which part of what the log may hold one that is away is waited for, if nothing else is said.
+pub const AWAY_SHARE: u64 = 3;
+/// Which part of it one that is there is waited for, at most; also one that is away, whatever is said. The newest restore
+/// points keep half of it themselves: the older of two of them counts, each a quarter after the one before.
+pub const PRESENT_SHARE: u64 = 2;
+/// Which part of it may lie between two restore points.
+pub const POINT_SHARE: u64 = 4;
+/// Which part of it is worth giving up, however few the entries.
+const STEP_SHARE: u64 = 16;
+
 impl Config {
-    /// Silence after which a verdict does not wait for a replica, and reads ask it no longer.
+    /// Bytes that a replica that is there may stay behind the others' restore points before the log waits for it no longer.
+    pub fn present_bytes(&self) -> u64 {
+        self.log_max_bytes / PRESENT_SHARE
+    }
+
+    /// Whether there are restore points at all.
+    pub fn makes_restore_points(&self) -> bool {
+        self.restore_point_bytes < u64::MAX
+    }
+
+    /// What the log is given up by.
+    pub fn log_limits(&self) -> truncation::Limits {
+        truncation::Limits {
+            behind_records: self.log_behind_records,
+            away_bytes: self.log_behind_bytes,
+            present_bytes: self.present_bytes(),
+            step_entries: self.log_step_entries,
+            step_bytes: self.log_max_bytes / STEP_SHARE,
+        }
+    }
+
+    /// Silence after which a verdict does not wait for a replica, reads ask it no longer, and the log is not kept for the sake
+    /// of having it on its volume, too, if it is far behind.
     pub fn silent_after(&self) -> Duration {
         self.log_away_after.saturating_mul(SILENCES)
     }
@@ -97,6 +141,8 @@ impl Default for Config {
             restore_point_retry: Duration::from_secs(15),
             log_keep_interval: Duration::from_secs(10),
             log_behind_records: 500_000,
+            log_behind_bytes: LOG_MAX_BYTES / AWAY_SHARE,
+            log_max_bytes: LOG_MAX_BYTES,
             log_away_after: Duration::from_secs(60),
             complain_after: Duration::from_secs(60),
             log_step_entries: 1000,

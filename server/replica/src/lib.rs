@@ -8,7 +8,7 @@
 //!                 ▲          tail     │  state, lanes, execute, restore_point
 //!                 └── outcome ────────┘
 //! supervise: recovery (take_over) → replay → barrier → serving; again when the backend dies
-//! log_keeper: what restore points need of the log, and giving up the rest
+//! log_keeper: what restore points need of the log, and giving up the rest; log_room: how much it may hold
 //! stuck, look_ahead: records that Cassandra fails to execute, until a verdict on them (verdict) or success
 //! ```
 
@@ -28,6 +28,7 @@ pub mod frontier;
 pub mod keyspace;
 pub mod lanes;
 mod log_keeper;
+mod log_room;
 mod look_ahead;
 pub mod metrics;
 pub mod mutations;

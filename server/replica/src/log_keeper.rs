@@ -7,16 +7,19 @@ use std::sync::Arc;
 
 use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::silence::Silence;
-use replicateddb_ordering::truncation::{Limits, Published, Seen, decide};
-use replicateddb_ordering::{LogError, OrderedLog, Position};
+use replicateddb_ordering::truncation::{Presence, Published, Seen, decide};
+use replicateddb_ordering::{Beginning, LogError, OrderedLog, Position};
 use replicateddb_store::client::StoreError;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::mutations::{Mutation, mutated};
 use crate::propose::FENCED;
-use crate::shared::{Needs, Shared};
+use crate::shared::{Condition, Needs, Shared};
 use crate::site::Agent;
 use crate::state::State;
+
+/// Shortest pause between two rounds, while the log holds much; unless they come as often anyhow.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Keeps the log bounded, for as long as one generation of the store lives.
 pub struct LogKeeper<L, A> {
@@ -26,11 +29,11 @@ pub struct LogKeeper<L, A> {
     /// What each replica has made known, and since when that is the same.
     seen: BTreeMap<u32, (Published, Instant)>,
     /// What each restore point needs, by its id.
-    known: BTreeMap<String, (Position, u64)>,
+    known: BTreeMap<String, Needs>,
     /// Who gives signs of life.
     silence: Silence,
     /// Given up, but perhaps not all of it deleted yet.
-    unfinished: Option<Position>,
+    unfinished: Option<Beginning>,
 }
 
 /// Why a round came to nothing.
@@ -69,45 +72,72 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
                 self.silence.forget();
                 tracing::info!(%trouble, "what is needed of the log was not made known, or not given up; again soon");
             }
-            sleep(self.shared.config.log_keep_interval).await;
+            self.rest().await;
+        }
+    }
+
+    /// Until the next round, which comes sooner while the log holds much.
+    async fn rest(&self) {
+        let interval = self.shared.config.log_keep_interval;
+        let soon = interval.min(SOON);
+        sleep(soon).await;
+        tokio::select! {
+            biased;
+            () = self.shared.log_room.pressed() => {}
+            () = sleep(interval - soon) => {}
         }
     }
 
     async fn round(&mut self) -> Result<(), Trouble> {
-        let first = self.log.first().await?;
-        self.publish(first).await?;
+        let first = self.log.beginning().await?;
+        self.shared.log_room.begins(first.bytes);
+        self.publish(first.position).await?;
         if let Some(below) = self.unfinished {
             self.log.truncate(below).await?;
             self.unfinished = None;
         }
-        let config = &self.shared.config;
-        let limits = Limits { behind_records: config.log_behind_records, step_entries: config.log_step_entries };
+        let limits = self.shared.config.log_limits();
         let replicas = self.look_at_all().await?;
+        self.say_if_full(&replicas);
         let decision = decide(&replicas, first, limits);
         let Some(below) = decision.below else { return Ok(()) };
         if !decision.left_behind.is_empty() {
             tracing::warn!(
                 replicas = ?decision.left_behind,
-                limit = limits.behind_records,
+                ?limits,
                 "the log no longer waits for replicas that are too far behind: they will take over a restore point"
             );
         }
         self.unfinished = Some(below);
         self.log.truncate(below).await?;
         self.unfinished = None;
+        self.shared.log_room.begins(below.bytes);
         self.shared.metrics.truncations.inc();
-        tracing::info!(%first, %below, "gave up the beginning of the log");
+        tracing::info!(first = %first.position, below = %below.position, "gave up the beginning of the log");
         Ok(())
+    }
+
+    /// Says so while writes are refused, and who needs the beginning of the log.
+    fn say_if_full(&self, replicas: &[Seen]) {
+        let full = self.shared.log_room.refusal().map(|_| {
+            let lowest = replicas.iter().map(|one| &one.published).min_by_key(|one| one.needs);
+            let who = lowest.map_or("no replica".to_owned(), |one| format!("replica {}", one.replica));
+            format!(
+                "the ordered log holds as much as its servers have memory for: writes are refused. {who} needs the oldest of \
+                 it, until it has made two more restore points or has been left behind"
+            )
+        });
+        self.shared.condition(Condition::LogFull, full);
     }
 
     /// What survives a crash, and nothing newer: never the index in memory.
     async fn publish(&mut self, first: Position) -> Result<(), Trouble> {
-        let (from, index) = match mutated(Mutation::TruncateByApplied) {
-            true => (self.log.end().await?, self.shared.applied()),
+        let needs = match mutated(Mutation::TruncateByApplied) {
+            true => Needs { from: self.log.end().await?, index: self.shared.applied(), bytes: None, durable: true },
             false => self.needs(first).await?,
         };
         self.shared.saw_first(first);
-        if self.shared.set_needs(Needs { from, index, durable: true }) {
+        if self.shared.set_needs(needs) {
             pass(Fault::PositionUnpublished);
             publish(&self.shared, &self.log, &self.agent).await?;
             pass(Fault::PositionPublished);
@@ -115,17 +145,22 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
         Ok(())
     }
 
-    /// What all replicas have made known, and which of them are away.
+    /// What all replicas have made known, and which of them are away or gone.
     async fn look_at_all(&mut self) -> Result<Vec<Seen>, LogError> {
         let all = self.log.published().await?;
         self.seen.retain(|replica, _| all.iter().any(|one| one.replica == *replica));
-        let (now, limit) = (Instant::now(), self.shared.config.log_away_after);
+        let (now, config) = (Instant::now(), &self.shared.config);
+        let presence = |silence: Duration| match silence {
+            silence if silence > config.silent_after() => Presence::Gone,
+            silence if silence > config.log_away_after => Presence::Away,
+            _ => Presence::There,
+        };
         let mut look = |published: Published| {
             let known = self.seen.entry(published.replica).or_insert_with(|| (published.clone(), now));
             if known.0 != published {
                 *known = (published.clone(), now);
             }
-            Seen { away: now - known.1 > limit, published }
+            Seen { presence: presence(now - known.1), published }
         };
         Ok(all.into_iter().map(&mut look).collect())
     }
@@ -147,30 +182,30 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
 
     /// What the oldest restore point needs that the log reaches back to; the whole log if there are not two, so that a
     /// damaged one has another behind it. In a log that was given up in part one must do.
-    async fn needs(&mut self, first: Position) -> Result<(Position, u64), Trouble> {
+    async fn needs(&mut self, first: Position) -> Result<Needs, Trouble> {
         let source = self.agent.source();
         let mut points = self.agent.restore_points_of(&source).await?;
         points.sort_by_key(|point| point.sequence);
         self.known.retain(|id, _| points.iter().any(|point| point.id == *id));
         if points.len() < 2 && first == Position::START {
-            return Ok((Position::START, 0));
+            return Ok(Needs::ALL);
         }
         for point in points {
-            let (needs, index) = match self.known.get(&point.id) {
+            let needs = match self.known.get(&point.id) {
                 Some(known) => *known,
                 None => self.look(&source, point.id).await?,
             };
-            if needs >= first {
-                return Ok((needs, index));
+            if needs.from >= first {
+                return Ok(needs);
             }
         }
-        Ok((Position::START, 0))
+        Ok(Needs::ALL)
     }
 
-    async fn look(&mut self, source: &str, id: String) -> Result<(Position, u64), Trouble> {
+    async fn look(&mut self, source: &str, id: String) -> Result<Needs, Trouble> {
         let manifest = self.agent.manifest_of(source, &id).await?;
         let state = State::of_mark(manifest.mark, self.log.log_id().0).map_err(Trouble::State)?;
-        let found = (state.next_position(), state.index());
+        let found = Needs::after(&state, true);
         self.known.insert(id, found);
         Ok(found)
     }
@@ -179,7 +214,7 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
 /// Makes known what this replica needs of the log now, if that is known here, and what it has executed: more than its
 /// earlier lives have, whatever its store is at.
 pub async fn publish<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &A) -> Result<(), LogError> {
-    let Some(Needs { from: needs, index, durable }) = shared.needs() else { return Ok(()) };
+    let Some(Needs { from: needs, index, bytes, durable }) = shared.needs() else { return Ok(()) };
     let (replica, incarnation) = (shared.config.replica, log.incarnation());
     if !shared.stuck.knows_earlier() {
         let all = log.published().await?;
@@ -187,7 +222,7 @@ pub async fn publish<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &
         shared.stuck.earlier_executed(earlier);
     }
     let (source, beat, executed) = (agent.source(), shared.next_beat(), shared.stuck.executed_upto());
-    log.publish(Published { replica, incarnation, needs, index, source, durable, beat, executed }).await
+    log.publish(Published { replica, incarnation, needs, index, source, durable, beat, executed, bytes }).await
 }
 
 /// Says that this replica is there, whatever it is doing, and needs what it needs.

@@ -101,6 +101,10 @@ pub struct Metrics {
     pub executing: Gauge<u64, AtomicU64>,
     /// Requests waiting to be proposed.
     pub queue: Gauge<i64, AtomicI64>,
+    /// Bytes that the log holds, as [`crate::log_room`] counts them; 0 if that is not known.
+    pub log_bytes_held: Gauge<u64, AtomicU64>,
+    /// Bytes that the log may hold before writes are refused.
+    pub log_bytes_limit: Gauge<u64, AtomicU64>,
     /// 1 while clients are served.
     pub serving: Gauge<u64, AtomicU64>,
     /// Index of the newest restore point.
@@ -138,6 +142,8 @@ impl Default for Metrics {
             in_lanes: Gauge::default(),
             executing: Gauge::default(),
             queue: Gauge::default(),
+            log_bytes_held: Gauge::default(),
+            log_bytes_limit: Gauge::default(),
             serving: Gauge::default(),
             restore_point_index: Gauge::default(),
         }
@@ -187,6 +193,9 @@ impl Metrics {
         gauge("lane_records", "Records that hold or wait for lanes", &self.in_lanes);
         gauge("executing_records", "Records executing", &self.executing);
         gauge("failing_records", "Records that Cassandra answers with an error each time", &self.failing);
+        let help = "Bytes that the log holds in the memory of its servers, if known";
+        gauge("log_held_bytes", help, &self.log_bytes_held);
+        gauge("log_limit_bytes", "Bytes that the log may hold before writes are refused", &self.log_bytes_limit);
         gauge("serving", "1 while clients are served", &self.serving);
         gauge("restore_point_index", "Index of the newest restore point", &self.restore_point_index);
     }

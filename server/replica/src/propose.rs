@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cadence::Cadence;
 use crate::clock::Clock;
+use crate::log_room::LogRoom;
 use crate::metrics::Metrics;
 use crate::mutations::{Mutation, mutated};
 use crate::record::{ENTRY_HEADER_BYTES, Entry, Record, RecordKind};
@@ -133,6 +134,7 @@ pub struct Proposer {
     /// For complaints: clients whose requests wait behind the record that is complained of must not keep them back.
     complaint_bytes: Arc<Semaphore>,
     limits: Arc<Limits>,
+    room: Arc<LogRoom>,
     metrics: Metrics,
 }
 
@@ -149,9 +151,12 @@ pub enum Ended {
 }
 
 impl Proposer {
-    /// Orders a record and waits until it is applied here; bounded by the limits' waits.
+    /// Orders a record and waits until it is applied here; bounded by the limits' waits. A write waits for room in the log.
     pub async fn propose(&self, record: Record) -> Answer {
         let started = Instant::now();
+        if record.kind.writes() {
+            self.room.enter().await.inspect_err(|_| self.metrics.error("log_full"))?;
+        }
         let (sender, mut answer) = oneshot::channel();
         let progress = self.enqueue(record, &self.bytes, Asker::Applied(sender))?;
         let committed_by = started + self.limits.commit_wait;
@@ -236,6 +241,7 @@ pub struct ProposerTask<L> {
     queue: mpsc::Receiver<Queued>,
     limits: Arc<Limits>,
     unresolved: Arc<Unresolved>,
+    room: Arc<LogRoom>,
     metrics: Metrics,
     clock: Clock,
 }
@@ -246,6 +252,7 @@ pub fn proposer<L: OrderedLog>(
     origin: u32,
     limits: Limits,
     unresolved: Arc<Unresolved>,
+    room: Arc<LogRoom>,
     metrics: Metrics,
     clock: Clock,
 ) -> (Proposer, ProposerTask<L>) {
@@ -253,8 +260,15 @@ pub fn proposer<L: OrderedLog>(
     let (sender, queue) = mpsc::channel(limits.queue_records.max(1));
     let bytes = Arc::new(Semaphore::new(limits.queue_bytes));
     let complaint_bytes = Arc::new(Semaphore::new(COMPLAINT_BYTES));
-    let proposer = Proposer { queue: sender, bytes, complaint_bytes, limits: limits.clone(), metrics: metrics.clone() };
-    (proposer, ProposerTask { log, origin, queue, limits, unresolved, metrics, clock })
+    let proposer = Proposer {
+        queue: sender,
+        bytes,
+        complaint_bytes,
+        limits: limits.clone(),
+        room: room.clone(),
+        metrics: metrics.clone(),
+    };
+    (proposer, ProposerTask { log, origin, queue, limits, unresolved, room, metrics, clock })
 }
 
 impl<L: OrderedLog> ProposerTask<L> {
@@ -298,15 +312,22 @@ impl<L: OrderedLog> ProposerTask<L> {
         }
     }
 
-    /// Makes an entry of everything that waits, up to the bounds. `None` if every client has given up.
+    /// Makes an entry of everything that waits, up to the bounds. `None` if every client has given up or is refused.
     fn collect(&mut self, waiting: &mut VecDeque<Queued>, next: &mut u64) -> Option<(Bytes, std::ops::Range<u64>)> {
         let begin = *next;
         let mut records = Vec::new();
         let mut bytes = ENTRY_HEADER_BYTES;
+        let refusal = self.room.refusal();
         while let Some(mut queued) = waiting.pop_front() {
             self.metrics.queue.dec();
             // Who doesn't wait any more gets nothing proposed; the number is not used.
             let asker = queued.asker.take().filter(|asker| !asker.is_closed() && queued.progress.take());
+            // What had room when it came may have none by now: as much may have waited as the log holds.
+            if let Some(refusal) = refusal.as_ref().filter(|_| queued.record.kind.writes()) {
+                self.metrics.error("log_full");
+                asker.into_iter().for_each(|asker| asker.refuse(refusal.clone()));
+                continue;
+            }
             if let (Some(asker), Some(permit)) = (asker, queued.permit.take()) {
                 let mut record = std::mem::replace(&mut queued.record, Record::bare(RecordKind::Barrier));
                 record.sequence = *next;

@@ -7,10 +7,14 @@ use crate::record::StatementText;
 
 /// A proposer of replica 0 over a log in memory.
 fn over(log: &MemoryStorage) -> (Proposer, ProposerTask<MemoryLog>, Arc<Unresolved>) {
+    with_room(log, Arc::new(LogRoom::new(u64::MAX, Metrics::default())))
+}
+
+fn with_room(log: &MemoryStorage, room: Arc<LogRoom>) -> (Proposer, ProposerTask<MemoryLog>, Arc<Unresolved>) {
     let unresolved = Arc::<Unresolved>::default();
     let limits = Limits { max_records: 2, entries_in_flight: 1, ..Limits::default() };
     let (log, _) = log.open(0);
-    let (proposer, task) = proposer(log, 0, limits, unresolved.clone(), Metrics::default(), Clock::default());
+    let (proposer, task) = proposer(log, 0, limits, unresolved.clone(), room, Metrics::default(), Clock::default());
     (proposer, task, unresolved)
 }
 
@@ -66,4 +70,43 @@ async fn complaints_hold_their_bytes_until_they_stand_in_the_log() {
         }
     }
     assert_eq!(storage.entries().len(), 20);
+}
+
+/// I7: while the log is full no write comes to stand there, not even one that had room when it came; what only orders does,
+/// so that reads and recovery go on, and so does the next write when there is room again.
+#[tokio::test(start_paused = true)]
+async fn a_full_log_takes_no_writes_and_all_else() {
+    let storage = MemoryStorage::default();
+    let room = Arc::new(LogRoom::new(1000, Metrics::default()));
+    room.begins(Some(0));
+    let (proposer, task, unresolved) = with_room(&storage, room.clone());
+    let ask = |kind| {
+        let proposer = proposer.clone();
+        tokio::spawn(async move { proposer.propose(Record::bare(kind)).await })
+    };
+    let full = ProposeError::LogFull { held: 1000, limit: 1000 };
+    let early = ask(RecordKind::Dml);
+    tokio::task::yield_now().await;
+    room.read_to(Some(1000));
+    let running = tokio::spawn(task.run());
+    assert_eq!(early.await.unwrap(), Err(full.clone()), "it waited to be proposed");
+    for kind in [RecordKind::Dml, RecordKind::Batch, RecordKind::Ddl, RecordKind::Truncate] {
+        assert_eq!(ask(kind).await.unwrap(), Err(full.clone()), "{kind:?}");
+    }
+    assert_eq!((storage.entries().len(), unresolved.floor(1)), (0, 1), "nothing was written, and no number used");
+    for (entries, kind) in (1..).zip([RecordKind::Barrier, RecordKind::Tick, RecordKind::Digest]) {
+        let asked = ask(kind);
+        while storage.entries().len() < entries {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        asked.abort();
+    }
+    proposer.complain(Record::bare(RecordKind::Complaint)).expect("it is taken").await.expect("it stands there");
+    room.begins(Some(1));
+    let written = ask(RecordKind::Dml);
+    while storage.entries().len() < 5 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    written.abort();
+    running.abort();
 }

@@ -24,6 +24,8 @@ pub const FORMAT_VERSION: u8 = 1;
 pub const SEMANTICS_VERSION: u64 = 1;
 /// Bytes of an entry besides its records.
 pub const ENTRY_HEADER_BYTES: usize = 36;
+/// What an entry takes of ZooKeeper's memory besides its bytes, roughly: its node, its path in the tree and in its parent.
+const NODE_BYTES: u64 = 300;
 /// Bytes of a record without keyspace and statements, its length included.
 const RECORD_HEADER_BYTES: usize = 4 + 1 + 4 + 8 + 8 + 8 + 1 + 2;
 /// Most statements in one record (the protocol's own limit of a BATCH).
@@ -244,9 +246,19 @@ impl Record {
 }
 
 impl Entry {
+    /// Size of the entry, bytes.
+    pub fn encoded_len(&self) -> usize {
+        ENTRY_HEADER_BYTES + self.records.iter().map(Record::encoded_len).sum::<usize>()
+    }
+
+    /// What the entry takes of the memory of each server of the log, bytes.
+    pub fn log_bytes(&self) -> u64 {
+        self.encoded_len() as u64 + NODE_BYTES
+    }
+
     /// The entry's bytes. Every record must [fit](Record::fits).
     pub fn encode(&self) -> Bytes {
-        let size = ENTRY_HEADER_BYTES + self.records.iter().map(Record::encoded_len).sum::<usize>();
+        let size = self.encoded_len();
         let mut body = BytesMut::with_capacity(size);
         body.put_u32(self.origin);
         body.put_i64(self.incarnation);

@@ -64,6 +64,20 @@ pub enum ProposeError {
     /// A bounded queue is full; nothing was written. Answer OVERLOADED.
     #[error("too many requests are waiting")]
     Overloaded,
+    /// The log holds as much as its servers have memory for; nothing was written. Answer OVERLOADED.
+    #[error(
+        "the ordered log holds {} of at most {} MiB, which its servers keep in memory; nothing was written. Try again: its \
+         beginning is given up as replicas make restore points. If that lasts, /status of the replicas says what keeps it, and \
+         --log-max-bytes may be raised together with ZooKeeper's memory",
+        held.div_ceil(1 << 20),
+        limit.div_ceil(1 << 20)
+    )]
+    LogFull {
+        /// What it holds, bytes.
+        held: u64,
+        /// What it may hold, bytes.
+        limit: u64,
+    },
     /// The request can't be ordered at this size; nothing was written. Answer INVALID.
     #[error("a request of {size} bytes is over the limit of {limit} bytes")]
     TooLarge {
@@ -251,7 +265,8 @@ impl ReplicaHandle {
     ) -> Self {
         let (id, limits, clock) = (config.replica, config.limits.clone(), config.clock.clone());
         let shared = Arc::new(Shared::new(config, log.incarnation().0, metrics.clone()));
-        let (proposer, proposing) = proposer(log.clone(), id, limits, shared.unresolved.clone(), metrics, clock);
+        let (unresolved, room) = (shared.unresolved.clone(), shared.log_room.clone());
+        let (proposer, proposing) = proposer(log.clone(), id, limits, unresolved, room, metrics, clock);
         let (barriers, barrier_task) = Barriers::new(shared.clone(), log.clone(), proposer.clone());
         let (sender, commands) = mpsc::channel(COMMANDS);
         let stop = CancellationToken::new();

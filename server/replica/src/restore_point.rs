@@ -113,14 +113,14 @@ pub struct RestorePoints<A> {
     doing: Doing,
     /// Index, bytes and time of the last snapshot that became one, or of the start.
     last: (u64, u64, Instant),
-    /// When the lanes were drained for the one under way, and the records with an effect, and the bytes, before that.
+    /// When the lanes were drained for the one under way, and the records with an effect, and the bytes of all, before that.
     drained: (Instant, u64, u64),
     not_before: Instant,
     /// Attempts in a row that failed.
     failures: u32,
     /// Records with an effect since the last one.
     writes: u64,
-    /// Bytes of all records with an effect.
+    /// Bytes of all entries, as the log counts them.
     bytes: u64,
     made: u64,
     askers: Vec<Asker>,
@@ -177,22 +177,29 @@ impl<A: Agent> RestorePoints<A> {
         !matches!(self.doing, Doing::Nothing | Doing::Committing(..))
     }
 
-    /// A record with an effect was applied, of so many bytes; `index` is the last that was admitted.
-    pub fn wrote(&mut self, index: u64, bytes: usize) {
+    /// So many bytes more of the log are admitted.
+    pub fn passed(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// A record with an effect was applied; `index` is the last that was admitted.
+    pub fn wrote(&mut self, index: u64) {
         self.writes += 1;
-        self.bytes = self.bytes.saturating_add(bytes as u64);
         if self.is_far(index) {
             self.look(index);
         }
     }
 
-    /// Whether there are as many records, or as many bytes of them, behind the last one as the log should hold.
+    /// Whether there are as many records, or as many bytes of them, behind the last one as the log should hold; or behind the
+    /// one before it, as when processes have ended before their first one was due.
     fn is_far(&self, index: u64) -> bool {
         let config = &self.shared.config;
         let (last, bytes, _) = self.last;
         let turned = |most, from, to| turn(config.replica, most, from) != turn(config.replica, most, to);
-        // Records without an effect count, too: a replay has to read them.
-        turned(self.records, last, index) || turned(config.restore_point_bytes, bytes, self.bytes)
+        // Records without an effect count, too: a replay has to read them, and the log has to hold them.
+        turned(self.records, last, index)
+            || turned(config.restore_point_bytes, bytes, self.bytes)
+            || config.makes_restore_points() && self.shared.log_room.wants_point()
     }
 
     /// Somebody wants one now.
@@ -332,6 +339,7 @@ impl<A: Agent> RestorePoints<A> {
         self.last = (index, bytes, at);
         // Others were applied while it was committed.
         self.writes = self.writes.saturating_sub(writes);
+        self.shared.log_room.made_point();
         self.shared.metrics.restore_points.inc();
         self.shared.restore_point(index);
         self.shared.condition(Condition::RestorePoint, None);

@@ -13,10 +13,12 @@ use crate::backend::Endpoint;
 use crate::bell::found;
 use crate::config::Config;
 use crate::frontier::{SETTLE, Standing};
+use crate::log_room::LogRoom;
 use crate::metrics::Metrics;
 use crate::mutations::{Mutation, mutated};
 use crate::record::Entry;
 use crate::replica::{Digest, Phase, ProposeError, Replay, SchemaEvent, Serving, Status};
+use crate::state::State;
 use crate::stuck::Stuck;
 use crate::unresolved::Unresolved;
 
@@ -38,6 +40,8 @@ pub enum Condition {
     Agent,
     /// The ordered log can't be reached.
     Log,
+    /// The ordered log holds as much as it may: writes are refused.
+    LogFull,
     /// The last restore point failed.
     RestorePoint,
     /// Compaction could not be switched.
@@ -55,8 +59,20 @@ pub struct Needs {
     pub from: Position,
     /// The index before that.
     pub index: u64,
+    /// Bytes of the log before that, if they are known.
+    pub bytes: Option<u64>,
     /// It has a restore point there, and is not just copying one.
     pub durable: bool,
+}
+
+impl Needs {
+    /// The whole log.
+    pub const ALL: Self = Self { from: Position::START, index: 0, bytes: Some(0), durable: true };
+
+    /// What comes after a state.
+    pub fn after(state: &State, durable: bool) -> Self {
+        Self { from: state.next_position(), index: state.index(), bytes: state.bytes(), durable }
+    }
 }
 
 struct Known {
@@ -87,6 +103,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Requests on their way.
     pub unresolved: Arc<Unresolved>,
+    /// How much the log holds, and may hold.
+    pub log_room: Arc<LogRoom>,
     /// Records that Cassandra fails to execute, and verdicts.
     pub stuck: Stuck,
     /// Whether clients may be answered (I5).
@@ -134,6 +152,7 @@ impl Shared {
             activity: (Instant::now(), 0),
         };
         Self {
+            log_room: Arc::new(LogRoom::new(config.log_max_bytes, metrics.clone())),
             config,
             incarnation,
             metrics,
@@ -304,6 +323,7 @@ impl Shared {
 
     /// What this replica needs of the log from now on; whether that is new.
     pub fn set_needs(&self, needs: Needs) -> bool {
+        self.log_room.needs(needs.bytes);
         self.lock().needs.replace(needs) != Some(needs)
     }
 

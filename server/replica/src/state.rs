@@ -153,6 +153,9 @@ pub struct State {
     origins: BTreeMap<u32, Origin>,
     #[serde(default, skip_serializing_if = "Verdicts::is_empty")]
     verdicts: Verdicts,
+    /// See [`State::bytes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
 }
 
 /// A record with its place in the order.
@@ -186,6 +189,7 @@ impl State {
             schema_index: 0,
             origins: BTreeMap::new(),
             verdicts: Verdicts::default(),
+            bytes: Some(0),
         }
     }
 
@@ -246,6 +250,13 @@ impl State {
         self.index
     }
 
+    /// What all entries take of the memory of the log's servers ([`Entry::log_bytes`]), those included that were given up.
+    /// `None` if a program that did not count has saved this state or an earlier one: a count from there on would be
+    /// another one on each replica.
+    pub fn bytes(&self) -> Option<u64> {
+        self.bytes
+    }
+
     /// Timestamp of the last record that counted, µs.
     pub fn timestamp_us(&self) -> i64 {
         self.timestamp_us
@@ -281,6 +292,8 @@ impl State {
             return Err(StateError::Gap { last: self.last, found: at });
         }
         self.last = Some(at);
+        // Copies of what stands there already take room like any other.
+        self.bytes = self.bytes.map(|bytes| bytes.saturating_add(entry.log_bytes()));
         let (origin, incarnation, floor) = (entry.origin, entry.incarnation, entry.floor);
         let known = self.origins.entry(origin).or_default();
         if incarnation < known.incarnation {

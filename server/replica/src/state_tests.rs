@@ -194,7 +194,7 @@ proptest! {
     fn equals_a_naive_model(steps in proptest::collection::vec(step(), 1..60), restart_every in 1usize..10) {
         let mut state = State::initial(Uuid::from_u128(3));
         let mut seen = HashSet::new();
-        let (mut index, mut clock, mut timestamp) = (0u64, 0i64, 0i64);
+        let (mut index, mut clock, mut timestamp, mut bytes) = (0u64, 0i64, 0i64, 0u64);
         for (n, (position, commit_ms, entry)) in log_of(&steps).into_iter().enumerate() {
             if n % restart_every == 0 {
                 let saved = serde_json::to_string(&state).unwrap();
@@ -211,7 +211,10 @@ proptest! {
                     expected.push((index, timestamp, record.sequence));
                 }
             }
+            // Every copy takes room, and each node some more than its bytes.
+            bytes += entry.encode().len() as u64 + 300;
             let admitted = state.admit(position, commit_ms, entry).unwrap();
+            prop_assert_eq!(state.bytes(), Some(bytes));
             let found: Vec<_> = admitted.iter().map(|a| (a.index, a.timestamp_us, a.record.sequence)).collect();
             prop_assert_eq!(found, expected);
         }
@@ -310,4 +313,18 @@ fn i8_a_complaint_of_a_later_version_stops_the_replica() {
     let record = Record { sequence: 1, ..Record::bare(RecordKind::Complaint) };
     let entry = Entry { origin: 0, incarnation: 1, floor: 1, records: vec![record] };
     assert_eq!(state.admit(Position::START, 0, entry), Err(StateError::Complaint { index: 1 }));
+}
+
+/// A count that began at a state without one would be another one on each replica.
+#[test]
+fn a_state_of_before_there_were_bytes_never_counts() {
+    let log = Uuid::from_u128(7);
+    let mut state = State::initial(log);
+    state.admit(Position::START, 0, entry(0, 1, 1, &[1])).unwrap();
+    let mut saved = serde_json::to_value(&state).unwrap();
+    assert!(saved.as_object_mut().unwrap().remove("bytes").is_some_and(|bytes| bytes.as_u64() > Some(300)));
+    let mut older = State::restore(saved.clone(), log, 1).unwrap();
+    assert_eq!(serde_json::to_value(&older).unwrap(), saved, "a program of before reads it back");
+    older.admit(Position::START.next(), 0, entry(0, 1, 2, &[2])).unwrap();
+    assert_eq!((older.index(), older.bytes()), (2, None));
 }

@@ -102,7 +102,7 @@ pub async fn hold<L: OrderedLog, A: Agent>(
     state: &State,
     durable: bool,
 ) -> Result<(), RecoveryError> {
-    shared.set_needs(Needs { from: state.next_position(), index: state.index(), durable });
+    shared.set_needs(Needs::after(state, durable));
     patiently(shared, || publish(shared, log, agent)).await
 }
 
@@ -112,8 +112,8 @@ pub async fn hold<L: OrderedLog, A: Agent>(
 pub async fn retract<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &A) -> Result<(), RecoveryError> {
     let all = patiently(shared, || log.published()).await?;
     let own = all.into_iter().find(|published| published.replica == shared.config.replica);
-    let Some(Published { needs, index, durable, .. }) = own else { return Ok(()) };
-    shared.set_needs(Needs { from: needs, index, durable: false });
+    let Some(Published { needs, index, bytes, durable, .. }) = own else { return Ok(()) };
+    shared.set_needs(Needs { from: needs, index, bytes, durable: false });
     if durable {
         patiently(shared, || publish(shared, log, agent)).await?;
     }

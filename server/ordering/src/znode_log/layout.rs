@@ -14,7 +14,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LogId, Position};
+use crate::{Beginning, LogId, Position};
 
 /// Longest root path, in bytes; every path stays far below what ZooKeeper takes.
 const MAX_ROOT_BYTES: usize = 200;
@@ -160,14 +160,27 @@ pub(crate) struct LogHeader {
     pub(crate) id: LogId,
     /// The first position that the log still has; set before anything below it is deleted.
     pub(crate) first: Position,
+    /// What was given up before it ([`Beginning::bytes`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_bytes: Option<u64>,
 }
 
 impl LogHeader {
     const FORMAT: u32 = 2;
 
-    /// The header of a log that starts at `first`.
-    pub(crate) fn new(id: LogId, first: Position) -> Self {
-        Self { format: Self::FORMAT, id, first }
+    /// The header of a log that begins like this.
+    pub(crate) fn new(id: LogId, Beginning { position: first, bytes }: Beginning) -> Self {
+        // A whole log says nothing of it, in a header that it shares with those of before there were bytes.
+        let first_bytes = bytes.filter(|_| first != Position::START);
+        Self { format: Self::FORMAT, id, first, first_bytes }
+    }
+
+    /// Where the log begins.
+    pub(crate) fn beginning(&self) -> Beginning {
+        match self.first {
+            Position::START => Beginning::START,
+            position => Beginning { position, bytes: self.first_bytes },
+        }
     }
 
     pub(crate) fn data(&self) -> Vec<u8> {
@@ -229,8 +242,13 @@ mod tests {
 
     #[test]
     fn headers() {
-        let header = LogHeader::new(LogId(uuid::Uuid::from_u128(u128::MAX - 5)), Position::new(3, 4));
-        assert_eq!(LogHeader::parse(&header.data()), Ok(header));
+        let id = LogId(uuid::Uuid::from_u128(u128::MAX - 5));
+        let position = Position::new(3, 4);
+        for beginning in [Beginning::START, Beginning { position, bytes: Some(u64::MAX) }, position.into()] {
+            let header = LogHeader::new(id, beginning);
+            assert_eq!(header.beginning(), beginning);
+            assert_eq!(LogHeader::parse(&header.data()), Ok(header));
+        }
         // What a log without an id of its own says of itself.
         let before = LogHeader::parse(br#"{"format":1,"first":{"segment":0,"sequence":0}}"#).unwrap_err();
         assert!(before.contains("format 1"), "{before}");

@@ -47,7 +47,8 @@ use self::recent::Recent;
 use crate::connection::{Access, Connection};
 use crate::truncation::Published;
 use crate::{
-    AppendError, Appended, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, Position, TailError,
+    AppendError, Appended, Beginning, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, Position,
+    TailError,
 };
 
 /// How a replica uses the log.
@@ -263,14 +264,14 @@ impl OrderedLog for ZnodeLog {
         tail::tail(self.inner.clone(), from).boxed()
     }
 
-    async fn truncate(&self, below: Position) -> Result<(), LogError> {
+    async fn truncate(&self, below: Beginning) -> Result<(), LogError> {
         self.inner.bounded(truncate::truncate(&self.inner, below)).await
     }
 
-    async fn first(&self) -> Result<Position, LogError> {
+    async fn beginning(&self) -> Result<Beginning, LogError> {
         let look = async {
             let client = self.inner.synced_client().await?;
-            Ok(truncate::read_header(&self.inner, &client).await?.0.first)
+            Ok(truncate::read_header(&self.inner, &client).await?.0.beginning())
         };
         self.inner.bounded(look).await
     }

@@ -16,7 +16,7 @@ use super::push::Pushes;
 use super::recent::Recent;
 use super::{Config, Inner, watch_health};
 use crate::connection::{Access, Connection, Server};
-use crate::{Incarnation, LogId, Position};
+use crate::{Beginning, Incarnation, LogId};
 
 /// Pause after an attempt that ZooKeeper did not take.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -173,7 +173,7 @@ impl Opening<'_> {
             let id = LogId(Uuid::new_v4());
             let mut writer = client.new_multi_writer();
             let added = writer
-                .add_create(&requests, &LogHeader::new(id, Position::START).data(), &directory)
+                .add_create(&requests, &LogHeader::new(id, Beginning::START).data(), &directory)
                 .and_then(|()| writer.add_create(&self.layout.segment(0), SegmentState::Open.data(), &directory));
             added.map_err(|error| step_error(&requests, error))?;
             match writer.commit().await.map_err(Error::from) {

@@ -11,7 +11,7 @@ use super::layout::{LogHeader, SegmentState, segment_of, sequence_of};
 use super::plan::{SegmentView, created_below};
 use super::{Inner, open, unavailable};
 use crate::framing::{self, Framed};
-use crate::{LogError, Position};
+use crate::{Beginning, LogError, Position};
 
 /// Nodes deleted in one transaction.
 const DELETE_BATCH: usize = 200;
@@ -67,12 +67,12 @@ pub(super) async fn end(inner: &Inner, client: &Client) -> Result<Position, LogE
 }
 
 /// See [`crate::OrderedLog::truncate`].
-pub(super) async fn truncate(inner: &Inner, below: Position) -> Result<(), LogError> {
+pub(super) async fn truncate(inner: &Inner, below: Beginning) -> Result<(), LogError> {
     if inner.is_fenced() {
         return Err(LogError::Fenced);
     }
     let client = inner.synced_client().await?;
-    check_range(inner, &client, below).await?;
+    check_range(inner, &client, below.position).await?;
     let first = move_first(inner, &client, below).await?;
     pass(Fault::TruncationMoved);
     let requests = inner.layout.requests();
@@ -102,10 +102,10 @@ async fn check_range(inner: &Inner, client: &Client, below: Position) -> Result<
 }
 
 /// Moves the first position up to `below`, durably; returns where it is then.
-async fn move_first(inner: &Inner, client: &Client, below: Position) -> Result<Position, LogError> {
+async fn move_first(inner: &Inner, client: &Client, below: Beginning) -> Result<Position, LogError> {
     loop {
         let (header, stat) = read_header(inner, client).await?;
-        if header.first >= below {
+        if header.first >= below.position {
             return Ok(header.first);
         }
         let mut writer = client.new_multi_writer();

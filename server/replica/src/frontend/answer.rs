@@ -71,7 +71,7 @@ fn restated(answer: &Envelope, version: Version) -> Result<Option<Envelope>, Pro
 pub fn write_error(error: &ProposeError, consistency: Consistency) -> Bytes {
     let message = error.to_string();
     let detail = match error {
-        ProposeError::Overloaded => ErrorDetail::Plain(ErrorCode::Overloaded),
+        ProposeError::Overloaded | ProposeError::LogFull { .. } => ErrorDetail::Plain(ErrorCode::Overloaded),
         ProposeError::TooLarge { .. } => ErrorDetail::Plain(ErrorCode::Invalid),
         ProposeError::Unavailable { maybe_written: true, .. }
         | ProposeError::NotServing { maybe_written: true, .. } => {
@@ -86,7 +86,7 @@ pub fn write_error(error: &ProposeError, consistency: Consistency) -> Bytes {
 /// Why a linearizable read could not be made. Nothing is written by a read, so any replica may be tried.
 pub fn read_error(error: &ProposeError, consistency: Consistency) -> Bytes {
     let detail = match error {
-        ProposeError::Overloaded => ErrorDetail::Plain(ErrorCode::Overloaded),
+        ProposeError::Overloaded | ProposeError::LogFull { .. } => ErrorDetail::Plain(ErrorCode::Overloaded),
         ProposeError::NotServing { .. } => ErrorDetail::Plain(ErrorCode::Bootstrapping),
         ProposeError::TooLarge { .. } => ErrorDetail::Plain(ErrorCode::Server),
         ProposeError::Unavailable { .. } => ErrorDetail::Unavailable { consistency, required: 1, alive: 0 },
@@ -134,6 +134,9 @@ mod tests {
         let away = ProposeError::Unavailable { reason: "log away".into(), maybe_written: false };
         assert_eq!(code(&write_error(&away, Consistency::One)), ErrorCode::Unavailable);
         assert_eq!(code(&write_error(&ProposeError::Overloaded, Consistency::One)), ErrorCode::Overloaded);
+        let full = write_error(&ProposeError::LogFull { held: 5 << 20, limit: 4 << 20 }, Consistency::One);
+        assert_eq!(code(&full), ErrorCode::Overloaded);
+        assert!(parse_error(&full).expect("an ERROR").message.contains("holds 5 of at most 4 MiB"));
         let large = ProposeError::TooLarge { size: 9, limit: 8 };
         let body = write_error(&large, Consistency::One);
         assert_eq!(code(&body), ErrorCode::Invalid);

@@ -16,7 +16,7 @@ use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::clock::Clock;
 use replicateddb_replica::config::Config;
 use replicateddb_replica::lanes::Lanes;
-use replicateddb_replica::metrics::Metrics;
+use replicateddb_replica::metrics::{KindLabel, Metrics};
 use replicateddb_replica::record::{Values, flags};
 use replicateddb_replica::replica::{Outcome, ProposeError, Request, RequestKind, Serving, StatementText};
 
@@ -27,6 +27,8 @@ const OPERATIONS: u32 = 60;
 pub const COMPLAIN_AFTER: Duration = Duration::from_secs(5);
 /// One in so many requests is for a record that stores fail to execute, in every so manieth history.
 const FAILING: (u32, u64) = (60, 5);
+/// What the log may hold: about half of what a history writes.
+const LOG_MAX_BYTES: u64 = 40_000;
 /// How long a client that was refused waits.
 const AFTER_REFUSAL: Duration = Duration::from_millis(250);
 /// Barriers after which nothing more can come from faults of the log: see [`Fault::UnknownLate`].
@@ -94,6 +96,8 @@ pub struct Report {
     pub asked: u64,
     /// Requests that were skipped by a verdict.
     pub skipped: u64,
+    /// Requests for which there was no room in the log.
+    pub full: u64,
     /// Of everything that clients were told and stores hold.
     pub trace: u64,
 }
@@ -139,7 +143,8 @@ impl Cluster {
         let (began, skew) = (self.began, self.skew[replica as usize]);
         config.clock = Clock::new(move || now_us(began) + skew);
         config.restore_point_records = 60;
-        config.restore_point_bytes = 6000;
+        config.restore_point_bytes = 12_000;
+        (config.log_behind_bytes, config.log_max_bytes) = (LOG_MAX_BYTES / 3, LOG_MAX_BYTES);
         config.log_keep_interval = Duration::from_secs(1);
         (config.log_behind_records, config.log_step_entries) = (100, 5);
         config.log_away_after = Duration::from_millis(1500);
@@ -340,6 +345,7 @@ impl Cluster {
             installs: of_stores(ModelStore::installs),
             asked: self.metrics.asked_barriers.get(),
             skipped: told.skipped.len() as u64,
+            full: self.metrics.errors.get_or_create(&KindLabel { kind: "log_full".to_owned() }).get(),
             trace: trace.finish(),
         }
     }
@@ -533,6 +539,7 @@ async fn history(seed: u64) -> Report {
     }
     cluster.settle().await;
     check(&cluster, seed).await;
+    there_is_room(&cluster, seed).await;
     cluster.report()
 }
 
@@ -573,4 +580,19 @@ async fn check(cluster: &Cluster, seed: u64) {
     assert!(poison.is_empty(), "{poison:?} are there, seed {seed}");
     let stops = !seed.is_multiple_of(3);
     assert!(stops || told.stuck == 0, "{} requests were ordered and never applied, seed {seed}", told.stuck);
+}
+
+/// I7: a full log takes writes again, by itself, whatever state the trouble has left everybody in.
+async fn there_is_room(cluster: &Cluster, seed: u64) {
+    for n in 0..REPLICAS {
+        let written = async {
+            let statements = vec![StatementText { text: format!("PUT t0 0 last-{n}"), values: Values::none() }];
+            let last = Request { kind: RequestKind::Dml, keyspace: None, statements, flags: 0 };
+            while let Err(error) = cluster.handle(n).unwrap().propose(last.clone()).await {
+                assert!(matches!(error, ProposeError::LogFull { .. }), "replica {n}, seed {seed}: {error}");
+            }
+        };
+        let written = tokio::time::timeout(PATIENCE, written).await;
+        assert!(written.is_ok(), "I7: replica {n} refuses writes for good, seed {seed}");
+    }
 }
