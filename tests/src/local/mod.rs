@@ -55,6 +55,7 @@ pub struct Local {
 /// Restore points often, segments of tens of entries, and a log that is kept short.
 fn replica_args() -> Vec<String> {
     let (segment, behind) = (SEGMENT_ENTRIES.to_string(), truncation::BEHIND_RECORDS.to_string());
+    let (behind_bytes, max_bytes) = (truncation::BEHIND_BYTES.to_string(), truncation::MAX_BYTES.to_string());
     let flags = [
         ["--restore-point-interval", "5s"],
         ["--log-keep-interval", "1s"],
@@ -62,6 +63,8 @@ fn replica_args() -> Vec<String> {
         ["--log-step-entries", "20"],
         ["--log-segment-entries", &segment],
         ["--log-behind-records", &behind],
+        ["--log-behind-bytes", &behind_bytes],
+        ["--log-max-bytes", &max_bytes],
     ];
     flags.into_iter().flatten().map(str::to_owned).collect()
 }

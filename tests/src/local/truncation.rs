@@ -21,6 +21,16 @@ use crate::scenario::Scenario;
 const TRUNCATION_LIMIT: Duration = Duration::from_secs(150);
 /// Records that a replica may be behind before the log goes on without it, in this suite's stacks.
 pub(super) const BEHIND_RECORDS: usize = 4000;
+/// Bytes of the log that it may be behind.
+pub(super) const BEHIND_BYTES: usize = 4 << 20;
+/// Bytes that the log may hold.
+pub(super) const MAX_BYTES: usize = 32 << 20;
+/// Bytes of a large row.
+const ROW_BYTES: usize = 8 << 10;
+/// Large rows written at once.
+const ROWS_AT_ONCE: usize = 32;
+/// Pause between such, so that restore points come before there are as many records as one may be behind.
+const ROWS_PAUSE: Duration = Duration::from_millis(500);
 
 pub fn scenarios() -> Vec<Scenario<Local>> {
     vec![
@@ -28,6 +38,11 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
             name: "truncation",
             proves: "the log loses its beginning under load, and a replica that was away for longer comes back whole",
             run: truncation,
+        },
+        Scenario {
+            name: "truncation-by-bytes",
+            proves: "large rows leave a stopped replica behind long before their number does, and it comes back whole",
+            run: truncation_by_bytes,
         },
         Scenario {
             name: "lost-volume",
@@ -87,11 +102,17 @@ async fn later_restore_point(local: &Local) -> Result<(u32, u32)> {
     last.context("replica-0 has made nothing known")
 }
 
+/// A metric of replica `i`.
+async fn metric(local: &Local, i: u8, name: &str) -> Result<u64> {
+    let text = local.http.get(format!("http://{}/metrics", local.stack.admin(i))).send().await?.text().await?;
+    let mut values = text.lines().filter_map(|line| line.strip_prefix("replicateddb_")?.strip_prefix(name));
+    let value = values.find_map(|rest| rest.strip_prefix(' ')).with_context(|| format!("no metric {name}"))?;
+    Ok(value.trim().parse()?)
+}
+
 /// Restore points that the process of replica `i` has taken over from others.
 async fn taken_over(local: &Local, i: u8) -> Result<u64> {
-    let text = local.http.get(format!("http://{}/metrics", local.stack.admin(i))).send().await?.text().await?;
-    let line = text.lines().find_map(|line| line.strip_prefix("replicateddb_restore_points_taken_over_total "));
-    Ok(line.context("no such metric")?.trim().parse()?)
+    metric(local, i, "restore_points_taken_over_total").await
 }
 
 async fn took_over(local: &Local, i: u8) -> Result<()> {
@@ -114,6 +135,57 @@ fn truncation(local: &mut Local) -> Result<()> {
         took_over(local, 1).await?;
         load.wait_each(SOME_EACH, WRITES_LIMIT).await?;
         load.finish(local).await
+    })?;
+    local.verify()
+}
+
+/// Writes large rows through replica 0 until the log begins after all that is in it now; gives how many there were.
+async fn write_large(local: &Local, table: &str) -> Result<usize> {
+    let session = local.session(0, Consistency::One).await?;
+    let insert = session.prepare(format!("INSERT INTO {table} (id, value) VALUES (?, ?)")).await?;
+    let (start, value, mut rows) = (Instant::now(), "x".repeat(ROW_BYTES), 0usize);
+    // As in `later_restore_point`.
+    let (mut changes, mut last) = (0, position(&local.status(0).await?, "log_needs"));
+    loop {
+        let ids = i64::try_from(rows)?..i64::try_from(rows + ROWS_AT_ONCE)?;
+        futures::future::try_join_all(ids.map(|id| session.execute_unpaged(&insert, (id, &value)))).await?;
+        rows += ROWS_AT_ONCE;
+        let held = metric(local, 0, "log_held_bytes").await?;
+        ensure!(held > 0 && held < MAX_BYTES as u64, "the log holds {held} bytes after {rows} rows");
+        let (first, needs) = (first(local).await?, position(&local.status(0).await?, "log_needs"));
+        if changes < 3 && needs != last {
+            (changes, last) = (changes + 1, needs);
+        }
+        if changes == 3 && Some(first) >= last {
+            println!("    the log starts at {first:?} after {rows} rows, and holds {held} bytes");
+            return Ok(rows);
+        }
+        let still =
+            format!("after {rows} rows the log starts at {first:?}; {changes} restore points of replica-0: {last:?}");
+        ensure!(rows < BEHIND_RECORDS && start.elapsed() < TRUNCATION_LIMIT, "{still}");
+        tokio::time::sleep(ROWS_PAUSE).await;
+    }
+}
+
+fn truncation_by_bytes(local: &mut Local) -> Result<()> {
+    local.runtime.block_on(async {
+        let table = local.table("load", "large");
+        let session = local.session(0, Consistency::Quorum).await?;
+        local.make_keyspace(&session, "load").await?;
+        session.query_unpaged(format!("CREATE TABLE {table} (id bigint PRIMARY KEY, value text)"), ()).await?;
+        local.stack.stop(Member::Replica(1)).await?;
+        let stopped = local.status(0).await?["applied_index"].as_u64().context("no index")?;
+        // Beyond all that was there when it was stopped: its restore points and its clean mark are of no use.
+        let rows = write_large(local, &table).await?;
+        ensure!(rows * ROW_BYTES > BEHIND_BYTES, "only {rows} rows, and replica-1 was left behind");
+        let written = local.status(0).await?["applied_index"].as_u64().context("no index")? - stopped;
+        ensure!(written < BEHIND_RECORDS as u64, "{written} records: their number may have decided");
+        local.stack.start(Member::Replica(1)).await?;
+        local.wait_ready().await?;
+        took_over(local, 1).await?;
+        let (held, limit) = (metric(local, 1, "log_held_bytes").await?, metric(local, 1, "log_limit_bytes").await?);
+        ensure!(held < limit && limit == MAX_BYTES as u64, "replica-1: {held} of {limit} bytes");
+        anyhow::Ok(())
     })?;
     local.verify()
 }
