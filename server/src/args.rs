@@ -140,7 +140,7 @@ pub struct ReplicaArgs {
     #[arg(long, env = "RDB_BATCH_MAX_RECORDS", default_value_t = 1024, value_parser = parse_positive::<usize>)]
     pub batch_max_records: usize,
     /// Bytes after which no further record is added to an entry of the log.
-    #[arg(long, env = "RDB_BATCH_MAX_BYTES", default_value_t = 48 * 1024, value_parser = parse_positive::<usize>)]
+    #[arg(long, env = "RDB_BATCH_MAX_BYTES", default_value_t = 24 * 1024, value_parser = parse_positive::<usize>)]
     pub batch_max_bytes: usize,
     /// Entries of this replica on their way to the log at once. With more, a request waits less for the one before it, and
     /// entries are smaller, which costs ZooKeeper more for each request.

@@ -61,7 +61,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_records: 1024,
-            max_bytes: 48 << 10,
+            max_bytes: 24 << 10,
             max_record_bytes: (17 << 20) - (264 << 10),
             entries_in_flight: 2,
             queue_records: 8192,

@@ -76,7 +76,7 @@ pub struct Config {
     pub append_sessions: usize,
     /// The largest entry kept in the order itself, in bytes; the body of a larger one is kept beside it, in chunks of
     /// this size. ZooKeeper's own limit is a little below 1 MiB, but each of its servers keeps its last 500 transactions in memory,
-    /// whatever they hold (`commitLogCount`, which can't be less), a leader three times over: with 64 KiB these are 96 MiB at most.
+    /// whatever they hold (`commitLogCount`, which can't be less), a leader three times over: with 32 KiB these are 48 MiB at most.
     pub max_entry_bytes: usize,
     /// The largest entry taken at all, in bytes.
     pub max_body_bytes: usize,
@@ -107,7 +107,7 @@ impl Config {
             segment_entries: 10_000,
             batches_in_flight: 2,
             append_sessions: 2,
-            max_entry_bytes: 64 << 10,
+            max_entry_bytes: 32 << 10,
             max_body_bytes: 17 << 20,
             recent_entries: 1024,
             recent_bytes: 16 << 20,
