@@ -10,7 +10,10 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::statement::Consistency;
 
-use super::{Local, REPLICAS, REQUEST_LIMIT, faults::wait_generation, number, refused, tool};
+use super::{
+    Local, REPLICAS, REQUEST_LIMIT, number, refused, tool,
+    wiped::{generation, replaced},
+};
 use crate::scenario::Scenario;
 
 /// How long a changed password may take to hold: replicas look at the file every ten seconds.
@@ -68,7 +71,7 @@ fn roles(local: &mut Local) -> Result<()> {
 
 /// A Cassandra killed, and a replica whose disk is lost: the roles are there, and what was revoked meanwhile is not.
 async fn survives(local: &Local) -> Result<()> {
-    let before = local.status(1).await?["generation"].as_u64();
+    let (killed, wiped) = (generation(local, 1).await, generation(local, 2).await);
     local.stack.kill(Member::Cassandra(1), Target::Jvm).await?;
     local.stack.kill(Member::Cassandra(2), Target::Whole).await?;
     local.stack.wipe(Member::Cassandra(2)).await?;
@@ -76,7 +79,8 @@ async fn survives(local: &Local) -> Result<()> {
     boss.query_unpaged("ALTER ROLE alice WITH PASSWORD = 'second'", ()).await?;
     boss.query_unpaged("REVOKE writers FROM alice", ()).await?;
     local.stack.start(Member::Cassandra(2)).await?;
-    wait_generation(local, 1, before).await?;
+    replaced(local, 1, killed).await?;
+    replaced(local, 2, wiped).await?;
     local.wait_ready().await?;
     for replica in 0..REPLICAS {
         let alice = log_in(local.stack.cql(replica), "alice", "second").await?;

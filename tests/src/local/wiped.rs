@@ -18,11 +18,53 @@ const SAYS: &str = "lost its data";
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 pub fn scenarios() -> Vec<Scenario<Local>> {
-    vec![Scenario {
-        name: "zookeeper-wiped",
-        proves: "over a ZooKeeper that lost its data no replica serves or changes its own; with the data back all goes on",
-        run: wiped,
-    }]
+    vec![
+        Scenario {
+            name: "zookeeper-wiped",
+            proves: "over a ZooKeeper that lost its data no replica serves or changes its own; with the data back all goes on",
+            run: wiped,
+        },
+        Scenario {
+            name: "cassandra-wiped",
+            proves: "a Cassandra that comes back without its data under a running replica is never taken for the one before",
+            run: cassandra_wiped,
+        },
+    ]
+}
+
+/// The replica lives on, and what it is connected to is another store.
+fn cassandra_wiped(local: &mut Local) -> Result<()> {
+    local.runtime.block_on(async {
+        let load = Load::start(local, "cassandra_wiped").await?;
+        load.wait_for(SOME, WRITES_LIMIT).await?;
+        let before = generation(local, 2).await;
+        local.stack.kill(Member::Cassandra(2), Target::Whole).await?;
+        local.stack.wipe(Member::Cassandra(2)).await?;
+        local.stack.start(Member::Cassandra(2)).await?;
+        replaced(local, 2, before).await?;
+        local.wait_ready().await?;
+        load.wait_each(SOME_EACH, WRITES_LIMIT).await?;
+        load.finish(local).await
+    })?;
+    local.verify()
+}
+
+/// The start of its Cassandra that replica `i` works with.
+pub(super) async fn generation(local: &Local, i: u8) -> Option<u64> {
+    local.status(i).await.ok()?["generation"].as_u64()
+}
+
+/// Waits until replica `i` works with another start of its Cassandra than `before`.
+pub(super) async fn replaced(local: &Local, i: u8, before: Option<u64>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let now = generation(local, i).await;
+        if now.is_some() && now != before {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < WRITES_LIMIT, "replica-{i} did not notice that its Cassandra was replaced");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 fn wiped(local: &mut Local) -> Result<()> {

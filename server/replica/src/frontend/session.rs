@@ -129,7 +129,10 @@ async fn converse<C: Core>(
     let begun = async {
         let opened = backend::open(version, &service.backend).await.map_err(|error| unavailable(&error))?;
         let mut backend = match (opened, service.authentication) {
-            (Opened::Login(backend, asked), true) => return Ok(Begun::Asked(backend, asked)),
+            (Opened::Login(backend, asked), true) => {
+                of_serving(&service).await?;
+                return Ok(Begun::Asked(backend, asked));
+            }
             (Opened::Ready(_), true) => {
                 return Err(
                     "this replica's Cassandra lets everybody in: it is not started with --authentication yet".into()
@@ -165,7 +168,11 @@ async fn converse<C: Core>(
                 _ = closing.wait_for(|closing| *closing != Closing::Open) => return Ok(()),
             };
             reader.begin(agreed, MAX_BODY);
-            (of_logged_in(&service, backend).await?, Some(role))
+            let confined = confined(&service, backend).await.map_err(|error| {
+                tracing::warn!(error, "a client that has logged in is let go");
+                End::Closed
+            })?;
+            (confined, Some(role))
         }
     };
     let (backend_reader, backend_writer) = socket::backend_halves(backend);
@@ -196,15 +203,16 @@ fn unavailable(error: &BackendError) -> String {
     format!("this replica's Cassandra is not available: {error}")
 }
 
-/// The connection of a client that has logged in, of the right generation. Its role may not read that; the replica's may, and one
-/// JVM follows another: if it is the right one now, this connection was made to that, or to one that has taken it along.
-async fn of_logged_in<C: Core>(service: &Service<C>, backend: backend::Framed) -> Result<backend::Framed, End> {
-    let let_go = |error: String| {
-        tracing::warn!(error, "a client that has logged in is let go");
-        End::Closed
-    };
-    service.control.query(generation::QUERY, Values::none()).await.map_err(|error| let_go(error.to_string()))?;
-    confined(service, backend).await.map_err(let_go)
+/// Whether the connection of a client that is yet to log in, made before, is to the right generation: another one's Cassandra, which is
+/// not recovered, must not judge passwords either. A role may not read the generation. The replica's may, and one JVM
+/// follows another: if it is the right one now, the connection was made to that, or to one that has taken it along. The error is
+/// for the client.
+async fn of_serving<C: Core>(service: &Service<C>) -> Result<(), String> {
+    let answer = service.control.query(generation::QUERY, Values::none()).await;
+    answer.map(drop).map_err(|error| {
+        tracing::warn!(%error, "no backend connection for a client");
+        format!("this replica's Cassandra is not available: {error}")
+    })
 }
 
 /// In the keyspace that clients are confined to, if they are. The error is for the client.

@@ -50,13 +50,15 @@ pub struct Persisted {
     pub authentication: bool,
 }
 
+/// Bits of a generation that are random; those above are the time in seconds, for some hundred thousand years.
+const GENERATION_RANDOM: u32 = 20;
+
 impl Persisted {
-    /// The numbers of a new volume. Replicas that share a Cassandra see nothing of it but the generation, so that this
-    /// must tell volumes apart, too: there it begins at the time, `now` in seconds.
-    pub fn new(shared: bool, now: u64) -> Self {
+    /// The numbers of a new volume.
+    pub fn new(shared: bool) -> Self {
         Self {
             store_id: Uuid::new_v4(),
-            generation: if shared { now } else { 0 },
+            generation: 0,
             log_id: None,
             highest_incarnation: None,
             earlier: Vec::new(),
@@ -66,6 +68,14 @@ impl Persisted {
             shared,
             authentication: false,
         }
+    }
+
+    /// The number of the next start of the JVM, at `now`, in seconds since 1970: higher than all before, and another one than any start
+    /// on another volume, or on this one before it was put back to what it was. A replica that lives on over such a change
+    /// tells by this number alone that what it knows of the store is void.
+    pub fn next_generation(&self, now: u64) -> u64 {
+        let random = Uuid::new_v4().as_u128() as u64 & ((1 << GENERATION_RANDOM) - 1);
+        (now << GENERATION_RANDOM | random).max(self.generation + 1)
     }
 
     /// Who has called with the highest number, if anybody has.
@@ -238,8 +248,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_two_starts_have_the_same_number() {
+        let (one, other) = (Persisted::new(false), Persisted::new(false));
+        let numbers: std::collections::BTreeSet<u64> =
+            (0..100).flat_map(|_| [one.next_generation(1_800_000_000), other.next_generation(1_800_000_000)]).collect();
+        assert!(numbers.len() > 190, "two volumes of one second: {} numbers", numbers.len());
+        let later = Persisted { generation: u64::MAX >> 12, ..Persisted::new(true) };
+        assert_eq!(later.next_generation(1_800_000_000), later.generation + 1, "the clock was set back");
+        assert!(numbers.iter().all(|number| *number < 1 << 53), "exact in every reader of JSON");
+    }
+
+    #[test]
     fn the_highest_incarnation_is_kept_for_each_log_within_a_bound() {
-        let mut numbers = Persisted::new(false, 0);
+        let mut numbers = Persisted::new(false);
         let caller = |log, incarnation| Caller { log: Uuid::from_u128(log), incarnation };
         for (log, incarnation) in [(7, 5), (7, 6), (8, 1), (7, 9)] {
             numbers.give_to(caller(log, incarnation));
@@ -256,7 +277,7 @@ mod tests {
 
     #[test]
     fn aborted_ids_are_remembered_within_a_bound() {
-        let mut state = State::new(Persisted::new(false, 0), None, Vec::new());
+        let mut state = State::new(Persisted::new(false), None, Vec::new());
         for number in 0..=ABORTED_KEPT {
             state.remember_aborted(&number.to_string());
         }

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
@@ -281,7 +281,8 @@ impl Agent {
     async fn spawn_jvm(&self, state: &mut State, mark: Option<Option<Manifest>>) -> Result<Running> {
         let password = Uuid::new_v4().simple().to_string();
         let mut persisted = state.persisted.clone();
-        persisted.generation += 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        persisted.generation = persisted.next_generation(now.as_secs());
         let generation = persisted.generation;
         let mark = mark.map(|manifest| Clean { manifest, held: Held::Generation { generation } });
         let (setup, saved, kept) = (self.setup.clone(), persisted.clone(), mark.clone());
