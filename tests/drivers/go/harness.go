@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -157,7 +158,7 @@ func (w *writers) untilAnswered(send request, row key) string {
 		if err == nil {
 			w.through[host]++
 		} else {
-			w.errors[fmt.Sprintf("%T", err)]++
+			w.errors[fmt.Sprintf("%T", innermost(err))]++
 		}
 		w.lock.Unlock()
 		if err == nil {
@@ -167,6 +168,13 @@ func (w *writers) untilAnswered(send request, row key) string {
 			fail("no answer within %v: %w", limit, err)
 		}
 	}
+}
+
+func innermost(err error) error {
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return err
 }
 
 // look gives what is known so far; fails when a writer has given up.

@@ -196,7 +196,7 @@ impl Shell<'_> {
         let insert = "INSERT INTO shell.copied (id, number) VALUES (7, 1) IF NOT EXISTS";
         let out = self.says(0, &format!("SERIAL CONSISTENCY LOCAL_SERIAL; {insert}")).await?;
         has(&out, &["Serial consistency level set to LOCAL_SERIAL.", "False |  7 | na\"me, 7 |"])?;
-        has(&self.says(0, "SHOW VERSION; SHOW HOST").await?, &["Cassandra 5.0.9", "Connected to "])?;
+        has(&self.says(0, "SHOW VERSION; SHOW HOST").await?, &["| Cassandra 5.0.", "Connected to "])?;
         Ok("six levels; the serial one of a conditional write that does not apply".into())
     }
 

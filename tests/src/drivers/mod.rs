@@ -20,6 +20,9 @@ use crate::{
 /// The suite's name.
 const SUITE: &str = "drivers";
 
+/// How often the stack's replicas make restore points.
+const RESTORE_POINTS: [&str; 2] = ["--restore-point-interval", "10s"];
+
 /// What every driver is to do, in this order; a program prints a line for each.
 const CHECKS: [&str; 14] = [
     "quickstart",
@@ -74,13 +77,14 @@ fn scenarios() -> Vec<Scenario<Local>> {
     ]
 }
 
-/// Runs the suite, or the scenarios named, on one stack whose replicas have no settings of the tests' own.
+/// Runs the suite, or the scenarios named, on one stack. Its replicas differ from others in one thing: restore points are
+/// made so often that a replica which was killed has not everything to execute again.
 ///
 /// # Errors
 /// When the stack does not come up or a scenario failed.
 pub fn run(only: &[String]) -> Result<()> {
     scenario::check_names(SUITE, &scenarios(), only)?;
-    let mut local = Local::start(SUITE, Cassandras::Own, Vec::new())?;
+    let mut local = Local::start(SUITE, Cassandras::Own, RESTORE_POINTS.map(str::to_owned).into())?;
     let result = scenario::run(SUITE, &scenarios(), only, &mut local, |local, name| local.keep_logs(SUITE, name));
     local.down()?;
     result
