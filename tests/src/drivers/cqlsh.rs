@@ -12,8 +12,9 @@ use crate::scenario::cache_dir;
 const CQLSH_LIMIT: Duration = Duration::from_secs(60);
 /// Rows that are copied.
 const ROWS: usize = 3000;
-/// In what cqlsh says on standard error of a statement that the server refused; warnings have neither.
-const FAILURES: [&str; 2] = ["Error from server", "Exception"];
+/// In what cqlsh says on standard error of a statement that the server refused. There may be other things: its driver's threads
+/// complain at times when it ends.
+const FAILURES: [&str; 2] = ["Error from server", "SyntaxException"];
 /// The exit codes when a statement failed, and when nobody answers.
 const STATEMENT_FAILED: i32 = 2;
 const NOT_CONNECTED: i32 = 1;
@@ -87,7 +88,10 @@ impl Shell<'_> {
 
     async fn source(&self) -> Result<String> {
         let file = self.file("schema.cql", SCHEMA)?;
-        self.says(0, &format!("SOURCE '{file}'")).await?;
+        let Ended { code, out, error } = self.run(0, &["-e", &format!("SOURCE '{file}'")]).await?;
+        let refused = FAILURES.iter().any(|failure| error.contains(failure));
+        let warned = (out.clone() + &error).contains("Warnings");
+        ensure!(code == 0 && !refused && !warned, "SOURCE: exit code {code}; errors and warnings: {out}{error}");
         let ended = self
             .run(1, &["-f", &self.file("more.cql", "USE shell; INSERT INTO people (id, name) VALUES (-1, 'f');")?])
             .await?;
