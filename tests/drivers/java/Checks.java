@@ -83,8 +83,12 @@ public final class Checks {
         .build();
   }
 
+  /**
+   * At QUORUM: the driver reads through another replica than it has written through, and its own level, LOCAL_ONE, would show
+   * what that one has executed so far.
+   */
   private ResultSet execute(String text, Object... values) {
-    return session.execute(newInstance(text, values));
+    return session.execute(newInstance(text, values).setConsistencyLevel(ConsistencyLevel.QUORUM));
   }
 
   /** The values of a result's first row, as text; null when there is none. */
@@ -154,7 +158,8 @@ public final class Checks {
     for (Row row : execute("SELECT k, v FROM statements")) rows.put(row.getInt("k"), String.valueOf(row.getString("v")));
     Map<Integer, String> expected = Map.of(1, "simple", 2, "it's", 3, "prepared", 4, "by name", 5, "null");
     Harness.expect("rows", expected, rows);
-    PreparedStatement select = session.prepare("SELECT * FROM statements WHERE k = ?");
+    PreparedStatement select = session.prepare(
+        newInstance("SELECT * FROM statements WHERE k = ?").setConsistencyLevel(ConsistencyLevel.QUORUM));
     Harness.expect("a prepared read", List.of("3", "prepared"), one(session.execute(select.bind(3))));
     execute("ALTER TABLE statements ADD w int");
     List<String> wider = List.of("3", "prepared", "null");

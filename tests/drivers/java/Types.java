@@ -1,5 +1,7 @@
+import com.datastax.oss.driver.api.core.ConsistencyLevel;
 import com.datastax.oss.driver.api.core.CqlSession;
 import com.datastax.oss.driver.api.core.cql.Row;
+import com.datastax.oss.driver.api.core.cql.SimpleStatement;
 import com.datastax.oss.driver.api.core.data.CqlDuration;
 import com.datastax.oss.driver.api.core.data.CqlVector;
 import com.datastax.oss.driver.api.core.data.TupleValue;
@@ -44,7 +46,8 @@ final class Types {
     Object[] nulls = new Object[columns.size() + 1];
     nulls[0] = 2;
     session.execute(insert.bind(nulls));
-    var select = session.prepare("SELECT " + names + " FROM types WHERE id = ?");
+    var text = SimpleStatement.newInstance("SELECT " + names + " FROM types WHERE id = ?");
+    var select = session.prepare(text.setConsistencyLevel(ConsistencyLevel.QUORUM));
     Row row = session.execute(select.bind(1)).one();
     columns.forEach((name, column) -> Harness.expect(name, column.value(), row.getObject(name)));
     Row empty = session.execute(select.bind(2)).one();

@@ -17,7 +17,10 @@ replicas.sort();
 const open = (host, keyspace) => new cassandra.Client({ contactPoints: [host], localDataCenter: 'datacenter1', keyspace });
 let client;
 
-const prepared = (text, values, options) => client.execute(text, values, { prepare: true, ...options });
+// At quorum unless told otherwise: the driver reads through another replica than it has written through, and its own level,
+// localOne, would show what that one has executed so far.
+const quorum = { consistency: consistencies.quorum };
+const prepared = (text, values, options) => client.execute(text, values, { prepare: true, ...quorum, ...options });
 const one = async (text, values, options) => (await prepared(text, values, options)).first()?.values() ?? null;
 const address = host => host.split(':')[0];
 const table = name => client.metadata.getTable(KEYSPACE, name);
@@ -61,7 +64,7 @@ const checks = {
     await prepared('INSERT INTO statements (k, v) VALUES (:k, :v)', { v: 'named', k: 4 });
     await prepared(insert, [5, null]);
     await prepared('UPDATE statements SET v = ? WHERE k = ?', [cassandra.types.unset, 1]); // stays as it is
-    const rows = (await client.execute('SELECT k, v FROM statements')).rows.map(row => row.values());
+    const rows = (await prepared('SELECT k, v FROM statements')).rows.map(row => row.values());
     const expected = [[1, 'simple'], [2, "it's"], [3, 'prepared'], [4, 'named'], [5, null]];
     expect('rows', expected, rows.sort(([a], [b]) => a - b));
     const select = 'SELECT * FROM statements WHERE k = ?';
@@ -118,7 +121,7 @@ const checks = {
     }
     const query = 'UPDATE counted SET n = n + ? WHERE k = ?';
     await client.batch(Array.from({ length: 5 }, (_, k) => ({ query, params: [k + 1, k % 2] })), { prepare: true, counter: true });
-    const rows = (await client.execute('SELECT k, n FROM counted')).rows.map(({ k, n }) => `${k}: ${n}`);
+    const rows = (await prepared('SELECT k, n FROM counted')).rows.map(({ k, n }) => `${k}: ${n}`);
     expect('counters of a batch', ['0: 9', '1: 6'], rows.sort());
     return 'logged, unlogged, counter';
   },
@@ -135,7 +138,7 @@ const checks = {
     expect('rows of pages of the default size', ROWS, seen.size);
     let [pageState, pages, rows] = [undefined, 0, 0];
     do { // as a web page does, from what it has kept
-      const page = await prepared('SELECT c FROM paged', [], { fetchSize: 700, pageState, consistency: consistencies.quorum });
+      const page = await prepared('SELECT c FROM paged', [], { fetchSize: 700, pageState });
       [pageState, pages, rows] = [page.pageState, pages + 1, rows + page.rows.length];
     } while (pageState);
     expect('rows by paging states', ROWS, rows);
@@ -162,7 +165,7 @@ const checks = {
     const add = 'UPDATE counters SET n = n + ? WHERE k = ?';
     await Promise.all(Array.from({ length: 101 }, (_, i) => prepared(add, [i, 'a'])));
     await client.execute("UPDATE counters SET n = n - 50 WHERE k = 'a'");
-    const read = await one("SELECT n FROM counters WHERE k = 'a'", [], { consistency: consistencies.quorum });
+    const read = await one("SELECT n FROM counters WHERE k = 'a'");
     expect('the counter', '5000', `${read}`);
     return '102 changes, each once';
   },
@@ -224,9 +227,8 @@ const checks = {
     await client.execute('CREATE TABLE failover (w int, s int, v text, PRIMARY KEY ((w, s)))');
     const [insert, select] = ['INSERT INTO failover (w, s, v) VALUES (?, ?, ?)', 'SELECT v FROM failover WHERE w = ? AND s = ?'];
     const answer = result => ({ value: result.first()?.v, host: address(result.info.queriedHost) });
-    const quorum = { consistency: consistencies.quorum };
     const writers = new Writers(4,
-      async (...row) => answer(await prepared(insert, row)), async (...key) => answer(await prepared(select, key, quorum)));
+      async (...row) => answer(await prepared(insert, row)), async (...key) => answer(await prepared(select, key)));
     for (const host of replicas) await writers.waitThrough(host, 10);
     await ask(`KILL ${contact}`); // the one that the driver hears events from
     await writers.waitFor(SOME);
@@ -236,7 +238,7 @@ const checks = {
     await writers.waitThrough(contact, SOME);
     const acknowledged = await writers.stop();
     const found = new Set();
-    for await (const { v } of await prepared('SELECT v FROM failover', [], quorum)) found.add(v);
+    for await (const { v } of await prepared('SELECT v FROM failover')) found.add(v);
     expect('acknowledged rows that are lost', [], acknowledged.filter(value => !found.has(value)).slice(0, 3));
     return `${acknowledged.length} acknowledged rows, none lost; errors meanwhile: ${JSON.stringify(writers.errors)}`;
   },

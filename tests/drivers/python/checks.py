@@ -12,7 +12,7 @@ import uuid
 from cassandra import AlreadyExists, ConsistencyLevel, InvalidRequest
 from cassandra.cluster import Cluster
 from cassandra.protocol import SyntaxException
-from cassandra.query import BatchStatement, BatchType, SimpleStatement
+from cassandra.query import BatchStatement, BatchType, PreparedStatement, SimpleStatement
 from cassandra.util import Date, Duration, Time
 
 from harness import Writers, ask, expect, expect_error, run, until
@@ -37,11 +37,17 @@ class Checks:
                  "consistency", "errors", "events", "failover"]
         return [(name, getattr(self, name)) for name in names]
 
-    def execute(self, text, values=None):
-        return self.session.execute(text, values)
+    def execute(self, statement, values=None):
+        """At QUORUM unless the statement says otherwise: the driver reads through another replica than it has written through,
+        and its own level, LOCAL_ONE, would show what that one has executed so far."""
+        if isinstance(statement, str):
+            statement = SimpleStatement(statement, consistency_level=ConsistencyLevel.QUORUM)
+        elif isinstance(statement, PreparedStatement) and statement.consistency_level is None:
+            statement.consistency_level = ConsistencyLevel.QUORUM
+        return self.session.execute(statement, values)
 
-    def one(self, text, values=None):
-        row = self.session.execute(text, values).one()
+    def one(self, statement, values=None):
+        row = self.execute(statement, values).one()
         return row and tuple(row)
 
     def quickstart(self):

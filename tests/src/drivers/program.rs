@@ -53,7 +53,9 @@ async fn run(local: &Local, name: &str, contact: u8) -> Result<()> {
     let ended = talk.listen(local).await.with_context(|| format!("what it said last is in {}", errors.display()))?;
     let failed = talk.failed.join("\n");
     ensure!(ended.success() && talk.failed.is_empty(), "{ended}; its errors are in {}\n{failed}", errors.display());
-    ensure_all(&talk.well)
+    ensure_all(&talk.well)?;
+    // Nothing has failed: there is nothing to look into.
+    std::fs::remove_file(&errors).with_context(|| errors.display().to_string())
 }
 
 /// What goes on between a program and the suite.
