@@ -8,12 +8,13 @@
 //! - [`timeline`]: the picture of a run as one self-contained HTML file;
 //! - [`scenario`]: a runner for named scenarios that goes on after a failure and keeps what is needed to look into it;
 //! - [`history`]: what clients were told, and whether it agrees with what each consistency level promises;
-//! - [`kind`] and [`local`]: the scenarios themselves.
+//! - [`kind`], [`local`] and [`drivers`]: the scenarios themselves.
 
 pub mod client;
 pub mod cluster;
 pub mod database;
 pub mod digests;
+pub mod drivers;
 pub mod history;
 pub mod kind;
 pub mod load;

@@ -1,10 +1,10 @@
-//! `make test-kind` and `make test-local`: the end-to-end suites by name; and the check of a history that one has kept.
+//! `make test-kind`, `make test-local` and `make test-drivers`: the end-to-end suites by name; and the check of a history that one has kept.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use replicateddb_tests::{history, kind, local};
+use replicateddb_tests::{drivers, history, kind, local};
 
 /// Runs end-to-end scenarios and prints a summary; logs of those that fail are kept and named.
 #[derive(Parser)]
@@ -25,6 +25,11 @@ enum Command {
         /// Names of scenarios; none: all of the suite.
         only: Vec<String>,
     },
+    /// The drivers of several languages, and cqlsh, with processes of this machine.
+    Drivers {
+        /// Names of scenarios; none: all of the suite.
+        only: Vec<String>,
+    },
     /// Checks what clients were told, as a failed scenario has kept it, against the consistency levels.
     CheckHistory {
         /// A file of JSON lines.
@@ -36,6 +41,7 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Kind { only } => kind::run(&only),
         Command::Local { only } => local::run(&only),
+        Command::Drivers { only } => drivers::run(&only),
         Command::CheckHistory { file } => {
             println!("{:?}", history::check(&history::load(&file)?)?);
             Ok(())

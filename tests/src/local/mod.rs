@@ -16,6 +16,8 @@ mod statements;
 mod truncation;
 mod wiped;
 
+pub(crate) use load::kind as error_kind;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -41,12 +43,12 @@ const SUITE: &str = "local";
 /// Entries after which the log of the suite's stacks begins another segment.
 const SEGMENT_ENTRIES: u32 = 60;
 /// Replicas of the suite's stacks.
-const REPLICAS: u8 = 3;
+pub(crate) const REPLICAS: u8 = 3;
 
 /// What scenarios share: a stack, on addresses of its own, killed at the end.
 pub struct Local {
-    runtime: Runtime,
-    stack: Stack,
+    pub(crate) runtime: Runtime,
+    pub(crate) stack: Stack,
     http: reqwest::Client,
     // Last, so that the folder is removed after the processes were killed.
     _dir: tempfile::TempDir,
@@ -88,7 +90,7 @@ fn scenarios() -> Vec<Scenario<Local>> {
 
 /// Whose the Cassandras of a stack are.
 #[derive(Clone, Copy)]
-enum Cassandras {
+pub(crate) enum Cassandras {
     /// Each replica has its own.
     Own,
     /// So it is, and clients log in.
@@ -123,14 +125,18 @@ fn run_on(cassandras: Cassandras, scenarios: &[Scenario<Local>], only: &[String]
     if mine.is_empty() && !only.is_empty() {
         return Ok(());
     }
-    let mut local = Local::start(cassandras)?;
-    let result = scenario::run(SUITE, scenarios, &mine, &mut local, |local, name| keep_logs(&local.stack, name));
-    local.runtime.block_on(local.stack.down(&mut |_, _| ()))?;
+    let mut local = Local::start(SUITE, cassandras, replica_args())?;
+    let result = scenario::run(SUITE, scenarios, &mine, &mut local, |local, name| local.keep_logs(SUITE, name));
+    local.down()?;
     result
 }
 
 impl Local {
-    fn start(cassandras: Cassandras) -> Result<Self> {
+    /// Starts the stack of a suite, with these further arguments for its replicas.
+    ///
+    /// # Errors
+    /// When it does not come up; the message names its logs.
+    pub(crate) fn start(suite: &str, cassandras: Cassandras, replica_args: Vec<String>) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let stack = Stack::builder()
             .dir(dir.path().join("stack"))
@@ -140,16 +146,33 @@ impl Local {
             .zookeepers(3)
             .free_loopback()
             .kill_on_drop()
-            .replica_args(replica_args())
+            .replica_args(replica_args)
             .create()?;
         let runtime = Runtime::new()?;
         let mut progress = |time: Duration, line: &str| println!("    [{:>5.1} s] {line}", time.as_secs_f64());
         if let Err(error) = runtime.block_on(stack.up(UP_LIMIT, &mut progress)) {
-            let kept = keep_logs(&stack, "start").unwrap_or_else(|error| format!("could not be kept: {error:#}"));
-            return Err(error.context(format!("the stack did not start; its logs: {kept}; again: make test-local")));
+            let kept =
+                keep_logs(&stack, suite, "start").unwrap_or_else(|error| format!("could not be kept: {error:#}"));
+            return Err(error.context(format!("the stack did not start; its logs: {kept}; again: make test-{suite}")));
         }
         let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build()?;
         Ok(Self { runtime, stack, http, _dir: dir })
+    }
+
+    /// Stops the stack.
+    ///
+    /// # Errors
+    /// When a member does not end.
+    pub(crate) fn down(&self) -> Result<()> {
+        self.runtime.block_on(self.stack.down(&mut |_, _| ()))
+    }
+
+    /// Copies the members' logs to where a suite's failed scenarios' logs are; gives the folder.
+    ///
+    /// # Errors
+    /// When they can't be copied.
+    pub(crate) fn keep_logs(&self, suite: &str, name: &str) -> Result<String> {
+        keep_logs(&self.stack, suite, name)
     }
 
     /// A table's name in statements: of a keyspace, or, where replicas are confined to one, of that.
@@ -183,13 +206,13 @@ impl Local {
     }
 
     /// Waits until ZooKeeper has its quorum again and every replica serves.
-    async fn wait_ready(&self) -> Result<()> {
+    pub(crate) async fn wait_ready(&self) -> Result<()> {
         let begin = Instant::now();
         self.stack.wait_ready(&self.members(), begin + READY_LIMIT, begin, &mut |_, _| ()).await
     }
 
     /// Digests of every table on every replica at one index, by the product's own tool (I1).
-    fn verify(&self) -> Result<()> {
+    pub(crate) fn verify(&self) -> Result<()> {
         let Compared { equal, text } = self.compare(&["--report-only"])?;
         ensure!(equal, "replicas differ:\n{text}");
         println!("{}", text.trim_end());
@@ -230,8 +253,8 @@ fn members(stack: &Stack) -> Vec<Member> {
 }
 
 /// Copies the members' logs to where failed scenarios' logs are; gives the folder. A member that never ran has none.
-fn keep_logs(stack: &Stack, name: &str) -> Result<String> {
-    let dir = failure_dir(SUITE, name)?;
+fn keep_logs(stack: &Stack, suite: &str, name: &str) -> Result<String> {
+    let dir = failure_dir(suite, name)?;
     for (member, log) in members(stack).into_iter().map(|member| (member, stack.log(member))) {
         if log.exists() {
             std::fs::copy(&log, dir.join(format!("{member}.log"))).with_context(|| log.display().to_string())?;

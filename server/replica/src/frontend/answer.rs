@@ -1,10 +1,11 @@
 //! Answers that the front end makes itself.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use replicateddb_cql::{
     Compression, Consistency, ProtocolError, Version,
-    frame::{Envelope, FLAG_WARNING, Opcode},
+    frame::{Envelope, FLAG_CUSTOM_PAYLOAD, FLAG_TRACING, FLAG_WARNING, Opcode},
     response::{self, ErrorCode, ErrorDetail},
+    wire::put_string_list,
 };
 
 use crate::replica::ProposeError;
@@ -38,13 +39,40 @@ pub fn supported(stream: i16) -> Envelope {
     Envelope::response(stream, Opcode::Supported, response::supported(&options))
 }
 
+/// How Cassandra's warning begins and ends that a keyspace's replication factor is more than it can realise. Each replica's
+/// Cassandra knows of itself alone: of the replicas, for which the keyspace is, that says nothing.
+const ONE_NODE: [&str; 2] = ["Your replication factor ", " is higher than the number of nodes 1"];
+
 /// An answer of version 4, which outcomes and what the front end answers itself are in, as a client of another version gets
-/// it.
+/// it; without a warning that is true of each replica's Cassandra and not of what the client is connected to.
 pub fn in_version(answer: Envelope, version: Version) -> Envelope {
+    let answer = of_all_replicas(&answer).ok().flatten().unwrap_or(answer);
     if version == Version::V4 {
         return answer;
     }
     restated(&answer, version).ok().flatten().unwrap_or(answer)
+}
+
+/// The answer without [`ONE_NODE`]; `None`: it has no such warning.
+fn of_all_replicas(answer: &Envelope) -> Result<Option<Envelope>, ProtocolError> {
+    if answer.flags & (FLAG_WARNING | FLAG_TRACING | FLAG_CUSTOM_PAYLOAD) != FLAG_WARNING {
+        return Ok(None);
+    }
+    let [begin, end] = ONE_NODE;
+    let mut warnings = answer.prefix()?.warnings;
+    let before = warnings.len();
+    warnings.retain(|warning| !(warning.starts_with(begin) && warning.ends_with(end)));
+    if warnings.len() == before {
+        return Ok(None);
+    }
+    let message = answer.message()?;
+    if warnings.is_empty() {
+        return Ok(Some(Envelope { flags: answer.flags & !FLAG_WARNING, body: message, ..answer.clone() }));
+    }
+    let mut body = BytesMut::new();
+    put_string_list(&mut body, &warnings);
+    body.extend_from_slice(&message);
+    Ok(Some(Envelope { body: body.freeze(), ..answer.clone() }))
 }
 
 /// `None`: it is the same.
@@ -115,6 +143,27 @@ mod tests {
 
     fn code(body: &Bytes) -> ErrorCode {
         parse_error(body).expect("an ERROR").kind().expect("a known code")
+    }
+
+    /// A RESULT without rows, with these warnings.
+    fn warned(warnings: &[&str]) -> Envelope {
+        let mut body = BytesMut::new();
+        put_string_list(&mut body, warnings);
+        body.extend_from_slice(&[0, 0, 0, 1]);
+        let answer = Envelope::response(7, Opcode::Result, body.freeze());
+        Envelope { flags: FLAG_WARNING, ..answer }
+    }
+
+    #[test]
+    fn a_replication_factor_is_not_measured_by_one_replicas_nodes() {
+        let of_one = "Your replication factor 3 for keyspace shop is higher than the number of nodes 1";
+        let other = "Batch of prepared statements is too large";
+        let plain = in_version(warned(&[of_one]), Version::V4);
+        assert_eq!(plain, Envelope::response(7, Opcode::Result, Bytes::from_static(&[0, 0, 0, 1])));
+        assert_eq!(in_version(warned(&[other, of_one]), Version::V5), warned(&[other]));
+        assert_eq!(in_version(warned(&[other]), Version::V4), warned(&[other]));
+        let many = "Your replication factor 3 for keyspace shop is higher than the number of nodes 12";
+        assert_eq!(in_version(warned(&[many]), Version::V4), warned(&[many]));
     }
 
     #[test]
