@@ -115,11 +115,11 @@ async fn rotated(local: &Local) -> Result<()> {
     let start = Instant::now();
     for replica in 0..REPLICAS {
         let address = local.stack.cql(replica);
-        while log_in(address, &superuser.name, "another password").await.is_err() {
+        while log_in(address, superuser.name, "another password").await.is_err() {
             ensure!(start.elapsed() < ROTATED_LIMIT, "replica-{replica} does not know the new password");
             tokio::time::sleep(AGAIN).await;
         }
-        ensure!(log_in(address, &superuser.name, old.trim()).await.is_err(), "replica-{replica} takes the old one");
+        ensure!(log_in(address, superuser.name, old.trim()).await.is_err(), "replica-{replica} takes the old one");
     }
     println!("    the new password holds after {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
@@ -130,7 +130,7 @@ async fn superuser(local: &Local, replica: u8) -> Result<Session> {
     let password = std::fs::read_to_string(&superuser.password_file)?;
     let start = Instant::now();
     loop {
-        match log_in(local.stack.cql(replica), &superuser.name, password.trim()).await {
+        match log_in(local.stack.cql(replica), superuser.name, password.trim()).await {
             Ok(session) => return Ok(session),
             Err(error) if start.elapsed() > ROTATED_LIMIT => bail!("the superuser can't log in: {error:#}"),
             Err(_) => tokio::time::sleep(AGAIN).await,

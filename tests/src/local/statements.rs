@@ -179,8 +179,6 @@ fn values(local: &mut Local) -> Result<()> {
     local.verify()
 }
 
-/// Words of the reason for a value that no entry of the log holds.
-
 /// Words of the reason for a logged batch of counters; Cassandra's own.
 const LOGGED_COUNTERS: &str = "Cannot include a counter statement in a logged batch";
 
