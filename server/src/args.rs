@@ -139,7 +139,7 @@ pub struct ReplicaArgs {
     /// Most records in one entry of the log.
     #[arg(long, env = "RDB_BATCH_MAX_RECORDS", default_value_t = 1024, value_parser = parse_positive::<usize>)]
     pub batch_max_records: usize,
-    /// Bytes after which no further record is added to an entry of the log.
+    /// Bytes after which no further record is added to an entry of the log; 24 KiB at most.
     #[arg(long, env = "RDB_BATCH_MAX_BYTES", default_value_t = 24 * 1024, value_parser = parse_positive::<usize>)]
     pub batch_max_bytes: usize,
     /// Entries of this replica on their way to the log at once. With more, a request waits less for the one before it, and
@@ -166,7 +166,7 @@ pub struct ReplicaArgs {
     #[arg(long, env = "RDB_LOG_BEHIND_BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub log_behind_bytes: Option<u64>,
     /// Bytes that the log may hold, 300 for each entry included: ZooKeeper has all of it in memory, on each of its servers.
-    /// From three quarters on writes are slowed, and beyond it they are refused (OVERLOADED) until the beginning of the log is
+    /// From seven eighths on writes are slowed, and beyond it they are refused (OVERLOADED) until the beginning of the log is
     /// given up; reads go on. Three eighths of the servers' heap are safe.
     #[arg(long, env = "RDB_LOG_MAX_BYTES", default_value_t = LOG_MAX_BYTES, value_parser = clap::value_parser!(u64).range(16 << 20..))]
     pub log_max_bytes: u64,

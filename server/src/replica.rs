@@ -279,7 +279,8 @@ fn core_config(args: &ReplicaArgs, id: u32) -> config::Config {
         ..config::Config::default()
     };
     config.limits.max_records = args.batch_max_records;
-    config.limits.max_bytes = args.batch_max_bytes;
+    // What is larger goes beside the entry, in several transactions: more than that is never meant.
+    config.limits.max_bytes = args.batch_max_bytes.min(znode_log::Config::ENTRY_BYTES * 3 / 4);
     config.limits.entries_in_flight = args.batches_in_flight;
     config
 }

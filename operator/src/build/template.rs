@@ -143,7 +143,7 @@ mod tests {
         let validated = validate(&testing::resource("orders"), &testing::defaults("1")).unwrap();
         assert_eq!(
             Tier::ALL.map(|tier| inputs(&validated, tier)),
-            ["3:48b40aa846322017", "3:82009a3771a45a9a", "3:0db737562b2efa24"],
+            ["3:48b40aa846322017", "3:82009a3771a45a9a", "3:93f8a3854fcd1a69"],
             "if the spec has a new field, raise INPUTS_VERSION, then put the new digests here"
         );
     }

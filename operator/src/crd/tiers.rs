@@ -41,7 +41,7 @@ pub struct OrderingSpec {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [rule("!has(self.maxBytes) || !has(self.behindBytes) || self.behindBytes <= self.maxBytes / 2", "behindBytes must be at most half of maxBytes: what comes behind the restore points needs room, too; lower it or raise maxBytes")]))]
 pub struct LogBounds {
-    /// Bytes that the log may hold, 300 for each entry included. From three quarters on writes are slowed, beyond it they are
+    /// Bytes that the log may hold, 300 for each entry included. From seven eighths on writes are slowed, beyond it they are
     /// refused until some of it is given up. Without it three eighths of ZooKeeper's heap, which follows from
     /// `zookeeper.resources.limits.memory`: about 100 MB for 384Mi.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +70,7 @@ pub struct Batching {
     /// Most records in one entry.
     #[schemars(range(min = 1, max = 10_000))]
     pub max_records: i32,
-    /// Most bytes in one entry; a larger record goes alone, beside the entry.
+    /// Most bytes in one entry, 24576 at most; a larger record goes alone, beside the entry.
     #[schemars(range(min = 4_096, max = 262_144))]
     pub max_bytes: i32,
     /// Most entries under way at once.
@@ -80,7 +80,7 @@ pub struct Batching {
 
 impl Default for Batching {
     fn default() -> Self {
-        Self { max_records: 1_024, max_bytes: 196_608, in_flight: 2 }
+        Self { max_records: 1_024, max_bytes: 24_576, in_flight: 2 }
     }
 }
 

@@ -5,7 +5,7 @@
 //! replica, and after a restart, too. As long as one of them is not known nothing is refused.
 //!
 //! ```text
-//! 0 ........ half ............ three quarters ......... limit
+//! 0 ........ half ............ seven eighths .......... limit
 //!    nothing      restore points,   writers are           writers wait for
 //!                 rounds of the     slowed, the more      a moment, and are
 //!                 keeper, sooner    the fuller it is      refused
@@ -152,9 +152,9 @@ impl LogRoom {
     }
 }
 
-/// How long a write is kept back while the log holds so much: from three quarters on, the fuller the longer.
+/// How long a write is kept back while the log holds so much: from seven eighths on, the fuller the longer.
 fn pause(held: u64, limit: u64) -> Duration {
-    let slow = limit / 4;
+    let slow = limit / 8;
     let over = held.saturating_sub(limit - slow).min(slow);
     if over == 0 { Duration::ZERO } else { SLOWEST.mul_f64(over as f64 / slow as f64) }
 }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn writes_are_slowed_before_they_are_refused() {
         let ms = |held| pause(held, 1000).as_millis();
-        assert_eq!([ms(0), ms(750), ms(875), ms(1000), ms(u64::MAX)], [0, 0, 100, 200, 200]);
+        assert_eq!([ms(0), ms(875), ms(925), ms(1000), ms(u64::MAX)], [0, 0, 80, 200, 200]);
         assert_eq!(pause(5, 0), Duration::ZERO);
     }
 

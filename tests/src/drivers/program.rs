@@ -36,8 +36,8 @@ pub fn command(name: &str) -> Command {
 pub fn check(local: &mut Local, name: &str, contact: u8) -> Result<()> {
     let outcome = local.runtime.block_on(async {
         let outcome = run(local, name, contact).await;
-        local.start_all().await?;
-        outcome
+        let started = local.start_all().await;
+        outcome.and(started)
     });
     outcome?;
     local.verify()

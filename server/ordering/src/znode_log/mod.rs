@@ -91,6 +91,8 @@ pub struct Config {
 impl Config {
     /// Largest value of [`Config::max_entry_bytes`].
     pub const MAX_ENTRY_BYTES: usize = 900 << 10;
+    /// The usual [`Config::max_entry_bytes`].
+    pub const ENTRY_BYTES: usize = 32 << 10;
     /// Largest value of [`Config::max_body_bytes`].
     pub const MAX_BODY_BYTES: usize = 64 << 20;
 
@@ -107,7 +109,7 @@ impl Config {
             segment_entries: 10_000,
             batches_in_flight: 2,
             append_sessions: 2,
-            max_entry_bytes: 32 << 10,
+            max_entry_bytes: Self::ENTRY_BYTES,
             max_body_bytes: 17 << 20,
             recent_entries: 1024,
             recent_bytes: 16 << 20,

@@ -142,10 +142,12 @@ async fn drop_entries(inner: &Inner, client: &Client, first: Position) -> Result
         return delete(inner, client, &entries).await;
     }
     for entries in entries.chunks(LOOK_BATCH) {
-        let mut doomed = entries.to_vec();
+        // Bodies first: without their entries nobody would find them again. Whoever misses one learns that the log begins later.
+        let mut doomed = Vec::new();
         for body in named_bodies(client, entries).await? {
             doomed.extend(body_nodes(client, inner.layout.body(first.segment, &body)).await?);
         }
+        doomed.extend_from_slice(entries);
         delete(inner, client, &doomed).await?;
     }
     Ok(())

@@ -177,7 +177,7 @@ async fn connect_by(
 ///
 /// # Errors
 /// See [`BackendError`].
-pub(crate) async fn log_in(at: &Endpoint, mut framed: Framed) -> Result<Framed, BackendError> {
+async fn log_in(at: &Endpoint, mut framed: Framed) -> Result<Framed, BackendError> {
     let refused = |reason: String| BackendError::NotLoggedIn { address: at.address.clone(), reason };
     let Some(Login { user, .. }) = &at.login else {
         return Err(refused("it asks for a user and a password, and there are none to give".to_owned()));
@@ -194,6 +194,14 @@ pub(crate) async fn log_in(at: &Endpoint, mut framed: Framed) -> Result<Framed, 
         }
         other => Err(protocol(&at.address, format!("{other:?} to the login"))),
     }
+}
+
+/// As [`log_in`], within [`CONNECT_TIMEOUT`].
+///
+/// # Errors
+/// See [`BackendError`].
+pub(crate) async fn log_in_in_time(at: &Endpoint, framed: Framed) -> Result<Framed, BackendError> {
+    tokio::time::timeout(CONNECT_TIMEOUT, log_in(at, framed)).await.map_err(|_| late(at))?
 }
 
 /// Checks that a connection is to the JVM of this generation, within [`CONNECT_TIMEOUT`].

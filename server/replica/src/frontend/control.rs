@@ -74,7 +74,7 @@ impl Control {
     /// See [`ControlError`]; the connection is given up after any of them, the next question opens another.
     pub async fn query(&self, text: &str, values: Values) -> Result<Rows, ControlError> {
         let body = request::query(text, &Params::new(Consistency::One, values))?;
-        let mut slot = self.connection.lock().await;
+        let mut slot = timeout(CONTROL_TIMEOUT, self.connection.lock()).await.map_err(|_| ControlError::Timeout)?;
         // Taken while it is in use: a question that is given up half-way leaves no connection with a stray answer.
         let taken = slot.take();
         let (connection, answer) =

@@ -140,7 +140,7 @@ async fn converse<C: Core>(
             }
             (Opened::Ready(backend), false) => backend,
             (Opened::Login(backend, _), false) => {
-                backend::log_in(&service.backend, backend).await.map_err(|error| unavailable(&error))?
+                backend::log_in_in_time(&service.backend, backend).await.map_err(|error| unavailable(&error))?
             }
         };
         backend =

@@ -49,8 +49,8 @@ struct Driver<'a> {
 pub fn check(local: &mut Local, contact: u8) -> Result<()> {
     let outcome = local.runtime.block_on(async {
         let outcome = Driver::check(local, contact).await;
-        local.start_all().await?;
-        outcome
+        let started = local.start_all().await;
+        outcome.and(started)
     });
     outcome?;
     local.verify()
