@@ -131,10 +131,12 @@ pub fn decide(replicas: &[Seen], first: Beginning, limits: Limits) -> Decision {
     // long, as after scaling down to one, one must do: in records, or in bytes of those that are gone.
     let whatever_bytes = Bound { bytes: u64::MAX, ..far };
     let reach = |one: &Seen| if one.presence == Presence::Gone { far } else { whatever_bytes };
-    let near = |one: &&Seen| one.published.durable && newest.is_near(&one.published, reach(one));
-    let mut near: Vec<_> = replicas.iter().filter(near).collect();
-    near.sort_unstable_by_key(|one| Reverse(one.published.needs));
-    let safe = near.get(VOLUMES - 1).or(near.last()).map(|one| one.published.needs);
+    let near = |one: &&Seen| newest.is_near(&one.published, reach(one));
+    let (mut durable, coming): (Vec<_>, Vec<_>) = replicas.iter().filter(near).partition(|one| one.published.durable);
+    durable.sort_unstable_by_key(|one| Reverse(one.published.needs));
+    // Whoever is still copying is waited for, and has a volume of its own then.
+    let alone = durable.last().filter(|_| coming.is_empty());
+    let safe = durable.get(VOLUMES - 1).or(alone).map(|one| one.published.needs);
     let bytes_below = |position: Position| {
         let there = |one: &&Seen| one.published.needs == position;
         replicas.iter().filter(there).find_map(|one| one.published.bytes)
@@ -255,6 +257,13 @@ mod tests {
                 vec![at(0, 0, 350, 350), copying(at(1, 0, 340, 340)), at(2, 0, 140, 140)],
                 (0, 0),
                 below(0, 140),
+                vec![],
+            ),
+            (
+                "the only other one is still copying: it is waited for",
+                vec![present(at(0, 0, 350, 350)), copying(at(1, 0, 340, 340))],
+                (0, 0),
+                None,
                 vec![],
             ),
             ("exactly as far as may be", vec![at(0, 1, 50, 150), at(1, 0, 50, 50)], (0, 0), below(0, 50), vec![]),

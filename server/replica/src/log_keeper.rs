@@ -11,6 +11,7 @@ use replicateddb_ordering::truncation::{Presence, Published, Seen, decide};
 use replicateddb_ordering::{Beginning, LogError, OrderedLog, Position};
 use replicateddb_store::client::StoreError;
 use tokio::time::{Duration, Instant, sleep};
+use uuid::Uuid;
 
 use crate::mutations::{Mutation, mutated};
 use crate::propose::FENCED;
@@ -38,7 +39,7 @@ pub struct LogKeeper<L, A> {
 
 /// Why a round came to nothing.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub enum Trouble {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -134,7 +135,7 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
     async fn publish(&mut self, first: Position) -> Result<(), Trouble> {
         let needs = match mutated(Mutation::TruncateByApplied) {
             true => Needs { from: self.log.end().await?, index: self.shared.applied(), bytes: None, durable: true },
-            false => self.needs(first).await?,
+            false => needs_of_points(&self.agent, self.log.log_id().0, first, &mut self.known).await?,
         };
         self.shared.saw_first(first);
         if self.shared.set_needs(needs) {
@@ -179,36 +180,39 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
         }
         Ok(())
     }
+}
 
-    /// What the oldest restore point needs that the log reaches back to; the whole log if there are not two, so that a
-    /// damaged one has another behind it. In a log that was given up in part one must do.
-    async fn needs(&mut self, first: Position) -> Result<Needs, Trouble> {
-        let source = self.agent.source();
-        let mut points = self.agent.restore_points_of(&source).await?;
-        points.sort_by_key(|point| point.sequence);
-        self.known.retain(|id, _| points.iter().any(|point| point.id == *id));
-        if points.len() < 2 && first == Position::START {
-            return Ok(Needs::ALL);
-        }
-        for point in points {
-            let needs = match self.known.get(&point.id) {
-                Some(known) => *known,
-                None => self.look(&source, point.id).await?,
-            };
-            if needs.from >= first {
-                return Ok(needs);
+/// What the oldest restore point needs that a log from `first` on reaches back to; the whole log if there are not two, so that a
+/// damaged one has another behind it. In a log that was given up in part one must do. `known`: what each needs, by its id.
+pub async fn needs_of_points<A: Agent>(
+    agent: &A,
+    log: Uuid,
+    first: Position,
+    known: &mut BTreeMap<String, Needs>,
+) -> Result<Needs, Trouble> {
+    let source = agent.source();
+    let mut points = agent.restore_points_of(&source).await?;
+    points.sort_by_key(|point| point.sequence);
+    known.retain(|id, _| points.iter().any(|point| point.id == *id));
+    if points.len() < 2 && first == Position::START {
+        return Ok(Needs::ALL);
+    }
+    for point in points {
+        let needs = match known.get(&point.id) {
+            Some(known) => *known,
+            None => {
+                let manifest = agent.manifest_of(&source, &point.id).await?;
+                let state = State::of_mark(manifest.mark, log).map_err(Trouble::State)?;
+                let needs = Needs::after(&state, true);
+                known.insert(point.id, needs);
+                needs
             }
+        };
+        if needs.from >= first {
+            return Ok(needs);
         }
-        Ok(Needs::ALL)
     }
-
-    async fn look(&mut self, source: &str, id: String) -> Result<Needs, Trouble> {
-        let manifest = self.agent.manifest_of(source, &id).await?;
-        let state = State::of_mark(manifest.mark, self.log.log_id().0).map_err(Trouble::State)?;
-        let found = Needs::after(&state, true);
-        self.known.insert(id, found);
-        Ok(found)
-    }
+    Ok(Needs::ALL)
 }
 
 /// Makes known what this replica needs of the log now, if that is known here, and what it has executed: more than its

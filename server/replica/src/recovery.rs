@@ -4,6 +4,7 @@
 //! then on, I6) → a valid clean mark, or a rewind to the last restore point, or empty at 0 → the clean mark is gone
 //! from the disk → only then is the next record applied.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use replicateddb_faults::{Fault, pass};
@@ -13,6 +14,7 @@ use replicateddb_store::client::StoreError;
 use tokio::time::{Duration, Instant};
 
 use crate::backend::BackendError;
+use crate::log_keeper::needs_of_points;
 use crate::mutations::{Mutation, mutated};
 use crate::replica::Phase;
 use crate::shared::{Condition, Shared};
@@ -100,7 +102,9 @@ pub async fn recover<L: OrderedLog, A: Agent, C: Connector>(
         take_over(shared, log, agent, &too_old(&known, first), false).await?;
         clean = None;
     } else {
-        hold(shared, log, agent, &known, true).await?;
+        // What survives this life: a clean mark is gone with its first record, and a rewind may need the older point.
+        let needs = needs_of_points(agent, log.log_id().0, first, &mut BTreeMap::new()).await;
+        hold(shared, log, agent, needs.map_err(|trouble| RecoveryError::Retry(trouble.to_string()))?).await?;
     }
     let Base { generation, manifest, rewound } = match clean {
         Some(clean) => {

@@ -94,15 +94,14 @@ pub async fn take_over<L: OrderedLog, A: Agent>(
     )))
 }
 
-/// Makes known, from now on, that the log is needed from this state on; whether a restore point of this store has it.
+/// Makes known, from now on, what is needed of the log.
 pub async fn hold<L: OrderedLog, A: Agent>(
     shared: &Shared,
     log: &L,
     agent: &A,
-    state: &State,
-    durable: bool,
+    needs: Needs,
 ) -> Result<(), RecoveryError> {
-    shared.set_needs(Needs::after(state, durable));
+    shared.set_needs(needs);
     patiently(shared, || publish(shared, log, agent)).await
 }
 
@@ -137,7 +136,7 @@ async fn copy<L: OrderedLog, A: Agent>(
     }
     // Made known before it is copied, so that the log keeps what follows it.
     let (needs, index) = (state.next_position(), state.index());
-    hold(shared, log, agent, &state, false).await?;
+    hold(shared, log, agent, Needs::after(&state, false)).await?;
     pass(Fault::TakeOverHeld);
     let start = first(shared, log).await?;
     if needs < start {

@@ -76,6 +76,8 @@ pub struct Cluster {
     skew: Vec<i64>,
     /// Of all lives.
     metrics: Metrics,
+    /// What the log may hold.
+    log_max_bytes: u64,
 }
 
 /// What happened in a run.
@@ -119,7 +121,13 @@ impl Cluster {
             began: Instant::now(),
             skew: (0..REPLICAS).map(skew).collect(),
             metrics: Metrics::default(),
+            log_max_bytes: Config::default().log_max_bytes,
         }
+    }
+
+    /// One whose log is full soon.
+    pub fn of_small_log(seed: u64) -> Self {
+        Self { log_max_bytes: LOG_MAX_BYTES, ..Self::new(seed) }
     }
 
     fn now_us(&self) -> i64 {
@@ -144,7 +152,7 @@ impl Cluster {
         config.clock = Clock::new(move || now_us(began) + skew);
         config.restore_point_records = 60;
         config.restore_point_bytes = 12_000;
-        (config.log_behind_bytes, config.log_max_bytes) = (LOG_MAX_BYTES / 3, LOG_MAX_BYTES);
+        (config.log_behind_bytes, config.log_max_bytes) = (self.log_max_bytes / 3, self.log_max_bytes);
         config.log_keep_interval = Duration::from_secs(1);
         (config.log_behind_records, config.log_step_entries) = (100, 5);
         config.log_away_after = Duration::from_millis(1500);
@@ -510,7 +518,7 @@ pub fn simulate(seed: u64) -> Report {
 }
 
 async fn history(seed: u64) -> Report {
-    let cluster = Arc::new(Cluster::new(seed));
+    let cluster = Arc::new(Cluster::of_small_log(seed));
     let mut random = StdRng::seed_from_u64(seed);
     let worst = [8, 6, 0][(seed % 3) as usize];
     for n in 0..REPLICAS {

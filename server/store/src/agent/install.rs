@@ -1,6 +1,7 @@
 //! Taking over a restore point of another replica's store: copied file by file into a folder of its own, each checked,
 //! then put among the store's own restore points. Interrupted anywhere, it goes on with what is whole already (I10).
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use super::faults::Faults;
 use super::layout::Layout;
 use super::supervisor::blocking;
 use super::tree::Entry;
-use super::{disk, tree};
+use super::{disk, points, tree};
 use crate::api::{Files, Installing, Manifest, Refusal};
 
 /// Longest wait for a connection to the other agent.
@@ -229,12 +230,14 @@ async fn copy_patiently(source: &Source, id: &str, entry: &Entry, target: &Path)
     }
 }
 
-/// Makes the folders, keeping only what an earlier attempt at the same restore point has left.
+/// Makes the folders, keeping what an earlier attempt has left that belongs to this restore point, too; and takes from the store's own
+/// what they have of it. Where the log moves on faster than everything is copied, each attempt costs only what is new.
 fn prepare(layout: &Layout, description: &Description) -> Result<()> {
     // What can't be understood is no reason to stay without a restore point.
-    let before = disk::read_json::<Description>(&layout.staged_description()).ok().flatten();
-    if before.as_ref() != Some(description) {
-        disk::remove_tree(&layout.staging())?;
+    match disk::read_json::<Description>(&layout.staged_description()).ok().flatten() {
+        Some(before) if before == *description => {}
+        Some(before) => keep_common(layout, &before, description)?,
+        None => disk::remove_tree(&layout.staging())?,
     }
     disk::create_dir(&layout.staging())?;
     disk::write_json(&layout.staged_description(), description)?;
@@ -244,7 +247,41 @@ fn prepare(layout: &Layout, description: &Description) -> Result<()> {
         fs::create_dir_all(&folder).with_context(|| format!("can't create {}", folder.display()))?;
     }
     fs::create_dir_all(&tree).with_context(|| format!("can't create {}", tree.display()))?;
-    tree::remove_all_ending(&tree, PART)
+    tree::remove_all_ending(&tree, PART)?;
+    link_own(layout, &description.files)
+}
+
+/// Removes what is staged of a restore point and not part of another one.
+fn keep_common(layout: &Layout, before: &Description, wanted: &Description) -> Result<()> {
+    let wanted: HashSet<&Entry> = wanted.files.iter().collect();
+    for entry in before.files.iter().filter(|entry| is_plain(&entry.path) && !wanted.contains(entry)) {
+        let path = layout.staged_tree().join(&entry.path);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("can't remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Links the files that the store's own restore points have, by their lists; like all that is staged they are read before they count.
+fn link_own(layout: &Layout, wanted: &[Entry]) -> Result<()> {
+    let staged = layout.staged_tree();
+    let mut missing: HashSet<&Entry> = wanted.iter().filter(|entry| !staged.join(&entry.path).exists()).collect();
+    for point in points::load(layout)? {
+        // One without a list that can be read has nothing to give.
+        let Some(own) = disk::read_json::<Vec<Entry>>(&layout.files(&point.id)).ok().flatten() else { continue };
+        for entry in own.iter().filter(|entry| missing.contains(entry)).cloned().collect::<Vec<_>>() {
+            let (from, to) = (layout.tree(&point.id).join(&entry.path), staged.join(&entry.path));
+            match fs::hard_link(&from, &to) {
+                Ok(()) => drop(missing.remove(&entry)),
+                Err(error) => tracing::debug!(%error, path = %from.display(), "not linked: it is copied"),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether an earlier attempt has left this file whole.
@@ -331,6 +368,33 @@ mod tests {
         assert!(!is_there(&x, &wanted.files[0]).unwrap(), "what does not fit its checksum is copied again");
         prepare(&layout, &description(vec![entry("ks/t/x", "rowz")])).unwrap();
         assert!(!x.exists());
+    }
+
+    #[test]
+    fn what_the_store_has_already_is_not_copied_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        fs::create_dir_all(layout.restore_points()).unwrap();
+        let first = description(vec![entry("ks/t/x", "rows"), entry("ks/t/y", "more")]);
+        prepare(&layout, &first).unwrap();
+        for (name, content) in [("x", "rows"), ("y", "more")] {
+            fs::write(layout.staged_tree().join("ks/t").join(name), content).unwrap();
+        }
+        adopt(&layout, first, 1, &Faults::default()).unwrap();
+        let mut second = description(vec![entry("ks/t/x", "rows"), entry("ks/t/y", "less"), entry("ks/t/z", "new")]);
+        second.manifest.id = "b".into();
+        prepare(&layout, &second).unwrap();
+        let there = |of: &Description| -> Vec<bool> {
+            of.files.iter().map(|entry| is_there(&layout.staged_tree().join(&entry.path), entry).unwrap()).collect()
+        };
+        assert_eq!(there(&second), [true, false, false], "linked from its own restore point");
+        fs::write(layout.staged_tree().join("ks/t/z"), "new").unwrap();
+        let mut third = description(vec![entry("ks/t/z", "new"), entry("ks/t/w", "other")]);
+        third.manifest.id = "c".into();
+        prepare(&layout, &third).unwrap();
+        assert_eq!(there(&third), [true, false], "left by the attempt before");
+        assert!(!layout.staged_tree().join("ks/t/x").exists(), "what does not belong to it is gone");
+        assert!(layout.tree("a").join("ks/t/x").exists(), "and stays where it was linked from");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::disk;
 use crate::api::Files;
 
 /// A file of a restore point.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// Path below the tree.
     pub path: PathBuf,
