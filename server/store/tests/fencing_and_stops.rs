@@ -50,7 +50,7 @@ async fn a_clean_stop_needs_no_rewind_and_an_unclean_one_does() {
     bed.start_agent();
     let second = bed.running().await;
     println!("start after a clean stop: {:?}", start.elapsed());
-    assert_eq!(second.generation, first.generation + 1);
+    assert!(second.generation > first.generation);
     let clean = second.clean.unwrap();
     assert_eq!(clean.manifest.unwrap(), marked);
     assert_eq!(clean.held, Held::Generation { generation: second.generation });
