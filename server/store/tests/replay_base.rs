@@ -82,7 +82,7 @@ async fn a_restore_point_comes_back_exactly_after_anything() {
         println!("rewind with start: {:?}", start.elapsed());
         let manifest = rewound.manifest.unwrap();
         assert_eq!((manifest.id.as_str(), &manifest.mark), ("rp-1", &mark(100)));
-        assert_eq!(rewound.generation, before.generation + 1);
+        assert!(rewound.generation > before.generation);
         assert!(store.status().await.unwrap().dirty, "a rewound directory that runs has no clean mark");
         assert_eq!(dump(&bed.cql().await, &TABLES).await, expected, "round {round}");
         let session = bed.cql().await;
