@@ -72,8 +72,6 @@ pub const NAME_LENGTH_MAX: usize = 40;
     .message("zookeeper.storage.onDelete: Delete would delete the log and leave Cassandra volumes that can't be used without it; set it to Retain, or cassandra.storage.onDelete to Delete too"))]
 #[x_kube(validation = Rule::new("!self.authentication.enabled || self.cassandra.mode != 'Shared'")
     .message("authentication.enabled can't be true with cassandra.mode: Shared: replicas that share a Cassandra would share its roles, too, past the log; set it to false, or create another ReplicatedDB with cassandra.mode: PerReplica"))]
-#[x_kube(validation = Rule::new("!has(self.ordering.log.maxBytes) || quantity(string(self.zookeeper.resources.limits.memory)).compareTo(quantity(string(self.ordering.log.maxBytes * 2))) >= 0")
-    .message("ordering.log.maxBytes must be at most half of zookeeper.resources.limits.memory, which holds the log; lower it or raise the memory"))]
 #[cfg_attr(test, kube(cel))] // evaluated by the unit tests; the interpreter is a dev-dependency and not in the binary
 #[serde(rename_all = "camelCase")]
 pub struct ReplicatedDBSpec {
