@@ -5,9 +5,6 @@
 
 mod site;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-
 use bytes::Bytes;
 use replicateddb_cql::frame::Opcode;
 use replicateddb_cql::request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values};
@@ -15,42 +12,18 @@ use replicateddb_cql::response::{ErrorCode, ResultBody, parse_error, parse_resul
 use replicateddb_cql::wire::Value;
 use replicateddb_cql::{Consistency, Version};
 use replicateddb_ordering::memory::MemoryStorage;
-use replicateddb_replica::ReplicaHandle;
-use replicateddb_replica::frontend::{Config, Frontend, Identity, Metrics, Peers};
 use site::versions::{KINDS, Pair};
-use site::{PATIENCE, Site, int, long, text};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
+use site::{PATIENCE, Site, in_front_of, int, long, text};
 
 /// Rows of the table that is read in pages, and rows on a page.
 const ROWS: i32 = 10_000;
 const PAGE: i32 = 999;
 
-/// A front end over a replica; gives its address.
-fn in_front_of(handle: ReplicaHandle) -> String {
-    let [port] = replicateddb_ports::reserve();
-    let listen = SocketAddr::from(([127, 0, 0, 1], port));
-    let identity = Identity {
-        id: 0,
-        host_id: Uuid::nil(),
-        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        cql_port: port,
-        data_center: "dc".into(),
-        rack: "r".into(),
-    };
-    let peers = Arc::new(Peers::new(0, watch::Sender::new(Vec::new()).subscribe()));
-    let config = Config { listen, max_clients: 100, identity, authentication: false, keyspace: None };
-    let frontend = Frontend::new(handle, config, peers, Arc::new(Metrics::default()));
-    tokio::spawn(frontend.run(CancellationToken::new()));
-    listen.to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_version_is_answered_as_cassandra_answers_it() {
     let site = Site::new();
     let handle = site.serve(&MemoryStorage::default(), 0).await;
-    let address = in_front_of(handle.clone());
+    let address = in_front_of(&handle, false);
     tokio::time::timeout(PATIENCE, async {
         let mut differences = Vec::new();
         for (number, (version, compression)) in KINDS.into_iter().enumerate() {

@@ -6,9 +6,7 @@
 mod site;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -18,38 +16,14 @@ use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_ordering::{OrderedLog, Position};
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::frontend::superuser::{Superuser, keep};
-use replicateddb_replica::frontend::{Config, Frontend, Identity, Metrics, Peers};
 use replicateddb_replica::replica::Serving;
 use replicateddb_store::login::{Login, ROLE};
 use site::direct::auth_response;
 use site::plain::Plain;
-use site::{Direct, PATIENCE, Site, agree, until};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
+use site::{Direct, PATIENCE, Site, agree, in_front_of, until};
 
 /// The superuser, whose password is its name, like everybody's.
 const BOSS: &str = "boss";
-
-/// A front end over a replica whose clients log in; gives its address.
-fn in_front_of(handle: &ReplicaHandle, password_file: &Path) -> String {
-    let [port] = replicateddb_ports::reserve();
-    let listen = SocketAddr::from(([127, 0, 0, 1], port));
-    let identity = Identity {
-        id: 0,
-        host_id: Uuid::nil(),
-        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        cql_port: port,
-        data_center: "dc".into(),
-        rack: "r".into(),
-    };
-    let peers = Arc::new(Peers::new(0, watch::Sender::new(Vec::new()).subscribe()));
-    let config = Config { listen, max_clients: 100, identity, authentication: true, keyspace: None };
-    let frontend = Frontend::new(handle.clone(), config, peers, Arc::new(Metrics::default()));
-    tokio::spawn(frontend.run(CancellationToken::new()));
-    tokio::spawn(keep(Superuser::new(BOSS, password_file).unwrap(), handle.clone()));
-    listen.to_string()
-}
 
 async fn superuser(address: &str) -> Direct {
     until("the superuser", async || Direct::logged_in(address, BOSS, BOSS).await).await
@@ -271,7 +245,8 @@ async fn roles_may_what_they_may_at_a_plain_cassandra() {
     let handle = site.serve(&log, 0).await;
     let file = dir.path().join("password");
     std::fs::write(&file, BOSS).unwrap();
-    let address = in_front_of(&handle, &file);
+    let address = in_front_of(&handle, true);
+    tokio::spawn(keep(Superuser::new(BOSS, &file).unwrap(), handle.clone()));
     drop(superuser(&address).await);
     until("Cassandra's own superuser gone", async || {
         let rows =

@@ -40,6 +40,19 @@ pub enum RoleChange {
     Identity,
 }
 
+impl RoleChange {
+    /// The roles that it names.
+    pub fn roles(&self) -> Vec<&str> {
+        match self {
+            Self::Role { role, .. } => vec![role],
+            Self::Membership { role, grantee } => vec![role, grantee],
+            Self::Permissions { resource: ResourceName::Role(role), grantee, .. } => vec![role, grantee],
+            Self::Permissions { grantee, .. } => vec![grantee],
+            Self::Identity => Vec::new(),
+        }
+    }
+}
+
 /// What `CREATE` and `ALTER` give a role.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoleOptions {

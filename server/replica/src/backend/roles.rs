@@ -23,25 +23,24 @@ const NO_FUNCTION: &str = "java.util.NoSuchElementException: No value present";
 
 /// Why a statement about roles could hold every replica up, or end differently on each. The same wherever it is asked.
 pub fn unfit(change: &RoleChange) -> Option<String> {
-    let names: Vec<&str> = match change {
-        RoleChange::Role { role, options, .. } => {
-            if options.hash.iter().any(|hash| !is_cheap_hash(hash)) {
-                return Some(format!("HASHED PASSWORD must be a bcrypt hash ($2a$..) of a cost of {MAX_COST} at most"));
-            }
-            vec![role]
+    match change {
+        RoleChange::Role { options, .. } if options.hash.iter().any(|hash| !is_cheap_hash(hash)) => {
+            return Some(format!("HASHED PASSWORD must be a bcrypt hash ($2a$..) of a cost of {MAX_COST} at most"));
         }
-        RoleChange::Membership { role, grantee } => vec![role, grantee],
         RoleChange::Permissions { resource: ResourceName::MBeans, .. } => {
             return Some(
                 "permissions on a single MBean are not supported, for each node has its own: ALL MBEANS".to_owned(),
             );
         }
-        RoleChange::Permissions { resource: ResourceName::Role(role), grantee, .. } => vec![role, grantee],
-        RoleChange::Permissions { grantee, .. } => vec![grantee],
-        RoleChange::Identity => Vec::new(),
-    };
-    let long = names.iter().any(|name| name.len() > MAX_ROLE_NAME);
+        _ => {}
+    }
+    let long = change.roles().iter().any(|name| name.len() > MAX_ROLE_NAME);
     long.then(|| format!("the name of a role has at most {MAX_ROLE_NAME} bytes"))
+}
+
+/// A role's name as CQL.
+pub fn quoted(role: &str) -> String {
+    format!("'{}'", role.replace('\'', "''"))
 }
 
 /// `$2a$NN$` and 53 characters.
@@ -112,8 +111,8 @@ impl Cassandra {
     }
 
     async fn has_role(&self, role: &str) -> Result<bool, Failure> {
-        let role = role.replace('\'', "''");
-        Ok(!self.rows(format!("SELECT role FROM system_auth.roles WHERE role = '{role}'")).await?.is_empty())
+        let text = format!("SELECT role FROM system_auth.roles WHERE role = {}", quoted(role));
+        Ok(!self.rows(text).await?.is_empty())
     }
 
     /// What was granted holds at once, and what was revoked no longer, for reads that Cassandra judges, too; in two seconds where this

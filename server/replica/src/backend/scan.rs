@@ -59,7 +59,7 @@ pub(super) async fn digest(
             count += rows.len() as u64;
             rows.iter().for_each(|row| hash_row(&mut hash, row));
         }
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(hash);
         digests.insert(name, TableDigest { rows: count, sha256 });
     }
     if keyspace.is_none() {
@@ -80,7 +80,7 @@ async fn digest_roles(connection: &Connection) -> Result<BTreeMap<String, TableD
         }
         let mut hash = Sha256::new();
         rows.iter().for_each(|row| hash_row(&mut hash, row));
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(hash);
         digests.insert(name.to_owned(), TableDigest { rows: rows.len() as u64, sha256 });
     }
     Ok(digests)
@@ -91,6 +91,10 @@ async fn digest_roles(connection: &Connection) -> Result<BTreeMap<String, TableD
 fn is_ordered(row: &Row) -> bool {
     let role = row.first().and_then(Option::as_deref).and_then(as_text);
     role.is_some_and(|role| role != login::ROLE && role != login::DEFAULT_ROLE)
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn hash_row(hash: &mut Sha256, row: &Row) {

@@ -8,8 +8,8 @@ use replicateddb_cql::{Version, request::Values, response::cell, wire::Value};
 use replicateddb_store::login::{self, DEFAULT_ROLE};
 use tokio::time::sleep;
 
-use super::{access::quoted, control::Control};
-use crate::backend::{self, Endpoint, Opened};
+use super::control::Control;
+use crate::backend::{self, Endpoint, Opened, roles::quoted};
 use crate::replica::{ReplicaHandle, Request, RequestKind, Serving, StatementText};
 
 /// Pause between two looks at the file: a password that is changed there holds from then on.

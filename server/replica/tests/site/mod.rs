@@ -9,7 +9,9 @@ pub mod plain;
 pub mod statements;
 pub mod versions;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::backend::Endpoint;
 use replicateddb_replica::backend::executor::CassandraConnector;
 use replicateddb_replica::config::Config;
+use replicateddb_replica::frontend::{self, Frontend, Identity, Peers};
 use replicateddb_replica::metrics::Metrics;
 use replicateddb_replica::record::Values;
 use replicateddb_replica::replica::{Digest, Outcome, Request, RequestKind, Serving, StatementText};
@@ -29,6 +32,8 @@ use replicateddb_store::agent::{AgentArgs, run};
 use replicateddb_store::api::Jvm;
 use replicateddb_store::client::Store;
 use replicateddb_store::login::Login;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use direct::Direct;
@@ -218,6 +223,25 @@ impl Site {
         let status = Store::new(&self.agent, TOKEN, Uuid::nil(), 0).unwrap().status().await.ok()?;
         status.jvm_pid.filter(|_| status.jvm == Jvm::Running)
     }
+}
+
+/// A front end over a replica; whether its clients log in. Gives its address.
+pub fn in_front_of(handle: &ReplicaHandle, authentication: bool) -> String {
+    let [port] = replicateddb_ports::reserve();
+    let listen = SocketAddr::from(([127, 0, 0, 1], port));
+    let identity = Identity {
+        id: 0,
+        host_id: Uuid::nil(),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        cql_port: port,
+        data_center: "dc".into(),
+        rack: "r".into(),
+    };
+    let peers = Arc::new(Peers::new(0, watch::Sender::new(Vec::new()).subscribe()));
+    let config = frontend::Config { listen, max_clients: 100, identity, authentication, keyspace: None };
+    let frontend = Frontend::new(handle.clone(), config, peers, Arc::default());
+    tokio::spawn(frontend.run(CancellationToken::new()));
+    listen.to_string()
 }
 
 /// Looks again and again, at most for [`PATIENCE`], until there is something.

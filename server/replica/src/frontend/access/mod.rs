@@ -24,7 +24,7 @@ use super::{
     plan::Refusal,
     schema::SchemaCache,
 };
-use crate::backend::roles::unfit;
+use crate::backend::roles::{quoted, unfit};
 use crate::replica::{ProposeError, SchemaVersion};
 
 const INDEXES: &str = "SELECT index_name, table_name FROM system_schema.indexes WHERE keyspace_name = ?";
@@ -113,7 +113,7 @@ impl Access<'_> {
         change: &RoleChange,
         keyspace: Option<&str>,
     ) -> Result<(), Denied> {
-        if let Some(own) = names(change).into_iter().find(|name| *name == login::ROLE) {
+        if let Some(own) = change.roles().into_iter().find(|name| *name == login::ROLE) {
             return Err(Denied::Refused(Refusal::invalid(format!(
                 "the role {own} is the replicas' own, on every Cassandra: leave it as it is, and use another"
             ))));
@@ -263,17 +263,6 @@ fn allow(role: &str, grants: &Grants, needs: Vec<Need>) -> Result<(), Denied> {
     }
 }
 
-/// The roles that a statement names.
-fn names(change: &RoleChange) -> Vec<&str> {
-    match change {
-        RoleChange::Role { role, .. } => vec![role],
-        RoleChange::Membership { role, grantee } => vec![role, grantee],
-        RoleChange::Permissions { resource: ResourceName::Role(role), grantee, .. } => vec![role, grantee],
-        RoleChange::Permissions { grantee, .. } => vec![grantee],
-        RoleChange::Identity => Vec::new(),
-    }
-}
-
 /// What is executed after a statement that has made something: its creator, `role`, may do everything with it, and the replica's
 /// role, which has executed it, is not named as the one that may. As Cassandra does where the creator executes it.
 pub fn grants_to_creator(statement: &Statement, keyspace: Option<&str>, role: &str) -> Vec<String> {
@@ -286,9 +275,4 @@ pub fn grants_to_creator(statement: &Statement, keyspace: Option<&str>, role: &s
         [format!("GRANT ALL PERMISSIONS ON {made} TO {role}"), format!("REVOKE ALL PERMISSIONS ON {made} FROM {own}")]
     };
     made.into_iter().flat_map(both).collect()
-}
-
-/// A role's name as CQL.
-pub fn quoted(role: &str) -> String {
-    format!("'{}'", role.replace('\'', "''"))
 }
