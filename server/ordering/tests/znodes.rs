@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{config, hasty, new_root, server};
 use futures::StreamExt;
@@ -29,6 +29,20 @@ async fn nodes(client: &Client, path: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Waits until that many chunks of bodies are left: what was stored for a segment that filled up meanwhile goes in the background.
+async fn chunks_become(client: &Client, root: &str, number: usize) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let bodies = nodes(client, &format!("{root}/bodies")).await;
+        let chunks = bodies.iter().filter(|path| path.matches('/').count() == root.matches('/').count() + 4);
+        if chunks.count() == number {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{number} chunks are to be left: {bodies:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn failure(log: &ZnodeLog, from: Position) -> TailError {
@@ -72,9 +86,7 @@ async fn truncation_leaves_nothing() {
         segments.iter().all(|path| path.as_str() >= format!("{root}/requests/{:010}", cut.position.segment).as_str())
     );
     let large_left = all[14..].iter().filter(|item| item.entry.len() == 350).count();
-    let bodies = nodes(&client, &format!("{root}/bodies")).await;
-    let chunks = bodies.iter().filter(|path| path.matches('/').count() == root.matches('/').count() + 4);
-    assert_eq!(chunks.count(), large_left * 4, "{bodies:?}");
+    chunks_become(&client, &root, large_left * 4).await;
     assert_eq!(read(&log, cut.position, all.len() - 14).await, all[14..]);
 
     // Given up to the end: one open segment without entries is all that stays.
@@ -83,6 +95,25 @@ async fn truncation_leaves_nothing() {
     assert!(nodes(&client, &format!("{root}/bodies")).await.len() <= 1);
     append(&log, large.into()).await;
     assert_eq!(read_to_end(&log, log.first().await.unwrap()).await.len(), 1);
+}
+
+/// Bodies that were stored for a segment which others filled meanwhile are stored again with the next one, and not left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_no_entry_names_go() {
+    const WRITERS: u32 = 8;
+    const EACH: u32 = 12;
+    let server = server();
+    let root = new_root();
+    let client = Client::connect(&server.connect()).await.unwrap();
+    let (log, _) = ZnodeLog::open(small(&server.connect(), &root, 0)).await.unwrap();
+    let writers = (0..WRITERS).map(|_| async {
+        for _ in 0..EACH {
+            append(&log, vec![7u8; 950].into()).await;
+        }
+    });
+    futures::future::join_all(writers).await;
+    chunks_become(&client, &root, (WRITERS * EACH) as usize * 10).await;
+    assert_eq!(read_to_end(&log, Position::START).await.len(), (WRITERS * EACH) as usize);
 }
 
 /// A truncation that stopped after it had moved the first position is finished by the next one.

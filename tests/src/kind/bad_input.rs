@@ -85,7 +85,7 @@ fn refusals(suite: &mut Suite) -> Result<()> {
     for (statement, why) in [
         ("CREATE TRIGGER x ON r.t USING 'y'", "triggers are not supported"),
         ("INSERT INTO r.t (id, v) VALUES (1, r.f('x'))", "r.f is no function of Cassandra's own"),
-        ("CREATE ROLE someone WITH LOGIN = true", "roles and permissions are not replicated yet"),
+        ("CREATE ROLE someone WITH LOGIN = true", "there are roles and permissions only where clients log in"),
         ("INSERT INTO r.nothing (id) VALUES (1)", "does not exist"),
         ("INSERT INTO r.t (id, v VALUES", "Syntax"),
     ] {

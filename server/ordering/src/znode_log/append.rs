@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 
-use super::bodies::{self, BodyError};
+use super::bodies::{Attempt, BodyError};
 use super::layout::SegmentState;
 use super::plan::{self, AppendVerdict, Place};
 use super::push::{Carry, MAX_CARRIED_BYTES};
@@ -255,8 +255,8 @@ impl Transaction {
         while !self.parts.is_empty() {
             let (client, _boarded) = self.board().await?;
             let segment = inner.segment();
-            let frames = match self.frames(&client, segment).await {
-                Ok(frames) => frames,
+            let (frames, mut bodies) = match self.frames(&client, segment).await {
+                Ok(stored) => stored,
                 Err(BodyError::SegmentClosed) => {
                     self.find_segment(segment).await?;
                     continue;
@@ -267,7 +267,11 @@ impl Transaction {
                 }
             };
             let writers = self.writers();
-            match self.commit(&client, segment, &writers, &frames).await {
+            bodies.iter_mut().for_each(|body| body.set_named(true));
+            let verdict = self.commit(&client, segment, &writers, &frames).await;
+            let named = matches!(verdict, AppendVerdict::Committed(_) | AppendVerdict::Unknown(_));
+            bodies.iter_mut().for_each(|body| body.set_named(named));
+            match verdict {
                 AppendVerdict::Committed(places) => {
                     pass(Fault::AppendAcknowledged);
                     self.committed(segment, &places);
@@ -320,21 +324,23 @@ impl Transaction {
         }
     }
 
-    /// What the entries' znodes will hold; stores a large body first.
-    async fn frames(&self, client: &Client, segment: u32) -> Result<Vec<Vec<u8>>, BodyError> {
-        let mut frames = Vec::with_capacity(self.parts.len());
+    /// What the entries' znodes will hold; stores large bodies first.
+    async fn frames(&self, client: &Client, segment: u32) -> Result<(Vec<Vec<u8>>, Vec<Attempt>), BodyError> {
+        let (mut frames, mut bodies) = (Vec::with_capacity(self.parts.len()), Vec::new());
         for Part { entry, .. } in &self.parts {
             frames.push(if entry.len() <= self.inner.config.max_entry_bytes {
                 framing::encode_inline(entry)
             } else {
-                let store = bodies::store(&self.inner, client, segment, entry);
-                match timeout_at(self.deadline(), store).await {
+                let attempt = Attempt::new(&self.inner, client, segment);
+                let stored = timeout_at(self.deadline(), attempt.store(entry)).await;
+                bodies.push(attempt);
+                match stored {
                     Ok(stored) => framing::encode_side(&stored?),
                     Err(_) => return Err(BodyError::Failed("ZooKeeper did not answer in time".into())),
                 }
             });
         }
-        Ok(frames)
+        Ok((frames, bodies))
     }
 
     /// The transaction. Past its deadline a caller is told that nobody knows, and the answer is awaited all the same, until the

@@ -1,15 +1,20 @@
 //! Bodies too large for an entry: stored in chunks before the entry that names them is proposed.
 //!
 //! A body lies with the segment that its entry goes to, and every write of it checks that the segment is open. So when
-//! a sealed segment is given up, all its bodies can go, those included that no entry came to name.
+//! a sealed segment is given up, all its bodies can go, those included that no entry came to name. Most of these go at once:
+//! see [`Attempt`].
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tracing::debug;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Inner;
+use super::{Inner, truncate};
 use super::layout::{Layout, SegmentState};
 use crate::framing::SideBody;
 
@@ -36,10 +41,57 @@ pub(super) enum ReadError {
     Trouble(Error),
 }
 
-/// Stores `entry` under a name of its own, to be named by an entry of `segment`.
-pub(super) async fn store(inner: &Inner, client: &Client, segment: u32, entry: &Bytes) -> Result<SideBody, BodyError> {
-    let number = inner.body_counter.fetch_add(1, Ordering::Relaxed);
-    let name = format!("{:x}-{number:x}", inner.incarnation.0);
+/// A body of an entry that may yet fail. Once dropped it is deleted in the background, as far as it came to be stored, unless an
+/// entry may name it: the session that stores it does what it is told in order.
+pub(super) struct Attempt {
+    inner: Arc<Inner>,
+    client: Client,
+    segment: u32,
+    name: String,
+    named: bool,
+}
+
+impl Attempt {
+    pub(super) fn new(inner: &Arc<Inner>, client: &Client, segment: u32) -> Self {
+        let number = inner.body_counter.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{:x}-{number:x}", inner.incarnation.0);
+        Self { inner: inner.clone(), client: client.clone(), segment, name, named: false }
+    }
+
+    /// Stores `entry`, to be named by an entry of the segment.
+    pub(super) async fn store(&self, entry: &Bytes) -> Result<SideBody, BodyError> {
+        store(&self.inner, &self.client, self.segment, self.name.clone(), entry).await
+    }
+
+    /// Whether an entry names it, or might.
+    pub(super) fn set_named(&mut self, named: bool) {
+        self.named = named;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let (false, Ok(runtime)) = (self.named, Handle::try_current()) else { return };
+        let (inner, client, segment) = (self.inner.clone(), self.client.clone(), self.segment);
+        let path = inner.layout.body(segment, &self.name);
+        runtime.spawn(async move {
+            // What can't be deleted now goes with its segment.
+            match timeout(inner.config.append_timeout, truncate::drop_body(&inner, &client, path)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(segment, %error, "a body that no entry names was not deleted"),
+                Err(_) => debug!(segment, "a body that no entry names was not deleted in time"),
+            }
+        });
+    }
+}
+
+async fn store(
+    inner: &Inner,
+    client: &Client,
+    segment: u32,
+    name: String,
+    entry: &Bytes,
+) -> Result<SideBody, BodyError> {
     let size = inner.config.max_entry_bytes;
     let body = SideBody {
         name,

@@ -176,10 +176,15 @@ async fn body_nodes(client: &Client, body: String) -> Result<Vec<String>, LogErr
     Ok(chunks.iter().map(|chunk| format!("{body}/{chunk}")).chain([body.clone()]).collect())
 }
 
+/// Deletes a body, whole or in part.
+pub(super) async fn drop_body(inner: &Inner, client: &Client, body: String) -> Result<(), LogError> {
+    delete(inner, client, &body_nodes(client, body).await?).await
+}
+
 async fn drop_bodies(inner: &Inner, client: &Client, segment: u32) -> Result<(), LogError> {
     let folder = inner.layout.segment_bodies(segment);
     for body in children(client, &folder).await? {
-        delete(inner, client, &body_nodes(client, format!("{folder}/{body}")).await?).await?;
+        drop_body(inner, client, format!("{folder}/{body}")).await?;
     }
     delete(inner, client, &[folder]).await
 }
