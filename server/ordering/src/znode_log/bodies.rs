@@ -4,6 +4,9 @@
 //! a sealed segment is given up, all its bodies can go, those included that no entry came to name. Most of these go at once:
 //! see [`Attempt`].
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Handle;
@@ -11,11 +14,8 @@ use tokio::time::timeout;
 use tracing::debug;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError};
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use super::{Inner, truncate};
 use super::layout::{Layout, SegmentState};
+use super::{Inner, truncate};
 use crate::framing::SideBody;
 
 /// Chunks read at once.
