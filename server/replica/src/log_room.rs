@@ -5,11 +5,13 @@
 //! replica, and after a restart, too. As long as one of them is not known nothing is refused.
 //!
 //! ```text
-//! 0 ........ half ............ seven eighths .......... limit
+//! 0 ... three quarters ....... seven eighths .......... limit
 //!    nothing      restore points,   writers are           writers wait for
 //!                 rounds of the     slowed, the more      a moment, and are
 //!                 keeper, sooner    the fuller it is      refused
 //! ```
+//! Restore points are a quarter of the limit apart at most, and the older of two is needed: half of it, and what comes while one
+//! is made, is held all the time by a replica that has nothing to hurry for.
 //! What only orders (barriers, ticks, complaints, digests) is never kept back: reads, recovery and the giving up of the
 //! log's beginning go on, so that there is room again.
 //!
@@ -50,7 +52,7 @@ pub struct LogRoom {
     limit: u64,
     metrics: Metrics,
     known: Mutex<Known>,
-    /// Rung when the log holds more than half, and whenever some of it was given up.
+    /// Rung when the log holds more than three quarters, and whenever some of it was given up.
     bell: Notify,
 }
 
@@ -68,7 +70,7 @@ impl LogRoom {
         known.end = known.end.max(bytes);
         drop(known);
         let now = self.show();
-        if before <= self.half() && now > self.half() {
+        if before <= self.much() && now > self.much() {
             self.bell.notify_waiters();
         }
     }
@@ -98,11 +100,11 @@ impl LogRoom {
         known.points = known.points.saturating_add(1);
     }
 
-    /// Whether it is this replica's restore points that more than half of what may be held is kept for, and others would help.
+    /// Whether it is this replica's restore points that more than three quarters of what may be held is kept for, and others would help.
     pub fn wants_point(&self) -> bool {
         let known = self.lock();
         let (Some(end), Some(own)) = (known.end, known.own) else { return false };
-        end.saturating_sub(own) > self.half() && known.points < POINTS
+        end.saturating_sub(own) > self.much() && known.points < POINTS
     }
 
     /// Bytes that the log holds, if that is known.
@@ -131,13 +133,13 @@ impl LogRoom {
         timeout(ROOM_WAIT, room).await.map_err(|_| self.refusal().unwrap_or(refusal))
     }
 
-    /// Completes when the log holds more than half of what it may.
+    /// Completes when the log holds more than three quarters of what it may.
     pub async fn pressed(&self) {
-        found(&self.bell, || self.held().is_some_and(|held| held > self.half()).then_some(())).await;
+        found(&self.bell, || self.held().is_some_and(|held| held > self.much()).then_some(())).await;
     }
 
-    fn half(&self) -> u64 {
-        self.limit / 2
+    fn much(&self) -> u64 {
+        self.limit - self.limit / 4
     }
 
     fn show(&self) -> u64 {
@@ -205,21 +207,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_of_it_presses_once_it_is_there() {
-        let room = room(900, 400);
+    async fn much_of_it_presses_once_it_is_there() {
+        let room = room(1150, 400);
         assert!(timeout(ROOM_WAIT, room.pressed()).await.is_err());
         let read = async {
             sleep(ROOM_WAIT).await;
-            room.read_to(Some(901));
+            room.read_to(Some(1151));
         };
         tokio::join!(room.pressed(), read);
         room.read_to(Some(100));
-        assert_eq!(room.held(), Some(501), "a replay takes nothing back");
+        assert_eq!(room.held(), Some(751), "a replay takes nothing back");
     }
 
     #[test]
     fn restore_points_are_wanted_where_they_help() {
-        let room = room(900, 0);
+        let room = room(1150, 0);
         assert!(!room.wants_point(), "what this replica needs is not known");
         room.needs(Some(400));
         assert!(!room.wants_point());

@@ -113,6 +113,8 @@ pub struct RestorePoints<A> {
     doing: Doing,
     /// Index, bytes and time of the last snapshot that became one, or of the start.
     last: (u64, u64, Instant),
+    /// One was made since the start.
+    has_made: bool,
     /// When the lanes were drained for the one under way, and the records with an effect, and the bytes of all, before that.
     drained: (Instant, u64, u64),
     not_before: Instant,
@@ -141,6 +143,7 @@ impl<A: Agent> RestorePoints<A> {
             cautious: setbacks > 0,
             doing: Doing::Nothing,
             last: (index, 0, now),
+            has_made: false,
             drained: (now, 0, 0),
             not_before: now,
             failures: 0,
@@ -195,10 +198,10 @@ impl<A: Agent> RestorePoints<A> {
     fn is_far(&self, index: u64) -> bool {
         let config = &self.shared.config;
         let (last, bytes, _) = self.last;
-        let turned = |most, from, to| turn(config.replica, most, from) != turn(config.replica, most, to);
+        let ends = |most, last, now| is_due(config.replica, most, last, now, self.has_made);
         // Records without an effect count, too: a replay has to read them, and the log has to hold them.
-        turned(self.records, last, index)
-            || turned(config.restore_point_bytes, bytes, self.bytes)
+        ends(self.records, last, index)
+            || ends(config.restore_point_bytes, bytes, self.bytes)
             || config.makes_restore_points() && self.shared.log_room.wants_point()
     }
 
@@ -337,6 +340,7 @@ impl<A: Agent> RestorePoints<A> {
         (self.cautious, self.failures) = (false, 0);
         let (at, writes, bytes) = self.drained;
         self.last = (index, bytes, at);
+        self.has_made = true;
         // Others were applied while it was committed.
         self.writes = self.writes.saturating_sub(writes);
         self.shared.log_room.made_point();
@@ -458,9 +462,50 @@ fn turn(replica: u32, records: u64, index: u64) -> u64 {
     index.saturating_add(u64::try_from(offset).unwrap_or(0)) / records.max(1)
 }
 
+/// Whether a restore point is due at an index (or sum of bytes), the last one being at `last`: when a stretch ends, and after as
+/// much as a stretch in any case. One that was just made (`made`) serves for the ends that follow within half a stretch: otherwise
+/// the stretches of records and those of bytes had one each, shortly after each other.
+fn is_due(replica: u32, most: u64, last: u64, now: u64, made: bool) -> bool {
+    let from = if made { last.saturating_add(most / 2) } else { last };
+    now.saturating_sub(last) >= most || now >= from && turn(replica, most, from) != turn(replica, most, now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Records of any size: never more than a stretch of records or of bytes, and one restore point for both kinds.
+    #[test]
+    fn one_restore_point_serves_records_and_bytes() {
+        let (records, bytes) = (1000, 240_000);
+        for size in [1, 100, 200, 230, 239, 240, 241, 250, 300, 500, 10_000] {
+            for replica in 0..3 {
+                let (mut last, mut made) = (0, Vec::new());
+                for index in 1..=100_000 {
+                    let due = |most, last, now| is_due(replica, most, last, now, !made.is_empty());
+                    if due(records, last, index) || due(bytes, last * size, index * size) {
+                        made.push(index - last);
+                        last = index;
+                    }
+                }
+                let most = records.min(bytes.div_ceil(size));
+                assert!(made.iter().all(|distance| *distance <= most), "{size}, {replica}: {made:?}");
+                let least = most * 2 / 5;
+                assert!(made.iter().skip(1).all(|distance| *distance >= least), "{size}, {replica}: {made:?}");
+            }
+        }
+    }
+
+    /// A replica that ends again and again before its stretch does makes one all the same.
+    #[test]
+    fn a_stretch_ends_whatever_was_started_in_it() {
+        let mut last_point = 0;
+        for start in (0..10_000).step_by(300) {
+            let due = (start..start + 300).find(|now| is_due(1, 1000, start, *now, false));
+            assert!(start + 300 - last_point <= 1300, "{start}");
+            last_point = due.unwrap_or(last_point);
+        }
+    }
 
     #[test]
     fn replicas_take_turns() {
