@@ -1,5 +1,7 @@
 //! What the core counts and measures, for Prometheus.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
@@ -52,9 +54,21 @@ pub struct PhaseLabel {
     pub phase: &'static str,
 }
 
-/// The core's metrics. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Metrics {
+/// The core's metrics. Cheap to clone: one pointer, for every request has a handle of its own.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics(Arc<Families>);
+
+impl Deref for Metrics {
+    type Target = Families;
+
+    fn deref(&self) -> &Families {
+        &self.0
+    }
+}
+
+/// What [`Metrics`] holds.
+#[derive(Debug)]
+pub struct Families {
     /// Seconds from proposing an entry to its commit in the log.
     pub append_seconds: Histogram,
     /// Seconds of executing a record on the local Cassandra, retries included.
@@ -116,7 +130,7 @@ fn latency() -> Histogram {
     Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
 }
 
-impl Default for Metrics {
+impl Default for Families {
     fn default() -> Self {
         Self {
             append_seconds: latency(),
