@@ -50,19 +50,22 @@ deny: ## the dependency policy of deny.toml; installs cargo-deny into the cache 
 .PHONY: figures
 figures: ## measures one replica of a local stack: rates, latencies, memory, CPU (nothing else should run)
 	@images/artifacts/fetch.sh
-	@cargo build --release --locked -p replicateddb-server -p replicateddb-local -p replicateddb-tests
+	@cargo build --release --locked -p replicateddb-server
+	@cargo tools -p replicateddb-local -p replicateddb-tests
 	@$(CARGO_TARGET_DIR)/release/replicateddb-figures $(ARGS)
 
 .PHONY: bench
 bench: ## three replicas against three plain Cassandra nodes: rates, latencies, CPU [ARGS="--seconds N --rounds N --only NAME"]
 	@images/artifacts/fetch.sh
-	@cargo build --release --locked -p replicateddb-server -p replicateddb-bench
+	@cargo build --release --locked -p replicateddb-server
+	@cargo tools -p replicateddb-bench
 	@$(CARGO_TARGET_DIR)/release/replicateddb-bench $(ARGS)
 
 .PHONY: local
 local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog] [SHARED_CASSANDRA=1: one for all replicas] [AUTHENTICATION=1: clients log in] [ARGS="..."]
 	@images/artifacts/fetch.sh
-	@cargo build --release --locked -p replicateddb-server -p replicateddb-local
+	@cargo build --release --locked -p replicateddb-server
+	@cargo tools -p replicateddb-local
 	@$(CARGO_TARGET_DIR)/release/replicateddb-local up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(filter-out 0,$(SHARED_CASSANDRA)),--shared-cassandra) $(if $(filter-out 0,$(AUTHENTICATION)),--authentication) $(ARGS)
 
 .PHONY: local-down
