@@ -9,20 +9,24 @@ use anyhow::{Context, Result, ensure};
 const CONFIG: &str = "-Dcassandra.config=file://";
 /// From a Cassandra's folder to its configuration.
 const YAML: &str = "agent/conf/cassandra.yaml";
-/// Beginnings and parts of arguments that plain Cassandra has not: management for the store agent, and what lets replicas
-/// write past Paxos.
-const OMITTED: [(&str, &str); 3] =
-    [("-javaagent:", "jolokia"), ("-Dcassandra.enable_nodelocal_queries", ""), ("-Dcassandra.replicateddb", "")];
+/// Beginnings and parts of arguments that plain Cassandra has not: management for the store agent, what lets replicas
+/// write past Paxos, and a coarser clock for time-outs.
+const OMITTED: [(&str, &str); 4] = [
+    ("-javaagent:", "jolokia"),
+    ("-Dcassandra.enable_nodelocal_queries", ""),
+    ("-Dcassandra.approximate_time_precision_ms", ""),
+    ("-Dcassandra.replicateddb", ""),
+];
 /// Settings of cassandra.yaml that a plain node has as the replica's Cassandra has them: the durability of the commit log,
-/// sizes, and numbers of threads. All others are Cassandra's defaults: time-outs, hints, the snitch's scores, limits.
-const KEPT: [&str; 19] = [
+/// sizes, and numbers of threads. All others are Cassandra's defaults: time-outs, hints, the snitch's scores, limits, where and
+/// how memtables keep rows.
+const KEPT: [&str; 18] = [
     "partitioner",
     "endpoint_snitch",
     "commitlog_sync",
     "commitlog_sync_period",
     "commitlog_segment_size",
     "commitlog_total_space",
-    "memtable_allocation_type",
     "memtable_heap_space",
     "memtable_offheap_space",
     "key_cache_size",

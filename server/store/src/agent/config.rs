@@ -22,6 +22,7 @@ pub fn cassandra_yaml(args: &AgentArgs, layout: &Layout, extra: &str) -> Result<
     settings.extend(list(&roles(args.authentication)));
     settings.extend(list(&if args.shared { for_sharing() } else { for_restore_points() }));
     settings.extend(list(&refusals()));
+    settings.extend(list(&memtables()));
     if args.profile == Profile::Small {
         settings.extend(list(&small()));
     }
@@ -118,8 +119,17 @@ fn semantics() -> Vec<(&'static str, &'static str)> {
         // The id of a prepared statement must not depend on what the connection it came by uses: otherwise one statement
         // has two ids, and the front end and the applier push each other's out.
         ("force_new_prepared_statement_behaviour", "true"),
-        ("memtable_allocation_type", "heap_buffers"),
         ("row_cache_size", "0MiB"),
+    ]
+}
+
+/// Restore points flush every 100 000 records. So that a memtable is flushed for them alone, and there are few files to
+/// compact, it holds as many: in tries, with the rows outside the heap, and up to half of the space in place of a third.
+fn memtables() -> [(&'static str, &'static str); 3] {
+    [
+        ("memtable", "{ configurations: { default: { class_name: TrieMemtable } } }"),
+        ("memtable_allocation_type", "offheap_objects"),
+        ("memtable_cleanup_threshold", "0.5"),
     ]
 }
 
@@ -234,6 +244,8 @@ fn small() -> Vec<(&'static str, &'static str)> {
         ("memtable_offheap_space", "64MiB"),
         ("key_cache_size", "1MiB"),
         ("file_cache_size", "16MiB"),
+        // What is read again and again is not decompressed again and again.
+        ("file_cache_enabled", "true"),
         ("networking_cache_size", "16MiB"),
         ("index_summary_capacity", "1MiB"),
         ("commitlog_total_space", "128MiB"),

@@ -101,7 +101,7 @@ fn memory(memory: Memory, profile: Profile) -> Vec<String> {
 }
 
 /// Mostly waits and estimates that make sense among several nodes only, or cost seconds at each start.
-fn properties() -> [String; 11] {
+fn properties() -> [String; 12] {
     [
         "cassandra.skip_wait_for_gossip_to_settle=0",
         "cassandra.ring_delay_ms=0",
@@ -111,6 +111,8 @@ fn properties() -> [String; 11] {
         "cassandra.gossip_settle_interval_ms=100",
         "cassandra.memtable.row_overhead_size=180",
         "cassandra.shutdown_announce_in_ms=0",
+        // The clock that time-outs go by: 500 times a second it would wake a thread for it, a fortieth of two busy processors.
+        "cassandra.approximate_time_precision_ms=10",
         "cassandra-foreground=yes",
         // Jolokia's server writes an answer in two parts: without this the second waits up to 40 ms until the first is
         // acknowledged, in each call that a replica holds its lanes for.
