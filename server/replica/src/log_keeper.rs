@@ -9,6 +9,7 @@ use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::silence::Silence;
 use replicateddb_ordering::truncation::{Presence, Published, Seen, decide};
 use replicateddb_ordering::{Beginning, LogError, OrderedLog, Position};
+use replicateddb_store::api::{RESTORE_POINTS_KEPT, RestorePoint};
 use replicateddb_store::client::StoreError;
 use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
@@ -191,8 +192,7 @@ pub async fn needs_of_points<A: Agent>(
     known: &mut BTreeMap<String, Needs>,
 ) -> Result<Needs, Trouble> {
     let source = agent.source();
-    let mut points = agent.restore_points_of(&source).await?;
-    points.sort_by_key(|point| point.sequence);
+    let points = own(agent.restore_points_of(&source).await?);
     known.retain(|id, _| points.iter().any(|point| point.id == *id));
     if points.len() < 2 && first == Position::START {
         return Ok(Needs::ALL);
@@ -213,6 +213,13 @@ pub async fn needs_of_points<A: Agent>(
         }
     }
     Ok(Needs::ALL)
+}
+
+/// Those of a store's restore points that its replica needs, oldest first. Older ones are kept while somebody reads them: whoever
+/// copies one makes known by itself what that needs, and held by both the log might be full of it.
+fn own(mut points: Vec<RestorePoint>) -> Vec<RestorePoint> {
+    points.sort_by_key(|point| point.sequence);
+    points.split_off(points.len().saturating_sub(RESTORE_POINTS_KEPT))
 }
 
 /// Makes known what this replica needs of the log now, if that is known here, and what it has executed: more than its
@@ -242,5 +249,29 @@ pub async fn beat<L: OrderedLog, A: Agent>(shared: Arc<Shared>, log: L, agent: A
             }
             Err(error) => tracing::debug!(%error, "what is needed of the log was not made known; again soon"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use replicateddb_store::api::Files;
+
+    use super::*;
+
+    #[test]
+    fn a_restore_point_that_somebody_copies_is_no_need_of_ones_own() {
+        let point = |sequence: u64| {
+            let (id, files) = (format!("p{sequence}"), Files::default());
+            RestorePoint { id, sequence, index: 0, created_ms: 0, files }
+        };
+        let kept = |sequences: &[u64]| -> Vec<u64> {
+            own(sequences.iter().map(|sequence| point(*sequence)).collect())
+                .iter()
+                .map(|point| point.sequence)
+                .collect()
+        };
+        assert!(kept(&[]).is_empty());
+        assert_eq!(kept(&[5]), [5]);
+        assert_eq!(kept(&[9, 7, 3, 8]), [8, 9], "3 and 7 are being read");
     }
 }
