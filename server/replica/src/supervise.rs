@@ -433,7 +433,8 @@ impl<A: Agent, B: Backend> Life<A, B> {
             // Not while it drains.
             let phase = self.shared.status().state;
             if healthy && !serving && matches!(phase, Phase::Replaying | Phase::Serving) {
-                if !caught_up {
+                // It may have been lost, and be back, while the replica became current.
+                if !caught_up || !self.shared.is_current() {
                     // While the backend was lost nothing was applied; a DDL may have left its table without compaction.
                     self.now_current().await;
                     caught_up = true;
