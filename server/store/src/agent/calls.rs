@@ -244,13 +244,26 @@ impl Agent {
         let _one_at_a_time = self.installing.clone().lock_owned().await;
         let mut state = self.enter(caller).await?;
         if state.points.iter().any(|point| point.id == id) {
-            // A crash came between the two.
-            let layout = self.setup.layout.clone();
-            blocking(move || disk::remove_tree(&layout.staging())).await.map_err(|e| failed(&e))?;
-            if replace {
-                self.replace_by(&mut state, &id).await?;
+            let (layout, wanted) = (self.setup.layout.clone(), id.clone());
+            let whole = blocking(move || Ok(points::check(&layout, &wanted, true))).await.map_err(|e| failed(&e))?;
+            match whole {
+                Ok(()) => {
+                    // A crash came between the two.
+                    let layout = self.setup.layout.clone();
+                    blocking(move || disk::remove_tree(&layout.staging())).await.map_err(|e| failed(&e))?;
+                    if replace {
+                        self.replace_by(&mut state, &id).await?;
+                    }
+                    return Ok(done(&state));
+                }
+                Err(error) => {
+                    tracing::warn!(id, "it was taken over before, and is damaged: {error:#}; it is copied again");
+                    self.remove_tree(&id).await?;
+                    state.points.retain(|point| point.id != id);
+                    state.damaged.retain(|damaged| damaged.id != id);
+                    state.publish();
+                }
             }
-            return Ok(done(&state));
         }
         drop(state);
         let staged = self.stage(&source, &id).await;
