@@ -285,7 +285,8 @@ impl<A: Agent> RestorePoints<A> {
         let (agent, shared) = (self.agent.clone(), self.shared.clone());
         self.doing = Doing::FlushingRest(Box::pin(async move {
             let mark = mark.map_err(|e| Trouble::from(e.to_string()))?;
-            let rest = bounded(pause.left(&shared), &agent, &id, flush_rest(&agent, &shared.metrics)).await;
+            // There is no snapshot of this id yet to give up.
+            let rest = limited(pause.left(&shared), flush_rest(&agent, &shared.metrics)).await;
             if rest.is_err() {
                 pause.over(&shared);
             }
@@ -436,6 +437,11 @@ async fn timed<T, E>(metrics: &Metrics, phase: Phase, part: impl Future<Output =
     result
 }
 
+/// A step of a restore point, within a limit.
+async fn limited<T>(limit: Duration, step: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    tokio::time::timeout(limit, step).await.unwrap_or_else(|_| Err(format!("it took longer than {limit:?}").into()))
+}
+
 /// A step of a restore point, within a limit; if it fails, the restore point is given up.
 async fn bounded<A: Agent, T>(
     limit: Duration,
@@ -443,10 +449,9 @@ async fn bounded<A: Agent, T>(
     id: &str,
     step: impl Future<Output = Result<T, Trouble>>,
 ) -> Result<T, Trouble> {
-    let failed = match tokio::time::timeout(limit, step).await {
-        Ok(Ok(done)) => return Ok(done),
-        Ok(Err(trouble)) => trouble,
-        Err(_) => format!("it took longer than {limit:?}").into(),
+    let failed = match limited(limit, step).await {
+        Ok(done) => return Ok(done),
+        Err(trouble) => trouble,
     };
     // The id is never committed after this: a late snapshot can't be taken for this index's. Should the abort be lost,
     // nobody commits the id either.
