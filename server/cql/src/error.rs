@@ -53,3 +53,15 @@ pub enum ProtocolError {
         limit: usize,
     },
 }
+
+/// What [`ProtocolError::TooLarge`] says of types that are nested deeper than
+/// [`MAX_TYPE_DEPTH`](crate::response::MAX_TYPE_DEPTH).
+pub(crate) const TYPE_NESTING: &str = "type nesting";
+
+impl ProtocolError {
+    /// Types are nested too deep: nothing is damaged, and whoever reads the same again is told the same.
+    #[must_use]
+    pub fn is_of_nesting(&self) -> bool {
+        matches!(self, Self::TooLarge { what: TYPE_NESTING, .. })
+    }
+}

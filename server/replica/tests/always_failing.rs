@@ -8,7 +8,7 @@ mod site;
 use std::time::Duration;
 
 use bytes::Bytes;
-use replicateddb_cql::response::parse_error;
+use replicateddb_cql::response::{MAX_TYPE_DEPTH, parse_error};
 use replicateddb_cql::wire::Value;
 use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_replica::config::Config;
@@ -111,6 +111,28 @@ async fn what_always_fails_has_a_result() {
         let status = handle.status();
         assert!(status.replay.as_ref().is_some_and(|replay| !replay.rewound), "{status:?}");
     }
+}
+
+/// A table whose column has a type that is nested deeper than is read here: what is written with values is refused, and the answer
+/// to a condition is passed on as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_nested_too_deep_hold_nobody_up() {
+    let site = Site::new();
+    let handle = site.serve(&MemoryStorage::default(), 0).await;
+    ddl(&handle, SCHEMA[0]).await;
+    let depth = MAX_TYPE_DEPTH + 6;
+    let deep = format!("frozen<{}int{}>", "list<".repeat(depth), ">".repeat(depth));
+    ddl(&handle, &format!("CREATE TABLE deep (k int PRIMARY KEY, v {deep})")).await;
+    let write = |text: &'static str, values| handle.propose(request(RequestKind::Dml, vec![(text, values)]));
+    let refused = write("INSERT INTO deep (k, v) VALUES (?, ?)", vec![int(1), Value::Null]);
+    let refused = tokio::time::timeout(ANSWER_LIMIT, refused).await.expect("an answer").expect("a result");
+    assert!(parse_error(&refused.body).unwrap().message.contains("type nesting"), "{refused:?}");
+    for _ in 0..2 {
+        let claim = write("INSERT INTO deep (k) VALUES (1) IF NOT EXISTS", vec![]);
+        let claim = tokio::time::timeout(ANSWER_LIMIT, claim).await.expect("an answer").expect("a result");
+        assert_eq!(claim.opcode, 8, "{claim:?}");
+    }
+    done(&handle, request(RequestKind::Dml, vec![("INSERT INTO deep (k, v) VALUES (2, [])", vec![])])).await;
 }
 
 /// What is not known to be the statement's own is tried until every replica has complained of it. The front end lets no

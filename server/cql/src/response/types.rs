@@ -1,6 +1,6 @@
 //! The types of columns.
 
-use crate::error::ProtocolError;
+use crate::error::{ProtocolError, TYPE_NESTING};
 use crate::version::Version;
 use crate::wire::{self, Reader};
 use bytes::{BufMut, BytesMut};
@@ -137,7 +137,7 @@ impl TypeReader {
 
 fn read_type(reader: &mut Reader, depth: usize) -> Result<ColumnType, ProtocolError> {
     if depth > MAX_TYPE_DEPTH {
-        return Err(ProtocolError::TooLarge { what: "type nesting", length: depth, limit: MAX_TYPE_DEPTH });
+        return Err(ProtocolError::TooLarge { what: TYPE_NESTING, length: depth, limit: MAX_TYPE_DEPTH });
     }
     let code = reader.short("column type")?;
     if let Some((_, simple, _)) = SIMPLE.iter().find(|(known, ..)| *known == code) {

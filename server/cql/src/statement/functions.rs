@@ -67,7 +67,7 @@ const NAMED: [&str; 42] = [
     "tounixtimestamp",
 ];
 /// Words that a bracket may follow, other than the names of functions.
-const KEYWORDS: [&str; 9] = ["VALUES", "IN", "AND", "WHERE", "IF", "SET", "INITCOND", "LIKE", "CONTAINS"];
+const KEYWORDS: [&str; 10] = ["CAST", "VALUES", "IN", "AND", "WHERE", "IF", "SET", "INITCOND", "LIKE", "CONTAINS"];
 
 /// The non-deterministic function of this name, as stored.
 pub(super) fn nondeterministic(name: &str) -> Option<Function> {

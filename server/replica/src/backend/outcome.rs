@@ -36,13 +36,18 @@ impl Reply {
         self.opcode == Opcode::Result.code()
     }
 
-    /// The answer to a request of version 5 as version 4 says it, which is how outcomes are kept.
+    /// The answer to a request of version 5 as version 4 says it, which is how outcomes are kept; as it is where its types are
+    /// nested too deep to be read.
     ///
     /// # Errors
     /// It can't be read.
     pub fn in_v4(self) -> Result<Self, ProtocolError> {
         let Some(message) = self.message().filter(|_| self.is_result()) else { return Ok(self) };
-        let Some(in_v4) = result_in_v4(&message)? else { return Ok(self) };
+        let in_v4 = match result_in_v4(&message) {
+            Err(error) if error.is_of_nesting() => None,
+            in_v4 => in_v4?,
+        };
+        let Some(in_v4) = in_v4 else { return Ok(self) };
         let prefix = self.body.slice(..self.body.len().saturating_sub(message.len()));
         Ok(Self { body: [prefix, in_v4].concat().into(), ..self })
     }

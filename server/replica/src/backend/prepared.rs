@@ -117,6 +117,8 @@ impl PreparedCache {
                 match response::parse_result_v5(&message) {
                     Ok(ResultBody::Prepared(prepared)) => Ok(Preparing::Done(self.keep(keyspace, text, prepared))),
                     Ok(_) => Err(strange("no prepared statement in the answer to PREPARE".to_owned())),
+                    // Cassandra says so on every replica, each time.
+                    Err(error) if error.is_of_nesting() => Ok(Preparing::Refused(Reply::invalid(&error.to_string()))),
                     Err(error) => Err(strange(error.to_string())),
                 }
             }
