@@ -9,7 +9,11 @@ use replicateddb_cql::{
     statement::{Ident, Kind, Object, Statement, classify, is_system_keyspace},
 };
 
-use super::{answer, classes, refuse, select::Select, topology::Table};
+use super::{
+    answer, classes, refuse,
+    select::Select,
+    topology::{Table, is_cassandras},
+};
 use crate::replica::RequestKind;
 
 /// What to do with a statement.
@@ -88,7 +92,8 @@ pub fn plan(text: &str, keyspace: Option<&str>) -> Plan {
         Kind::Truncate => RequestKind::Truncate,
     };
     let unknown_class = || classes::unknown_class(text, &statement).map(Refusal::invalid);
-    match refuse::by_text(&statement, keyspace).or_else(unknown_class) {
+    let too_deep = || refuse::too_deep(text);
+    match refuse::by_text(&statement, keyspace).or_else(unknown_class).or_else(too_deep) {
         Some(refusal) => Plan::Refuse(refusal),
         None => Plan::Write(Box::new(WritePlan { kind, statement })),
     }
@@ -99,6 +104,7 @@ fn select(text: &str, statement: Statement, keyspace: Option<&str>) -> Plan {
     if let (Some("system"), Some(table)) = (keyspace, table.and_then(Table::of)) {
         return match Select::parse(text, table) {
             Ok(select) => Plan::Topology(Arc::new(select)),
+            Err(_) if table == Table::Local && is_cassandras(text) => Plan::Local,
             Err(message) => Plan::Refuse(Refusal::invalid(message)),
         };
     }
@@ -136,7 +142,30 @@ mod tests {
         ] {
             assert!(matches!(plan(text, keyspace), Plan::Topology(_)), "{text}");
         }
-        assert!(matches!(plan("SELECT JSON * FROM system.local", None), Plan::Refuse(_)));
+        for text in [
+            "SELECT JSON * FROM system.local",
+            "SELECT toJson(tokens) FROM system.local",
+            "SELECT cluster_name, now(), host_id FROM system.local",
+            "SELECT now() FROM system.local WHERE key = 'local' AND rack = 'r' ALLOW FILTERING",
+            "SELECT now() FROM system.peers",
+            "SELECT DISTINCT peer FROM system.peers_v2",
+        ] {
+            assert!(matches!(plan(text, None), Plan::Refuse(_)), "{text}");
+        }
+    }
+
+    /// Health checks ask so.
+    #[test]
+    fn what_is_the_same_there_is_asked_of_cassandra() {
+        for text in [
+            "SELECT now() FROM system.local",
+            "select toTimestamp(now()) as t, cluster_name from system.local where key='local'",
+            "SELECT JSON key, release_version FROM system.local",
+            "SELECT DISTINCT key FROM system.local",
+            "SELECT writetime(cluster_name) FROM system.local",
+        ] {
+            assert_eq!(plan(text, None), Plan::Local, "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What is refused: everything that could not be executed exactly the same, and exactly once, on every replica.
 
+use replicateddb_cql::lex::{self, TokenKind};
+use replicateddb_cql::response::MAX_TYPE_DEPTH;
 use replicateddb_cql::statement::{Action, Ident, Kind, Object, Statement, is_native_function, is_system_keyspace};
 
 use super::{
@@ -32,6 +34,35 @@ pub fn by_text(statement: &Statement, keyspace: Option<&str>) -> Option<Refusal>
     }
     // Everything else is executed once, in the log's order: a timestamp in the text stands, operations and conditions are
     // decided there, and expiry counts from the log's second.
+    None
+}
+
+/// Deepest nesting of brackets and types, and most operators in one term, of a write: Cassandra's parser and its terms call
+/// themselves for each, and the depth at which their stack ends depends on what is compiled, so it may differ between replicas. And
+/// types that are nested deeper than [`MAX_TYPE_DEPTH`] are not read here.
+const MAX_NESTING: usize = 60;
+const _: () = assert!(MAX_NESTING < MAX_TYPE_DEPTH);
+
+/// Why a text is nested too deep to be ordered, if it is.
+pub fn too_deep(text: &str) -> Option<Refusal> {
+    let (mut depth, mut operators) = (0_usize, 0_usize);
+    for token in lex::tokens(text) {
+        match token.kind {
+            TokenKind::Symbol(b'(' | b'[' | b'{' | b'<') => depth += 1,
+            TokenKind::Symbol(b')' | b']' | b'}' | b'>') => depth = depth.saturating_sub(1),
+            TokenKind::Symbol(b'+' | b'-' | b'*' | b'/' | b'%') => operators += 1,
+            // A comparison may be written with a bracket of types: each statement begins anew.
+            TokenKind::Symbol(b';') => (depth, operators) = (0, 0),
+            TokenKind::Symbol(b',' | b'=') => operators = 0,
+            TokenKind::Word if token.is_word(text, "AND") => operators = 0,
+            _ => continue,
+        }
+        if depth > MAX_NESTING || operators > MAX_NESTING {
+            return Some(Refusal::invalid(format!(
+                "the statement is nested more than {MAX_NESTING} deep, or has as many operators in one term: bind the value"
+            )));
+        }
+    }
     None
 }
 
@@ -99,6 +130,29 @@ mod tests {
 
     fn refused(text: &str) -> Option<String> {
         by_text(&classify(text), None).map(|refusal| refusal.message)
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_refused_before_it_is_ordered() {
+        let nested =
+            |depth: usize| format!("INSERT INTO a.t (k, l) VALUES (1, {}{})", "[".repeat(depth), "]".repeat(depth));
+        let sum = |terms: usize| format!("UPDATE a.t SET v = 1{} WHERE k = 1", " + v".repeat(terms));
+        let many = format!("INSERT INTO a.t (k, l) VALUES (1, [{}0])", "1 + 1, ".repeat(500));
+        let types = |depth: usize| {
+            format!("CREATE TABLE a.t (k {}int{} PRIMARY KEY)", "frozen<".repeat(depth), ">".repeat(depth))
+        };
+        for (text, refused) in [
+            (nested(50), false),
+            (nested(61), true),
+            (sum(60), false),
+            (sum(61), true),
+            (many, false),
+            (types(50), false),
+            (types(61), true),
+            ("DELETE FROM a.t WHERE k < 1; ".repeat(200), false),
+        ] {
+            assert_eq!(too_deep(&text).is_some(), refused, "{text}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use replicateddb_cql::{
     response::{self, ErrorCode},
     rewrite::with_hashed_passwords,
     statement::{Ident, Statement, classify},
+    wire::Value,
 };
 use replicateddb_store::login;
 use tokio::sync::Semaphore;
@@ -39,6 +40,9 @@ use crate::keyspace::confine;
 use crate::reads::{Early, Hold};
 use crate::record::flags;
 use crate::replica::{Outcome, ProposeError, Request, StatementText};
+
+/// Whether there is a keyspace.
+const KEYSPACE: &str = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
 
 /// Shared by the sessions on one generation of the backend.
 pub struct Service<C> {
@@ -151,7 +155,9 @@ impl<C: Core> Service<C> {
                 Denied::Refused(refusal) => refusal.answer(stream),
                 Denied::NotThere(None) => Envelope::response(stream, Opcode::Result, response::void()),
                 Denied::NotThere(Some(refusal)) => refusal.answer(stream),
-                Denied::NoTable(table) => Refusal::invalid(format!("table {table} does not exist")).answer(stream),
+                Denied::NoTable { keyspace, table } => {
+                    Refusal::invalid(self.missing(&keyspace, &table).await).answer(stream)
+                }
                 Denied::Unknown(error) => answer::error_body(stream, error.body()),
                 Denied::NotNow(error) => answer::error_body(stream, answer::read_error(&error, consistency)),
             };
@@ -217,7 +223,7 @@ impl<C: Core> Service<C> {
         }
         match self.may_now(write, role).await {
             // It may have been made through another replica.
-            Err(Denied::NoTable(_)) => {
+            Err(Denied::NoTable { .. }) => {
                 self.core.barrier().await.map_err(Denied::NotNow)?;
                 self.may_now(write, role).await
             }
@@ -300,19 +306,34 @@ impl<C: Core> Service<C> {
     ) -> Result<(bool, bool), Bytes> {
         let mut caught_up = false;
         loop {
-            let missing = match self.verdict(statement, keyspace, table).await {
+            let unknown = match self.verdict(statement, keyspace, table).await {
                 Ok(Some(Verdict::Execute { repeatable, counts })) => return Ok((repeatable, counts)),
-                Ok(Some(Verdict::UnknownColumn(column))) => {
-                    format!("Undefined column name {column} in table {keyspace}.{table}")
-                }
-                Ok(None) => format!("table {table} does not exist"),
+                Ok(Some(Verdict::UnknownColumn(column))) => Some(column),
+                Ok(None) => None,
                 Err(error) => return Err(error.body()),
             };
             if caught_up {
+                let missing = match unknown {
+                    Some(column) => format!("Undefined column name {column} in table {keyspace}.{table}"),
+                    None => self.missing(keyspace, table).await,
+                };
                 return Err(body(&Refusal::invalid(missing)));
             }
             self.core.barrier().await.map_err(|error| answer::read_error(&error, consistency))?;
             caught_up = true;
+        }
+    }
+
+    /// What Cassandra says of a table that is not there: its keyspace may not be there either.
+    async fn missing(&self, keyspace: &str, table: &str) -> String {
+        let name = Values::positional(&[Value::Bytes(Bytes::copy_from_slice(keyspace.as_bytes()))]);
+        let found = match name {
+            Ok(name) => self.control.query(KEYSPACE, name).await.ok(),
+            Err(_) => None,
+        };
+        match found {
+            Some(found) if found.rows.is_empty() => format!("keyspace {keyspace} does not exist"),
+            _ => format!("table {table} does not exist"),
         }
     }
 

@@ -384,15 +384,7 @@ impl<C: Core> Session<C> {
                 let envelope = request::with_consistency(envelope, Consistency::One, self.version)?;
                 Ok(self.relay.send(envelope, Expect::Keyspace, ticket).await?)
             }
-            Plan::Unknown => {
-                let prepare = match (self.version, statement.keyspace.as_deref()) {
-                    (Version::V5, Some(keyspace)) => request::v5::prepare_in(&statement.text, keyspace)?,
-                    (Version::V5, None) => request::v5::prepare(&statement.text)?,
-                    _ => request::prepare(&statement.text)?,
-                };
-                let prepare = Envelope::request(stream, Opcode::Prepare, prepare);
-                Ok(self.relay.send(prepare, Expect::Verdict, ticket.class(RequestClass::Refused)).await?)
-            }
+            Plan::Unknown => self.unknown(stream, &statement, ticket).await,
             Plan::Topology(select) => {
                 self.topology(stream, select.clone(), bound.values, ticket.class(RequestClass::Own));
                 Ok(())
@@ -402,6 +394,17 @@ impl<C: Core> Session<C> {
                 self.write(stream, write, bound.consistency, ticket).await
             }
         }
+    }
+
+    /// Has a text that is not understood prepared, for the error that Cassandra gives.
+    async fn unknown(&mut self, stream: i16, statement: &Prepared, ticket: Ticket) -> Result<(), Stop> {
+        let prepare = match (self.version, statement.keyspace.as_deref()) {
+            (Version::V5, Some(keyspace)) => request::v5::prepare_in(&statement.text, keyspace)?,
+            (Version::V5, None) => request::v5::prepare(&statement.text)?,
+            _ => request::prepare(&statement.text)?,
+        };
+        let prepare = Envelope::request(stream, Opcode::Prepare, prepare);
+        Ok(self.relay.send(prepare, Expect::Verdict, ticket.class(RequestClass::Refused)).await?)
     }
 
     /// Why a statement that is not ordered reaches out of the keyspace that clients are confined to.
@@ -428,6 +431,7 @@ impl<C: Core> Session<C> {
             Ok(write) => self.write(stream, write, consistency, ticket).await,
             Err(write::BatchError::Unprepared(id)) => self.answer(answer::unprepared(stream, id), ticket).await,
             Err(write::BatchError::Refused(refusal)) => self.refuse(stream, &refusal, ticket).await,
+            Err(write::BatchError::Unknown(member)) => self.unknown(stream, &member, ticket).await,
         }
     }
 

@@ -7,8 +7,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use replicateddb_cql::{
+    lex,
     request::Values,
     response::{Column, Row, Rows, cell},
+    statement::ident,
 };
 use replicateddb_ordering::members::Member;
 use uuid::Uuid;
@@ -102,6 +104,28 @@ impl Topology {
         let states = self.peers.states().await;
         Ok(peer_rows(table, columns, &local, &self.peers.others(), &states))
     }
+}
+
+/// Columns of `system.local` that tell of the replica in place of its Cassandra.
+const OWN: [&str; 9] = [
+    "rpc_address",
+    "broadcast_address",
+    "listen_address",
+    "rpc_port",
+    "host_id",
+    "data_center",
+    "rack",
+    "tokens",
+    "schema_version",
+];
+
+/// Whether a SELECT on `system.local` shows nothing, and asks for nothing, that the replica has otherwise than its Cassandra.
+/// Each has one row, of the same key, so that Cassandra's answer is right: that of `SELECT now() FROM system.local`, say.
+pub fn is_cassandras(text: &str) -> bool {
+    !lex::tokens(text).any(|token| {
+        let name = ident(text, token);
+        token.is_symbol(b'*') || name.is_some_and(|name| OWN.contains(&name.as_str()))
+    })
 }
 
 /// The row of the local Cassandra with the replica's identity in place of its own.

@@ -65,6 +65,8 @@ pub enum BatchError {
     Unprepared(Bytes),
     /// It must not be executed.
     Refused(Refusal),
+    /// A member that is not understood: Cassandra says what is wrong with it.
+    Unknown(Arc<Prepared>),
 }
 
 impl Write {
@@ -159,8 +161,17 @@ pub fn batch(batch: Batch, keyspace: Option<String>, cache: &PreparedCache) -> R
             }
         };
         match &prepared.plan {
-            Plan::Write(plan) if is_row(plan) => parts.push(Part { prepared, values: member.values }),
+            Plan::Write(plan) if is_row(plan) => {
+                // Before they are ordered: members with conditions are executed as one text, with the values of all.
+                let (markers, values) = (plan.statement.markers.len(), member.values.len());
+                if markers != values {
+                    let message = format!("There were {markers} markers(?) in CQL but {values} bound variables");
+                    return Err(BatchError::Refused(Refusal::invalid(message)));
+                }
+                parts.push(Part { prepared, values: member.values });
+            }
             Plan::Refuse(refusal) => return Err(BatchError::Refused(refusal.clone())),
+            Plan::Unknown => return Err(BatchError::Unknown(prepared)),
             _ => {
                 let message = "Invalid statement in batch: only UPDATE, INSERT and DELETE statements are allowed.";
                 return Err(BatchError::Refused(Refusal::invalid(message)));
@@ -234,9 +245,13 @@ mod tests {
     fn what_a_batch_may_not_hold() {
         let cache = PreparedCache::new(10, 1000);
         let of_text = |kind, member: &str| batch(of(kind, vec![text(member)]), Some("a".into()), &cache);
-        for member in ["SELECT * FROM t", "TRUNCATE t", "USE b", "nonsense", "DELETE FROM t WHERE k = f(1)"] {
+        for member in ["SELECT * FROM t", "TRUNCATE t", "USE b", "DELETE FROM t WHERE k = f(1)"] {
             assert!(matches!(of_text(BatchKind::Logged, member), Err(BatchError::Refused(_))), "{member}");
         }
+        assert!(matches!(of_text(BatchKind::Logged, "INSRET INTO t (k) VALUES (1)"), Err(BatchError::Unknown(_))));
+        let error = of_text(BatchKind::Logged, "UPDATE t SET v = 1 WHERE k = ? IF v = ?");
+        let wrong = "There were 2 markers(?) in CQL but 0 bound variables";
+        assert!(matches!(&error, Err(BatchError::Refused(refusal)) if refusal.message == wrong), "{error:?}");
         let unknown = BatchStatement { body: BatchBody::Id("x".into()), values: Values::none() };
         let error = batch(of(BatchKind::Unlogged, vec![unknown]), None, &cache);
         assert!(matches!(error, Err(BatchError::Unprepared(id)) if id == "x"));

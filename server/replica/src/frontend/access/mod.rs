@@ -53,7 +53,12 @@ pub enum Denied {
     /// The role may not, or the statement asks for something that nobody may.
     Refused(Refusal),
     /// A table that is not there, or not yet.
-    NoTable(String),
+    NoTable {
+        /// Its keyspace.
+        keyspace: String,
+        /// Its name.
+        table: String,
+    },
     /// What is to be dropped or altered is not there: whether that is an error.
     NotThere(Option<Refusal>),
     /// It can't be found out now.
@@ -191,7 +196,10 @@ impl Access<'_> {
         match (statement.kind, table, object) {
             (kind, Some(table), _) if kind.is_dml() => {
                 let columns = self.schema.columns(self.control, self.schema_version, keyspace, table).await?;
-                facts.views = columns.ok_or_else(|| Denied::NoTable(table.to_owned()))?.views().to_vec();
+                facts.views = columns
+                    .ok_or_else(|| Denied::NoTable { keyspace: keyspace.to_owned(), table: table.to_owned() })?
+                    .views()
+                    .to_vec();
             }
             (Kind::Ddl(Action::Alter | Action::Drop, Object::MaterializedView), _, Some(view)) => {
                 let columns = self.schema.columns(self.control, self.schema_version, keyspace, view).await?;
