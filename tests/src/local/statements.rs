@@ -183,7 +183,7 @@ fn values(local: &mut Local) -> Result<()> {
 const LOGGED_COUNTERS: &str = "Cannot include a counter statement in a logged batch";
 
 /// Statements that are refused, and words of the reason.
-const REFUSED: [(&str, &str); 8] = [
+const REFUSED: [(&str, &str); 9] = [
     ("CREATE TRIGGER x ON no.t USING 'y'", "triggers are not supported"),
     ("INSERT INTO no.t (id, v) VALUES (1, no.f('x')) IF NOT EXISTS", "no.f is no function of Cassandra's own"),
     ("UPDATE no.t SET l[5] = 1 WHERE id = 1", "list"),
@@ -192,7 +192,8 @@ const REFUSED: [(&str, &str); 8] = [
         "there are roles and permissions only where clients log in",
     ),
     ("INSERT INTO system.local (key) VALUES ('local')", "belongs to Cassandra"),
-    ("INSERT INTO no.nothing (id) VALUES (1)", "does not exist"),
+    ("INSERT INTO no.nothing (id) VALUES (1)", "table nothing does not exist"),
+    ("INSERT INTO nowhere.t (id) VALUES (1)", "keyspace nowhere does not exist"),
     ("INSERT INTO no.t (id, v VALUES", "syntax"),
     ("BEGIN BATCH UPDATE no.n SET c = c + 1 WHERE id = 1; APPLY BATCH", LOGGED_COUNTERS),
 ];
@@ -221,6 +222,11 @@ fn refusals(local: &mut Local) -> Result<()> {
             "two batches of counters, each once"
         );
         ensure!(number(&session, "SELECT count(*) FROM no.t").await? == before, "a refused statement left a row");
+        for asked in ["SELECT now() FROM system.local", "SELECT toTimestamp(now()), release_version FROM system.local"]
+        {
+            let rows = session.query_unpaged(asked, ()).await?.into_rows_result()?.rows_num();
+            ensure!(rows == 1, "health checks ask {asked}: {rows} rows");
+        }
         session.query_unpaged("INSERT INTO no.t (id, v) VALUES (3, 'the session goes on')", ()).await?;
         anyhow::Ok(())
     })?;
