@@ -29,7 +29,8 @@ pub fn null_in_where(statement: &StatementText, said: &Statement, literal: bool)
     // A marker without a name has that of the column before it.
     let is_null_marker = |token: &Token, column: &str| {
         let at = said.markers.binary_search_by_key(&token.span().start, |marker| marker.span.start);
-        let Some((ordinal, marker)) = at.ok().and_then(|at| Some((at, said.markers.get(at)?))) else { return false };
+        let Ok(ordinal) = at else { return false };
+        let marker = &said.markers[ordinal];
         nulls.iter().any(|(at, bound)| match (&bound.name, &marker.name) {
             (None, _) => *at == ordinal,
             (Some(name), Some(marker)) => name == marker.as_str(),

@@ -44,10 +44,11 @@ impl Reply {
     pub fn in_v4(self) -> Result<Self, ProtocolError> {
         let Some(message) = self.message().filter(|_| self.is_result()) else { return Ok(self) };
         let in_v4 = match result_in_v4(&message) {
-            Err(error) if error.is_of_nesting() => None,
-            in_v4 => in_v4?,
+            Ok(Some(in_v4)) => in_v4,
+            Ok(None) => return Ok(self),
+            Err(error) if error.is_of_nesting() => return Ok(self),
+            Err(error) => return Err(error),
         };
-        let Some(in_v4) = in_v4 else { return Ok(self) };
         let prefix = self.body.slice(..self.body.len().saturating_sub(message.len()));
         Ok(Self { body: [prefix, in_v4].concat().into(), ..self })
     }

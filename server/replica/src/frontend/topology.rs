@@ -106,25 +106,32 @@ impl Topology {
     }
 }
 
-/// Columns of `system.local` that tell of the replica in place of its Cassandra.
-const OWN: [&str; 9] = [
-    "rpc_address",
-    "broadcast_address",
-    "listen_address",
-    "rpc_port",
-    "host_id",
-    "data_center",
-    "rack",
-    "tokens",
-    "schema_version",
+/// A value of the replica's, and its schema version.
+type Own = fn(&Identity, Uuid) -> Bytes;
+
+/// Columns of `system.local` that tell of the replica in place of its Cassandra, and what.
+const OWN: [(&str, Own); 9] = [
+    ("rpc_address", |own, _| cell::inet(own.address)),
+    ("broadcast_address", |own, _| cell::inet(own.address)),
+    ("listen_address", |own, _| cell::inet(own.address)),
+    ("rpc_port", |own, _| cell::int(i32::from(own.cql_port))),
+    ("host_id", |own, _| cell::uuid(own.host_id)),
+    ("data_center", |own, _| cell::text(&own.data_center)),
+    ("rack", |own, _| cell::text(&own.rack)),
+    ("tokens", |own, _| token_set(own.id)),
+    ("schema_version", |_, version| cell::uuid(version)),
 ];
+
+fn own(column: &str) -> Option<Own> {
+    OWN.iter().find(|(name, _)| *name == column).map(|(_, own)| *own)
+}
 
 /// Whether a SELECT on `system.local` shows nothing, and asks for nothing, that the replica has otherwise than its Cassandra.
 /// Each has one row, of the same key, so that Cassandra's answer is right: that of `SELECT now() FROM system.local`, say.
 pub fn is_cassandras(text: &str) -> bool {
     !lex::tokens(text).any(|token| {
         let name = ident(text, token);
-        token.is_symbol(b'*') || name.is_some_and(|name| OWN.contains(&name.as_str()))
+        token.is_symbol(b'*') || name.is_some_and(|name| own(name.as_str()).is_some())
     })
 }
 
@@ -133,17 +140,9 @@ fn local_rows(mut local: Rows, identity: &Identity, schema_version: Uuid) -> Row
     let columns = &local.columns;
     for row in &mut local.rows {
         for (column, value) in columns.iter().zip(row.iter_mut()) {
-            let own = match column.name.as_str() {
-                "rpc_address" | "broadcast_address" | "listen_address" => cell::inet(identity.address),
-                "rpc_port" => cell::int(i32::from(identity.cql_port)),
-                "host_id" => cell::uuid(identity.host_id),
-                "data_center" => cell::text(&identity.data_center),
-                "rack" => cell::text(&identity.rack),
-                "tokens" => token_set(identity.id),
-                "schema_version" => cell::uuid(schema_version),
-                _ => continue,
-            };
-            *value = Some(own);
+            if let Some(own) = own(&column.name) {
+                *value = Some(own(identity, schema_version));
+            }
         }
     }
     local
