@@ -214,12 +214,8 @@ impl Agent {
     async fn clean_up(self, mut state: Locked) {
         let leased = self.leases.current();
         for id in plan::superseded(&state.points, &state.damaged, RESTORE_POINTS_KEPT, &leased) {
-            match self.remove_tree(&id).await {
-                Ok(()) => {
-                    state.points.retain(|point| point.id != id);
-                    state.damaged.retain(|damaged| damaged.id != id);
-                }
-                Err(error) => tracing::warn!(id, %error, "deleting an old restore point; tried again after the next"),
+            if let Err(error) = self.drop_point(&mut state, &id).await {
+                tracing::warn!(id, %error, "deleting an old restore point; tried again after the next");
             }
         }
         self.setup.faults.pass("commit-old-dropped");
@@ -258,9 +254,7 @@ impl Agent {
                 }
                 Err(error) => {
                     tracing::warn!(id, "it was taken over before, and is damaged: {error:#}; it is copied again");
-                    self.remove_tree(&id).await?;
-                    state.points.retain(|point| point.id != id);
-                    state.damaged.retain(|damaged| damaged.id != id);
+                    self.drop_point(&mut state, &id).await?;
                     state.publish();
                 }
             }
@@ -290,8 +284,7 @@ impl Agent {
     async fn replace_by(&self, state: &mut State, id: &str) -> Result<(), Refusal> {
         let others: Vec<_> = state.points.iter().map(|point| point.id.clone()).filter(|other| other != id).collect();
         for other in others {
-            self.remove_tree(&other).await?;
-            state.points.retain(|point| point.id != other);
+            self.drop_point(state, &other).await?;
         }
         state.damaged.retain(|damaged| damaged.id == id);
         self.setup.faults.pass(faults::REPLACE);
@@ -326,6 +319,14 @@ impl Agent {
             Some(pending) => self.remove_tree(&pending.id).await,
             None => Ok(()),
         }
+    }
+
+    /// Deletes a committed restore point.
+    async fn drop_point(&self, state: &mut State, id: &str) -> Result<(), Refusal> {
+        self.remove_tree(id).await?;
+        state.points.retain(|point| point.id != id);
+        state.damaged.retain(|damaged| damaged.id != id);
+        Ok(())
     }
 
     async fn remove_tree(&self, id: &str) -> Result<(), Refusal> {
