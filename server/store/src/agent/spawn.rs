@@ -16,9 +16,11 @@ const MEMLOCK: u64 = 64 << 10;
 /// `CAP_IPC_LOCK`, by which root pins memory without a limit.
 const CAP_IPC_LOCK: libc::c_ulong = 14;
 /// How late the process's timers may be, ns. A thread of Cassandra's pools that has run out of work sleeps for 10 µs again and
-/// again before it really sleeps (`SEPWorker.doWaitSpin`); with the kernel's usual 50 µs that takes a fifth of a
-/// processor for each Cassandra that is neither idle nor busy, with this a twelfth, and a request waits a tenth of a ms more.
-const TIMER_SLACK_NS: u64 = 200_000;
+/// again before it really sleeps (`SEPWorker.doWaitSpin`), and as long as one does nobody else is woken for a request. With the
+/// kernel's usual 50 µs that takes a fifth of a processor for each Cassandra that is neither idle nor busy. Measured by changing
+/// it under load, docs/benchmarks.md: 200 µs, 400 and 700 took less and less; with 700 a request that comes alone waited
+/// longer.
+const TIMER_SLACK_NS: u64 = 400_000;
 
 /// Makes the child die by SIGKILL together with the thread that spawns it, keeps it from pinning its memory, and lets its
 /// timers be a little late.
