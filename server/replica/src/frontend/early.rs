@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use replicateddb_cql::{Consistency, frame::Envelope};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     answer,
@@ -12,6 +12,7 @@ use super::{
     relay::{Expect, Relay},
     service::Service,
     session::End,
+    shares::Share,
     socket::Out,
 };
 use crate::reads::Early;
@@ -22,7 +23,7 @@ pub struct Answered {
     /// From Cassandra.
     pub envelope: Envelope,
     /// Given back once it is written.
-    pub share: OwnedSemaphorePermit,
+    pub share: Share,
     /// Of the request.
     pub ticket: Ticket,
 }

@@ -33,6 +33,11 @@ use crate::replica::{Outcome, ProposeError, Request, SchemaEvent, SchemaVersion,
 /// Longest wait for anything that has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A read that has an answer of [`LARGE_BYTES`].
+pub const LARGE: &str = "SELECT v FROM a.large";
+/// Bytes of the value that [`LARGE`] reads.
+pub const LARGE_BYTES: usize = 1_000_000;
+
 /// A replica that does as it is told.
 #[derive(Clone)]
 pub struct FakeCore {
@@ -205,6 +210,8 @@ fn reply(envelope: &Envelope, generation: &Mutex<u64>, levels: &Mutex<Vec<Consis
                 text_rows(&["column_name", "type", "kind"], &rows)
             } else if query.text.contains("system_schema.views") {
                 text_rows(&["base_table_name"], &[])
+            } else if query.text == LARGE {
+                text_rows(&["v"], &[&["x".repeat(LARGE_BYTES).as_str()]])
             } else if let Some(keyspace) = query.text.strip_prefix("USE ") {
                 response::set_keyspace(keyspace)
             } else {

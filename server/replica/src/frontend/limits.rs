@@ -8,8 +8,8 @@ pub const DEFAULT_MAX_CLIENTS: usize = 2048;
 pub const MAX_IN_FLIGHT_PER_CLIENT: usize = 1024;
 /// Bytes of request bodies being read or executed for all clients together; while so many are, nothing more is read.
 pub const MAX_IN_FLIGHT_BYTES: usize = 48 * 1024 * 1024;
-/// Bytes of answers between the local Cassandra and the clients' sockets, for all clients together; while so many are, no
-/// more are read. One larger than that passes alone.
+/// Bytes of answers between the local Cassandra and the clients' sockets, for all clients together ([`super::shares`]);
+/// while so many are, no more are read. One larger than that passes alone.
 pub const MAX_ANSWER_BYTES: usize = 48 * 1024 * 1024;
 /// Largest body of a client's message, bytes (Cassandra's own limit is 16 MiB, too).
 pub const MAX_BODY: usize = 16 * 1024 * 1024;

@@ -27,6 +27,7 @@ use super::{
     schema::SchemaCache,
     service::Service,
     session::{self, Closing},
+    shares::Shares,
     topology::{Identity, Topology},
 };
 use crate::backend::Endpoint;
@@ -60,7 +61,7 @@ pub struct Frontend<C> {
     metrics: Arc<Metrics>,
     prepared: Arc<PreparedCache>,
     budget: Arc<Semaphore>,
-    answers: Arc<Semaphore>,
+    answers: Shares,
 }
 
 impl<C: Core> Frontend<C> {
@@ -68,7 +69,7 @@ impl<C: Core> Frontend<C> {
     pub fn new(core: C, config: Config, peers: Arc<Peers>, metrics: Arc<Metrics>) -> Self {
         let prepared = Arc::new(PreparedCache::new(PREPARED_ENTRIES, PREPARED_BYTES));
         let budget = Arc::new(Semaphore::new(MAX_IN_FLIGHT_BYTES));
-        let answers = Arc::new(Semaphore::new(MAX_ANSWER_BYTES));
+        let answers = Shares::new(MAX_ANSWER_BYTES);
         Self { core, config, peers, metrics, prepared, budget, answers }
     }
 

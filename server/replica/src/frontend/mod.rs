@@ -28,6 +28,7 @@ mod service;
 mod session;
 #[cfg(test)]
 mod session_tests;
+mod shares;
 mod socket;
 pub mod superuser;
 mod tokens;

@@ -15,17 +15,17 @@ use replicateddb_cql::{
     response::{self, ErrorCode, ResultBody, ResultKind},
 };
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::oneshot,
     task::JoinSet,
 };
 
 use super::{
     answer,
     early::Answered,
-    limits::MAX_ANSWER_BYTES,
     metrics::Ticket,
     plan::Plan,
     prepared::{Prepared, PreparedCache},
+    shares::SessionShares,
     socket::{Out, Reader},
 };
 use crate::{frontier::Standing, reads::Hold};
@@ -146,16 +146,16 @@ impl Relay {
         self.backend.send(envelope).await.map_err(|_| RelayError::Closed)
     }
 
-    /// Passes answers on until the backend's connection or the client's queue ends. Each holds its share of `bytes`, all
-    /// clients' bound, from before it is read until it is written.
-    pub async fn answers(&self, mut backend: Reader, out: Out, bytes: Arc<Semaphore>) {
+    /// Passes answers on until the backend's connection or the client's queue ends. Each holds its share of all
+    /// clients' bound from before it is read until it is written.
+    pub async fn answers(&self, mut backend: Reader, out: Out, shares: SessionShares) {
         let mut unproved = JoinSet::new();
         loop {
             let length = match backend.next_length().await {
-                Ok(length) => u32::try_from(length.min(MAX_ANSWER_BYTES)).unwrap_or(u32::MAX),
+                Ok(length) => length,
                 Err(error) => return tracing::debug!(%error, "a backend connection broke"),
             };
-            let Ok(share) = bytes.clone().acquire_many_owned(length).await else { return };
+            let share = shares.take(length).await;
             let envelope = match backend.next().await {
                 Ok(Some(envelope)) => envelope,
                 Err(error) => return tracing::debug!(%error, "a backend connection broke"),

@@ -32,6 +32,7 @@ use super::{
     relay::Placed,
     schema::SchemaCache,
     select::Select,
+    shares::Shares,
     topology::Topology,
     write::{Part, Write},
 };
@@ -77,7 +78,7 @@ pub struct Service<C> {
     /// Bytes of request bodies that may be in flight.
     pub budget: Arc<Semaphore>,
     /// Bytes of answers on their way to clients, of all sessions.
-    pub answers: Arc<Semaphore>,
+    pub answers: Shares,
 }
 
 impl<C: Core> Service<C> {

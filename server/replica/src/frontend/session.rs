@@ -178,7 +178,7 @@ async fn converse<C: Core>(
     let (backend_reader, backend_writer) = socket::backend_halves(backend);
     let (to_backend, backend_queue) = Out::new();
     let relay = Arc::new(Relay::new(to_backend, service.prepared.clone(), service.keyspace.as_deref()));
-    let answers = relay.answers(backend_reader, out.clone(), service.answers.clone());
+    let answers = relay.answers(backend_reader, out.clone(), service.answers.of_session());
     let (tasks, events) = (JoinSet::new(), JoinSet::new());
     let mut session = Session { service, role, version, relay: relay.clone(), out, tasks, events, interest: None };
     tokio::select! {

@@ -14,10 +14,11 @@ use replicateddb_cql::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
-use super::fake::{Bed, PATIENCE, id_of, proposed, query};
-use super::limits::{BODY_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY, MAX_IN_FLIGHT_BYTES};
+use super::fake::{Bed, LARGE, LARGE_BYTES, PATIENCE, id_of, proposed, query};
+use super::limits::{BODY_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY, MAX_IN_FLIGHT_BYTES, SOCKET_WRITE_TIMEOUT};
 use crate::{
     lanes::Lanes,
     reads::Early,
@@ -95,6 +96,36 @@ async fn announced_bodies_hold_up_the_others_for_a_bounded_time() {
     assert!(started.elapsed() <= BODY_TIMEOUT * 2, "{:?}", started.elapsed());
     for mut idler in idlers {
         assert!(!matches!(idler.framed.next().await, Some(Ok(_))), "a client that sends no body is let go");
+    }
+}
+
+/// Clients that ask for more than all answers may have together, and don't read, leave room for others.
+#[tokio::test]
+async fn clients_that_do_not_read_do_not_hold_up_the_others() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut slow = Vec::new();
+    for _ in 0..3 {
+        let mut client = bed.client().await;
+        for stream in 0..100 {
+            client.send(stream, Opcode::Query, query(LARGE, Consistency::One)).await;
+        }
+        slow.push(client);
+    }
+    let mut client = bed.client().await;
+    let asked = async {
+        for _ in 0..100 {
+            assert_eq!(client.query("SELECT * FROM a.t", Consistency::One).await.opcode, Opcode::Result);
+            assert!(client.query(LARGE, Consistency::One).await.body.len() > LARGE_BYTES);
+        }
+    };
+    // Those that don't read would be let go after that time.
+    timeout(SOCKET_WRITE_TIMEOUT / 2, asked).await.expect("the others are answered meanwhile");
+    for mut client in slow {
+        for stream in 0..100 {
+            let answer = client.next().await.expect("nothing is lost");
+            assert_eq!((answer.stream, answer.opcode), (stream, Opcode::Result));
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::mpsc,
     time::timeout,
 };
 use tokio_util::codec::{Decoder, Framed, FramedWrite};
@@ -22,6 +22,7 @@ use tokio_util::codec::{Decoder, Framed, FramedWrite};
 use super::{
     handshake::Agreed,
     limits::{MAX_ANSWER, MAX_HANDSHAKE_BODY, SOCKET_BUFFER_KEPT, SOCKET_QUEUE, SOCKET_WRITE_TIMEOUT},
+    shares::Share,
 };
 
 /// What is written to a socket.
@@ -122,7 +123,7 @@ pub fn backend_halves(backend: Framed<TcpStream, Codec>) -> (Reader, Writer) {
 #[derive(Debug)]
 pub struct Queued {
     envelope: Envelope,
-    share: Option<OwnedSemaphorePermit>,
+    share: Option<Share>,
     /// What is written after it is as agreed.
     then: Option<Agreed>,
 }
@@ -162,7 +163,7 @@ impl Out {
     ///
     /// # Errors
     /// The connection has ended.
-    pub async fn send_counted(&self, envelope: Envelope, share: OwnedSemaphorePermit) -> Result<(), Closed> {
+    pub async fn send_counted(&self, envelope: Envelope, share: Share) -> Result<(), Closed> {
         self.0.send(Queued { envelope, share: Some(share), then: None }).await.map_err(|_| Closed)
     }
 }
