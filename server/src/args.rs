@@ -1,4 +1,5 @@
-//! The command line. Every flag can also be given as an environment variable, `RDB_` and its name.
+//! The command line. Every flag of a server can also be given as an environment variable, `RDB_` and its name, or in a file
+//! ([`crate::config_file`]).
 
 use std::{
     fs,
@@ -22,6 +23,10 @@ pub struct Cli {
     /// Format of the log on standard error.
     #[arg(long, global = true, env = "RDB_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// YAML file with further settings: names of flags, without the dashes before them, and values. What is also on the
+    /// command line, or in the environment, counts as it stands there.
+    #[arg(long, global = true, env = "RDB_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// What to run.
     #[command(subcommand)]
     pub command: Command,

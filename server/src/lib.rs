@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod args;
 pub mod checkpoint;
+pub mod config_file;
 pub mod log;
 pub mod logging;
 mod push;

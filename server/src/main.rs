@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use replicateddb_server::{
-    args::{Cli, Command},
-    checkpoint, log, logging, replica, restore, verify,
+    args::Command,
+    checkpoint, config_file, log, logging, replica, restore, verify,
 };
 use replicateddb_store::agent::{faults::Faults, run_with_faults};
 
@@ -15,7 +14,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = config_file::command_line(std::env::args_os().collect()).unwrap_or_else(|error| error.exit());
     logging::start(cli.log_format);
     let done = match cli.command {
         Command::Replica(args) => Box::pin(replica::run(*args)).await,
