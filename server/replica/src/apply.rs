@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command::{Command, Exit};
 use crate::execute::{Executed, Execution, plan_until_known};
+use crate::lag::Lag;
 use crate::lanes::{Lanes, Scheduler, Ticket};
 use crate::look_ahead::look_on;
 use crate::metrics::KindLabel;
@@ -63,6 +64,7 @@ pub struct Applier<B, A, T> {
     intake_records: usize,
     /// As the log counts them.
     intake_bytes: u64,
+    lag: Lag,
     /// Admitted and not planned; all of one entry.
     feeding: VecDeque<Arc<Admitted>>,
     planning: Option<BoxFuture<'static, Planned>>,
@@ -114,6 +116,7 @@ where
             intake: VecDeque::new(),
             intake_records: 0,
             intake_bytes: 0,
+            lag: Lag::default(),
             feeding: VecDeque::new(),
             planning: None,
             scheduler: Scheduler::default(),
@@ -281,6 +284,7 @@ where
             }
         }
         self.shared.admitted(self.state.index());
+        self.lag.admitted(self.state.index(), commit_time_ms);
         self.feeding.extend(admitted.into_iter().map(Arc::new));
         Ok(())
     }
@@ -479,6 +483,10 @@ where
     fn publish(&mut self) {
         self.shared.progress(self.done.upto(), self.log_end());
         let metrics = &self.shared.metrics;
+        let next = self.intake.front().map(|&(_, commit_time_ms, _)| commit_time_ms);
+        let now_ms = self.shared.config.clock.now_us() / 1000;
+        metrics.lag_seconds.set(self.lag.seconds(self.done.upto(), next, now_ms));
+        metrics.remembered.set(self.state.remembered() as u64);
         metrics.in_lanes.set(self.scheduler.records() as u64);
         metrics.executing.set(self.executing.len() as u64);
         if !matches!(*self.shared.serving.borrow(), crate::replica::Serving::Yes { .. }) {

@@ -26,6 +26,7 @@ mod execute;
 pub mod frontend;
 pub mod frontier;
 pub mod keyspace;
+mod lag;
 pub mod lanes;
 mod log_keeper;
 mod log_room;

@@ -109,6 +109,10 @@ pub struct Families {
     pub applied_index: Gauge<u64, AtomicU64>,
     /// Records known to be in the log and not applied.
     pub lag: Gauge<u64, AtomicU64>,
+    /// Age of the oldest entry of the log of which something is not applied, seconds.
+    pub lag_seconds: Gauge<f64, AtomicU64>,
+    /// Ranges of request numbers that are remembered to drop duplicates.
+    pub remembered: Gauge<u64, AtomicU64>,
     /// Records that hold or wait for lanes.
     pub in_lanes: Gauge<u64, AtomicU64>,
     /// Records executing.
@@ -123,6 +127,8 @@ pub struct Families {
     pub serving: Gauge<u64, AtomicU64>,
     /// Index of the newest restore point.
     pub restore_point_index: Gauge<u64, AtomicU64>,
+    /// When this process made its newest restore point, seconds since 1970; 0 before the first.
+    pub restore_point_time: Gauge<f64, AtomicU64>,
 }
 
 fn latency() -> Histogram {
@@ -153,6 +159,8 @@ impl Default for Families {
             errors: Family::default(),
             applied_index: Gauge::default(),
             lag: Gauge::default(),
+            lag_seconds: Gauge::default(),
+            remembered: Gauge::default(),
             in_lanes: Gauge::default(),
             executing: Gauge::default(),
             queue: Gauge::default(),
@@ -160,6 +168,7 @@ impl Default for Families {
             log_bytes_limit: Gauge::default(),
             serving: Gauge::default(),
             restore_point_index: Gauge::default(),
+            restore_point_time: Gauge::default(),
         }
     }
 }
@@ -201,9 +210,15 @@ impl Metrics {
         registry.register("applied_records", "Records applied, by kind", self.applied.clone());
         registry.register("errors", "What went wrong, by kind", self.errors.clone());
         registry.register("proposal_queue", "Requests waiting to be proposed", self.queue.clone());
+        let help = "Age of the oldest entry of the log of which something is not applied";
+        registry.register("lag_seconds", help, self.lag_seconds.clone());
+        let help = "When this process made its newest restore point, seconds since 1970; 0 before the first";
+        registry.register("restore_point_timestamp_seconds", help, self.restore_point_time.clone());
         let mut gauge = |name, help, metric: &Gauge<u64, AtomicU64>| registry.register(name, help, metric.clone());
         gauge("applied_index", "Every record up to this index is applied", &self.applied_index);
         gauge("lag_records", "Records known to be in the log and not applied", &self.lag);
+        let help = "Ranges of request numbers that are remembered to drop duplicates";
+        gauge("remembered_ranges", help, &self.remembered);
         gauge("lane_records", "Records that hold or wait for lanes", &self.in_lanes);
         gauge("executing_records", "Records executing", &self.executing);
         gauge("failing_records", "Records that Cassandra answers with an error each time", &self.failing);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use replicateddb_ordering::Position;
 use tokio::sync::{Notify, broadcast, watch};
@@ -313,6 +314,8 @@ impl Shared {
     /// A restore point was committed.
     pub fn restore_point(&self, index: u64) {
         self.metrics.restore_point_index.set(index);
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.metrics.restore_point_time.set(time.map_or(0.0, |time| time.as_secs_f64()));
         self.lock().restore_point_index = Some(index);
     }
 

@@ -240,6 +240,11 @@ impl State {
         known.is_some_and(|known| sequence < known.floor || known.seen.contains(sequence))
     }
 
+    /// Ranges of numbers that are remembered to find duplicates, of all origins.
+    pub fn remembered(&self) -> usize {
+        self.origins.values().map(|origin| origin.seen.ranges()).sum()
+    }
+
     /// Where to read on.
     pub fn next_position(&self) -> Position {
         self.last.map_or(Position::START, Position::next)
