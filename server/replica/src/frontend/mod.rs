@@ -14,6 +14,7 @@ mod events;
 #[cfg(test)]
 mod fake;
 mod handshake;
+mod levels;
 pub mod limits;
 mod listener;
 mod metrics;

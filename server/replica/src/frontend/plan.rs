@@ -69,9 +69,22 @@ impl Refusal {
         Self::invalid("ANY ConsistencyLevel is only supported for writes")
     }
 
-    /// A write at SERIAL or LOCAL_SERIAL.
-    pub fn serial_write(level: Consistency) -> Self {
-        Self::invalid(format!("{level} is not supported as a level of writes; every level orders a write the same way"))
+    /// A write without a condition at SERIAL or LOCAL_SERIAL, in Cassandra's words (`ConsistencyLevel.validateForWrite`).
+    pub fn serial_write() -> Self {
+        Self::invalid("You must use conditional updates for serializable writes")
+    }
+
+    /// A write with a condition whose level is SERIAL or LOCAL_SERIAL (`validateForCasCommit`).
+    pub fn serial_commit(level: Consistency) -> Self {
+        Self::invalid(format!(
+            "{level} is not supported as conditional update commit consistency. Use ANY if you mean \"make sure it is accepted \
+             but I don't care how many replicas commit it for non-SERIAL reads\""
+        ))
+    }
+
+    /// A write with a condition whose serial level is another one (`validateForCas`).
+    pub fn not_serial() -> Self {
+        Self::invalid("Invalid consistency for conditional update. Must be one of SERIAL or LOCAL_SERIAL")
     }
 }
 

@@ -9,7 +9,7 @@ use std::{pin::pin, sync::Arc};
 use replicateddb_cql::{
     Consistency, Version,
     frame::{Envelope, FLAG_CUSTOM_PAYLOAD, FrameError, Opcode},
-    request::{self, Values},
+    request::{self, Params, Values},
     response::{self, ErrorCode},
     statement::{RoleChange, Statement, classify, is_system_keyspace},
 };
@@ -29,6 +29,7 @@ use super::{
     early::read_early,
     events::{self, Interest},
     handshake::{handshake, log_in, readable},
+    levels::Levels,
     limits::{
         BODY_TIMEOUT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, LOGIN_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY,
         MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT,
@@ -308,7 +309,7 @@ impl<C: Core> Session<C> {
             Err(refusal) => return self.refuse(envelope.stream, &refusal, ticket).await,
         };
         let plan = plan::plan(&query.text, keyspace.as_deref());
-        let bound = Bound { consistency: query.params.consistency, values: query.params.values };
+        let bound = Bound::of(query.params);
         let statement = Prepared { text: query.text, keyspace, plan };
         self.carry_out(envelope, Arc::new(statement), bound, ticket).await
     }
@@ -340,7 +341,7 @@ impl<C: Core> Session<C> {
         let Some(statement) = self.service.prepared.get(&execute.id) else {
             return self.answer(answer::unprepared(envelope.stream, execute.id), ticket).await;
         };
-        let bound = Bound { consistency: execute.params.consistency, values: execute.params.values };
+        let bound = Bound::of(execute.params);
         self.carry_out(envelope, statement, bound, ticket).await
     }
 
@@ -370,7 +371,7 @@ impl<C: Core> Session<C> {
         }
         match &statement.plan {
             Plan::Refuse(refusal) => self.refuse(stream, refusal, ticket).await,
-            Plan::Local if bound.consistency == Consistency::Any => {
+            Plan::Local if bound.levels.consistency == Consistency::Any => {
                 self.refuse(stream, &Refusal::any_read(), ticket).await
             }
             Plan::Local => {
@@ -378,7 +379,7 @@ impl<C: Core> Session<C> {
                 Ok(self.relay.send(envelope, Expect::Answer, ticket).await?)
             }
             Plan::Read(select) => {
-                self.read(envelope, select, statement.keyspace.as_deref(), bound.consistency, ticket).await
+                self.read(envelope, select, statement.keyspace.as_deref(), bound.levels.consistency, ticket).await
             }
             Plan::Use => {
                 let envelope = request::with_consistency(envelope, Consistency::One, self.version)?;
@@ -391,7 +392,7 @@ impl<C: Core> Session<C> {
             }
             Plan::Write(_) => {
                 let write = Write::single(statement, bound.values);
-                self.write(stream, write, bound.consistency, ticket).await
+                self.write(stream, write, bound.levels, ticket).await
             }
         }
     }
@@ -422,13 +423,13 @@ impl<C: Core> Session<C> {
     async fn batch(&mut self, envelope: Envelope, ticket: Ticket) -> Result<(), Stop> {
         let stream = envelope.stream;
         let (batch, own) = request::parse_batch(&envelope.message()?, self.version)?;
-        let consistency = batch.consistency;
+        let levels = Levels { consistency: batch.consistency, serial: batch.serial_consistency };
         let keyspace = match self.keyspace(own.keyspace) {
             Ok(keyspace) => keyspace,
             Err(refusal) => return self.refuse(stream, &refusal, ticket).await,
         };
         match write::batch(batch, keyspace, &self.service.prepared) {
-            Ok(write) => self.write(stream, write, consistency, ticket).await,
+            Ok(write) => self.write(stream, write, levels, ticket).await,
             Err(write::BatchError::Unprepared(id)) => self.answer(answer::unprepared(stream, id), ticket).await,
             Err(write::BatchError::Refused(refusal)) => self.refuse(stream, &refusal, ticket).await,
             Err(write::BatchError::Unknown(member)) => self.unknown(stream, &member, ticket).await,
@@ -484,10 +485,11 @@ impl<C: Core> Session<C> {
         });
     }
 
-    async fn write(&mut self, stream: i16, write: Write, consistency: Consistency, ticket: Ticket) -> Result<(), Stop> {
-        if consistency.is_serial() {
-            return self.refuse(stream, &Refusal::serial_write(consistency), ticket).await;
+    async fn write(&mut self, stream: i16, write: Write, levels: Levels, ticket: Ticket) -> Result<(), Stop> {
+        if let Err(refusal) = levels.allow(&write) {
+            return self.refuse(stream, &refusal, ticket).await;
         }
+        let consistency = levels.consistency;
         let (service, out, version, role) = (self.service.clone(), self.out.clone(), self.version, self.role.clone());
         let ticket = ticket.class(write.class());
         self.tasks.spawn(async move {
@@ -536,8 +538,15 @@ fn has_password(plan: &Plan) -> bool {
 
 /// What a request carries besides its statement.
 struct Bound {
-    consistency: Consistency,
+    levels: Levels,
     values: Values,
+}
+
+impl Bound {
+    fn of(params: Params) -> Self {
+        let levels = Levels { consistency: params.consistency, serial: params.serial_consistency };
+        Self { levels, values: params.values }
+    }
 }
 
 /// Why a request was not taken up.

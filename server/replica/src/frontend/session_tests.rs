@@ -207,6 +207,43 @@ async fn reads_wait_for_a_barrier_by_level_and_reach_cassandra_at_one() {
     }
 }
 
+/// As `ConsistencyLevel` of Cassandra: levels that a write can't have are refused before it is ordered.
+#[tokio::test]
+async fn levels_of_writes() {
+    use Consistency as Level;
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    let (plain, conditional) = ("INSERT INTO a.t (k) VALUES (1)", "INSERT INTO a.t (k) VALUES (1) IF NOT EXISTS");
+    let (batch, both) = (format!("BEGIN BATCH {plain}; APPLY BATCH"), format!("BEGIN BATCH {conditional}; APPLY BATCH"));
+    let commit = "SERIAL is not supported as conditional update commit consistency. Use ANY if you mean \"make sure it is accepted \
+                  but I don't care how many replicas commit it for non-SERIAL reads\"";
+    let must = "Invalid consistency for conditional update. Must be one of SERIAL or LOCAL_SERIAL";
+    for (text, level, serial, refused) in [
+        (plain, Level::Quorum, Some(Level::Quorum), None),
+        (plain, Level::Any, None, None),
+        (plain, Level::Serial, None, Some("You must use conditional updates for serializable writes")),
+        (&batch, Level::Serial, None, None),
+        ("CREATE TABLE a.u (k int PRIMARY KEY)", Level::Serial, None, None),
+        (conditional, Level::Quorum, None, None),
+        (conditional, Level::Quorum, Some(Level::LocalSerial), None),
+        (conditional, Level::Quorum, Some(Level::Quorum), Some(must)),
+        (&both, Level::Quorum, Some(Level::One), Some(must)),
+        (conditional, Level::Serial, None, Some(commit)),
+        (&both, Level::Serial, Some(Level::Serial), Some(commit)),
+    ] {
+        let params = Params { serial_consistency: serial, ..Params::new(level, Values::none()) };
+        let answer = client.ask(7, Opcode::Query, request::query(text, &params).unwrap()).await;
+        match refused {
+            None => assert_eq!(answer.opcode, Opcode::Result, "{text} at {level}, {serial:?}"),
+            Some(refused) => {
+                let error = response::parse_error(&answer.body).unwrap();
+                assert_eq!((error.kind(), error.message.as_str()), (Some(ErrorCode::Invalid), refused), "{text} at {level}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_read_before_its_barrier_is_made_again_if_there_was_something_to_wait_for() {
     let bed = Bed::start(10).await;

@@ -97,6 +97,17 @@ impl Write {
         matches!(self.kind, RequestKind::Dml | RequestKind::Batch)
     }
 
+    /// Whether it is one INSERT, UPDATE or DELETE, and no batch.
+    pub fn is_single_row_write(&self) -> bool {
+        let is_row = |part: &Part| part.statement().is_some_and(|statement| statement.kind.is_dml());
+        self.kind == RequestKind::Dml && self.parts.iter().all(is_row)
+    }
+
+    /// Whether it has a condition.
+    pub fn is_conditional(&self) -> bool {
+        self.parts.iter().filter_map(Part::statement).any(|statement| statement.conditional.is_some())
+    }
+
     /// Whether it is a batch that is to be logged, which none of counters may be.
     pub fn is_logged(&self) -> bool {
         let logged = |part: &Part| part.statement().is_some_and(|of| of.kind == Kind::Batch(BatchKind::Logged));
