@@ -131,8 +131,8 @@ pub struct RestorePoint {
     pub files: Files,
 }
 
-/// A committed restore point that was found to be damaged when the store was to be rewound. It goes with the next that
-/// is made.
+/// A committed restore point that was found to be damaged when the store was to be rewound, or when the agent started. It goes
+/// with the next that is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damaged {
     /// Its id.
@@ -165,7 +165,7 @@ pub struct Status {
     pub clean: Option<Clean>,
     /// Committed restore points, oldest first: the last [`RESTORE_POINTS_KEPT`], and those that another agent is reading.
     pub restore_points: Vec<RestorePoint>,
-    /// Those of them that the last rewind found damaged.
+    /// Those of them that the last rewind found damaged, and further ones that can't even be read.
     #[serde(default)]
     pub damaged: Vec<Damaged>,
     /// Why what the store holds, its restore points included, is not to be used: it is to be built anew.

@@ -300,6 +300,41 @@ async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_and_a_mark_that_can_not_be_understood_do_not_keep_the_agent_from_starting() {
+    let mut bed = Bed::new().await;
+    bed.start_agent();
+    let generation = bed.running().await.generation;
+    let store = bed.store(10);
+    let session = bed.cql().await;
+    store.clear_clean().await.unwrap();
+    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY)"]).await;
+    for (id, index) in [("a", 1), ("b", 2)] {
+        run(&session, &[&format!("INSERT INTO ks.t (k) VALUES ({index})")]).await;
+        store.flush().await.unwrap();
+        store.snapshot(id, generation, None).await.unwrap();
+        store.commit(id, mark(index)).await.unwrap();
+    }
+    drop(session);
+    bed.kill_agent().await;
+    std::fs::write(bed.path("agent/clean.json"), "{").unwrap();
+    std::fs::write(bed.path("agent/restore-points/b/manifest.json"), [0; 100]).unwrap();
+    bed.start_agent();
+    let status = bed.until("it waits for the replica", |status| status.dirty).await;
+    assert_eq!(status.restore_points.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["a"]);
+    assert!(status.damaged.len() == 1 && status.damaged[0].id == "b", "{status:?}");
+    assert!(bed.whole_log().contains("restore point b is damaged: its manifest.json can't be understood"));
+    let store = bed.store(11);
+    assert_eq!(code(store.rewind(Rewind::RestorePoint { id: "b".into() }).await), Some(Code::Damaged));
+    let rewound = store.rewind(Rewind::Latest).await.unwrap();
+    assert_eq!(rewound.manifest.unwrap().mark.index, 1);
+    assert_eq!(lines(&bed.cql().await, "SELECT JSON k FROM ks.t").await, ["{\"k\": 1}"]);
+    store.snapshot("c", rewound.generation, None).await.unwrap();
+    store.commit("c", mark(3)).await.unwrap();
+    bed.until("what can't be read goes", |status| status.damaged.is_empty()).await;
+    assert!(!exists(&bed.path("agent/restore-points/b")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hung_cassandra_is_ended_and_can_be_rewound() {
     let mut bed = Bed::new().await;
     bed.start_agent_with(&["--hang-limit", "4"]);

@@ -213,7 +213,9 @@ impl Agent {
     /// Deletes what a new restore point supersedes.
     async fn clean_up(self, mut state: Locked) {
         let leased = self.leases.current();
-        for id in plan::superseded(&state.points, &state.damaged, RESTORE_POINTS_KEPT, &leased) {
+        let unreadable = state.unreadable.iter().map(|damaged| damaged.id.clone());
+        let superseded = plan::superseded(&state.points, &state.damaged, RESTORE_POINTS_KEPT, &leased);
+        for id in unreadable.chain(superseded).collect::<Vec<_>>() {
             if let Err(error) = self.drop_point(&mut state, &id).await {
                 tracing::warn!(id, %error, "deleting an old restore point; tried again after the next");
             }
@@ -282,7 +284,9 @@ impl Agent {
 
     /// Deletes every restore point but this one, which came from another store: what is here may be used again.
     async fn replace_by(&self, state: &mut State, id: &str) -> Result<(), Refusal> {
-        let others: Vec<_> = state.points.iter().map(|point| point.id.clone()).filter(|other| other != id).collect();
+        let unreadable = state.unreadable.iter().map(|damaged| damaged.id.clone());
+        let others = state.points.iter().map(|point| point.id.clone()).chain(unreadable);
+        let others: Vec<_> = others.filter(|other| other != id).collect();
         for other in others {
             self.drop_point(state, &other).await?;
         }
@@ -326,6 +330,7 @@ impl Agent {
         self.remove_tree(id).await?;
         state.points.retain(|point| point.id != id);
         state.damaged.retain(|damaged| damaged.id != id);
+        state.unreadable.retain(|damaged| damaged.id != id);
         Ok(())
     }
 

@@ -60,13 +60,18 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     sync_parent(path)
 }
 
+/// Reads a file; `None` if there is none.
+pub fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("can't read {}", path.display())),
+    }
+}
+
 /// Reads what [`write_json`] wrote; `None` if there is no such file.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).with_context(|| format!("can't read {}", path.display())),
-    };
+    let Some(bytes) = read_bytes(path)? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).with_context(|| format!("can't understand {}", path.display()))
 }
 

@@ -270,7 +270,7 @@ fn keep_common(layout: &Layout, before: &Description, wanted: &Description) -> R
 fn link_own(layout: &Layout, wanted: &[Entry]) -> Result<()> {
     let staged = layout.staged_tree();
     let mut missing: HashSet<&Entry> = wanted.iter().filter(|entry| !staged.join(&entry.path).exists()).collect();
-    for point in points::load(layout)? {
+    for point in points::load(layout)?.points {
         // One without a list that can be read has nothing to give.
         let Some(own) = disk::read_json::<Vec<Entry>>(&layout.files(&point.id)).ok().flatten() else { continue };
         for entry in own.iter().filter(|entry| missing.contains(entry)).cloned().collect::<Vec<_>>() {
@@ -411,7 +411,7 @@ mod tests {
             super::super::points::check(&layout, "a", true).unwrap();
             assert!(!layout.staging().exists());
         }
-        assert_eq!(super::super::points::load(&layout).unwrap().len(), 1);
+        assert_eq!(super::super::points::load(&layout).unwrap().points.len(), 1);
     }
 
     #[test]

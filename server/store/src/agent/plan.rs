@@ -88,7 +88,7 @@ pub fn check_trusted(to: &Rewind, distrusted: Option<&str>) -> Result<(), Refusa
 }
 
 /// Decides what a rewind puts back. `points` are the committed restore points; `damaged` are those among them that were
-/// found to be.
+/// found to be, and those that can't be read.
 ///
 /// # Errors
 /// If the one asked for is unknown or damaged, or all are damaged: emptying the store instead would be a silent loss
@@ -102,9 +102,12 @@ pub fn rewind_to(to: &Rewind, points: &[RestorePoint], damaged: &[Damaged]) -> R
         Rewind::RestorePoint { id } => match points.iter().find(|point| point.id == *id).map(damage) {
             Some(None) => Ok(Intent { restore_point: Some(id.clone()) }),
             Some(Some(damaged)) => refuse(Code::Damaged, damaged.to_string()),
-            None => refuse(Code::UnknownRestorePoint, format!("there is no restore point {id}")),
+            None => match damaged.iter().find(|damaged| damaged.id == *id) {
+                Some(damaged) => refuse(Code::Damaged, damaged.to_string()),
+                None => refuse(Code::UnknownRestorePoint, format!("there is no restore point {id}")),
+            },
         },
-        Rewind::Latest if points.is_empty() => Ok(Intent { restore_point: None }),
+        Rewind::Latest if points.is_empty() && damaged.is_empty() => Ok(Intent { restore_point: None }),
         Rewind::Latest => match points.iter().filter(|point| damage(point).is_none()).max_by_key(|p| p.sequence) {
             Some(point) => Ok(Intent { restore_point: Some(point.id.clone()) }),
             None => refuse(
@@ -242,7 +245,7 @@ mod tests {
         let latest = Rewind::Latest;
         let exactly = |id: &str| Rewind::RestorePoint { id: id.to_owned() };
         let both = || vec![point("a", 1, 10), point("b", 2, 20)];
-        let table: [(_, _, &[&str], _); 10] = [
+        let table: [(_, _, &[&str], _); 13] = [
             (latest.clone(), vec![], &[], Ok(None)),
             (latest.clone(), both(), &[], Ok(Some("b"))),
             (latest.clone(), both(), &["b"], Ok(Some("a"))),
@@ -252,6 +255,10 @@ mod tests {
             (exactly("a"), both(), &["b"], Ok(Some("a"))),
             (exactly("a"), both(), &["a"], Err(Code::Damaged)),
             (exactly("c"), both(), &[], Err(Code::UnknownRestorePoint)),
+            // Of those that can't be read nothing but the id is known.
+            (Rewind::Latest, vec![], &["c"], Err(Code::Damaged)),
+            (Rewind::Latest, both(), &["c"], Ok(Some("b"))),
+            (exactly("c"), both(), &["c"], Err(Code::Damaged)),
             (Rewind::Empty, both(), &[], Ok(None)),
             (Rewind::Empty, both(), &["a", "b"], Ok(None)),
         ];

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::faults::Faults;
 use super::layout::Layout;
 use super::{disk, tree};
-use crate::api::{Manifest, RestorePoint};
+use crate::api::{Damaged, Manifest, RestorePoint};
 
 /// The summary of a manifest.
 pub fn point(manifest: &Manifest) -> RestorePoint {
@@ -25,23 +25,45 @@ pub fn point(manifest: &Manifest) -> RestorePoint {
     }
 }
 
-/// Reads the committed restore points, oldest first, and deletes the uncommitted ones.
-pub fn load(layout: &Layout) -> Result<Vec<RestorePoint>> {
+/// The restore points on the disk.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The committed ones, oldest first.
+    pub points: Vec<RestorePoint>,
+    /// Those whose manifest can't be understood: damaged, or written by a later version of this program. They are not used, and
+    /// stay until there is a new restore point: what is only in them must not be lost by a start of the wrong program.
+    pub unreadable: Vec<Damaged>,
+}
+
+impl Found {
+    /// Whether there are none at all.
+    pub fn is_empty(&self) -> bool {
+        self.points.is_empty() && self.unreadable.is_empty()
+    }
+}
+
+/// Reads the restore points, and deletes the uncommitted ones.
+pub fn load(layout: &Layout) -> Result<Found> {
     let folder = layout.restore_points();
-    let mut points = Vec::new();
+    let mut found = Found::default();
     for entry in fs::read_dir(&folder).with_context(|| format!("can't list {}", folder.display()))? {
         let name = entry.with_context(|| format!("can't list {}", folder.display()))?.file_name();
         let id = name.to_string_lossy().into_owned();
-        match disk::read_json::<Manifest>(&layout.manifest(&id))? {
-            Some(manifest) => points.push(point(&manifest)),
+        match disk::read_bytes(&layout.manifest(&id))?.map(|bytes| serde_json::from_slice::<Manifest>(&bytes)) {
+            Some(Ok(manifest)) => found.points.push(point(&manifest)),
+            Some(Err(error)) => {
+                let damaged = Damaged { id, detail: format!("its manifest.json can't be understood: {error}") };
+                tracing::error!("{damaged}");
+                found.unreadable.push(damaged);
+            }
             None => {
                 tracing::info!(id, "deleting an uncommitted restore point");
                 disk::remove_tree(&folder.join(&name))?;
             }
         }
     }
-    points.sort_by_key(|point| point.sequence);
-    Ok(points)
+    found.points.sort_by_key(|point| point.sequence);
+    Ok(found)
 }
 
 /// The manifest of a committed restore point.
@@ -138,7 +160,7 @@ mod tests {
             commit(&layout, manifest_of(id, sequence), None, &Faults::default()).unwrap();
         }
         gather(&layout, "c", "tag").unwrap();
-        let points = load(&layout).unwrap();
+        let points = load(&layout).unwrap().points;
         assert_eq!(points.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert!(!layout.restore_point("c").exists());
         assert_eq!(points[0].files.count, 1);
@@ -157,6 +179,22 @@ mod tests {
         remove(&layout, "a").unwrap();
         assert!(check(&layout, "a", false).is_err());
         assert!(load(&layout).unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_that_is_not_understood_is_named_and_stays() {
+        let (_dir, layout) = layout();
+        for (id, sequence) in [("a", 1), ("b", 2)] {
+            gather(&layout, id, "tag").unwrap();
+            commit(&layout, manifest_of(id, sequence), None, &Faults::default()).unwrap();
+        }
+        for damage in ["", "{", "{\"id\":\"b\"}", "\0\0\0\0"] {
+            fs::write(layout.manifest("b"), damage).unwrap();
+            let found = load(&layout).unwrap();
+            assert_eq!(found.points.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["a"]);
+            assert_eq!(found.unreadable.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["b"]);
+            assert!(layout.tree("b").exists());
+        }
     }
 
     #[test]

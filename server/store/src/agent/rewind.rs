@@ -39,8 +39,10 @@ pub fn carry_out(layout: &Layout, intent: &Intent, faults: &Faults) -> Result<Cl
         }
         None => {
             disk::remove_tree(&layout.incoming())?;
-            for point in points::load(layout)? {
-                points::remove(layout, &point.id)?;
+            let found = points::load(layout)?;
+            let damaged = found.unreadable.iter().map(|damaged| &damaged.id);
+            for id in found.points.iter().map(|point| &point.id).chain(damaged) {
+                points::remove(layout, id)?;
             }
             None
         }

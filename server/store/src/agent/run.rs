@@ -18,6 +18,7 @@ use super::plan::{self, AtStart, Observed};
 use super::state::{Persisted, State};
 use super::supervisor::{Agent, Setup};
 use super::{config, disk, http, java, memory, points};
+use crate::api::Clean;
 
 /// Longest wait for the data directory's last user to be gone: a JVM dies with its agent, but not in the same instant.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -145,11 +146,11 @@ fn look(layout: &Layout, shared: bool, authentication: bool) -> Result<(State, A
     disk::create_dir(&layout.restore_points())?;
     let persisted: Option<Persisted> = disk::read_json(&layout.state())?;
     let fresh = persisted.is_none() && !layout.cassandra().exists();
-    let points = points::load(layout)?;
+    let found = points::load(layout)?;
     let observed = Observed {
-        fresh: fresh && points.is_empty(),
+        fresh: fresh && found.is_empty(),
         intent: disk::read_json(&layout.intent())?,
-        clean: disk::read_json(&layout.clean())?,
+        clean: clean_mark(layout)?,
         shared,
     };
     let decision = plan::at_start(&observed);
@@ -174,7 +175,20 @@ fn look(layout: &Layout, shared: bool, authentication: bool) -> Result<(State, A
         _ => {}
     }
     tracing::info!(store_id = %persisted.store_id, generation = persisted.generation, ?decision, "data directory");
-    Ok((State::new(persisted, observed.clean, points), decision))
+    Ok((State::new(persisted, observed.clean, found), decision))
+}
+
+/// The clean mark. One that can't be understood marks nothing: the store is put back to a restore point, as after any unclean end.
+fn clean_mark(layout: &Layout) -> Result<Option<Clean>> {
+    let Some(bytes) = disk::read_bytes(&layout.clean())? else { return Ok(None) };
+    let mark = serde_json::from_slice(&bytes);
+    mark.map_or_else(
+        |error| {
+            tracing::error!("{} can't be understood: {error}; the directory counts as dirty", layout.clean().display());
+            Ok(None)
+        },
+        Ok,
+    )
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::jolokia::Jolokia;
 use super::layout::Layout;
 use super::plan::Caller;
+use super::points::Found;
 use super::process::Process;
 use super::{disk, plan};
 use crate::api::{Clean, Code, Damaged, Jvm, Refusal, RestorePoint, Status};
@@ -140,6 +141,8 @@ pub struct State {
     pub points: Vec<RestorePoint>,
     /// Those of them that the last rewind found damaged.
     pub damaged: Vec<Damaged>,
+    /// Those that can't even be read: see [`Found::unreadable`].
+    pub unreadable: Vec<Damaged>,
     /// The JVM.
     pub running: Option<Running>,
     /// What it is doing.
@@ -154,12 +157,13 @@ pub struct State {
 
 impl State {
     /// The state at the agent's start: no JVM.
-    pub fn new(persisted: Persisted, clean: Option<Clean>, points: Vec<RestorePoint>) -> Self {
+    pub fn new(persisted: Persisted, clean: Option<Clean>, found: Found) -> Self {
         Self {
             persisted,
             clean,
-            points,
+            points: found.points,
             damaged: Vec::new(),
+            unreadable: found.unreadable,
             running: None,
             jvm: Jvm::Stopped,
             pending: None,
@@ -170,7 +174,14 @@ impl State {
 
     /// Whether nothing is kept here that its log could not simply replay: no restore point, no clean mark beyond index 0.
     pub fn holds_nothing(&self) -> bool {
-        self.points.is_empty() && self.valid_mark().is_none_or(|clean| clean.manifest.is_none())
+        self.points.is_empty()
+            && self.unreadable.is_empty()
+            && self.valid_mark().is_none_or(|clean| clean.manifest.is_none())
+    }
+
+    /// Every restore point that can't be put back, as far as is known.
+    pub fn all_damaged(&self) -> Vec<Damaged> {
+        self.damaged.iter().chain(&self.unreadable).cloned().collect()
     }
 
     /// The generation of the live JVM.
@@ -231,7 +242,7 @@ impl State {
             dirty: clean.is_none(),
             clean,
             restore_points: self.points.clone(),
-            damaged: self.damaged.clone(),
+            damaged: self.all_damaged(),
             distrusted: self.persisted.distrusted.clone(),
             shared: self.persisted.shared,
             log_id: self.persisted.log_id,
@@ -277,7 +288,7 @@ mod tests {
 
     #[test]
     fn aborted_ids_are_remembered_within_a_bound() {
-        let mut state = State::new(Persisted::new(false), None, Vec::new());
+        let mut state = State::new(Persisted::new(false), None, Found::default());
         for number in 0..=ABORTED_KEPT {
             state.remember_aborted(&number.to_string());
         }

@@ -189,12 +189,12 @@ impl Agent {
     async fn carry_out(&self, state: &mut State, intent: Intent) -> Result<()> {
         let setup = self.setup.clone();
         state.clean = None;
-        let (clean, points) = blocking(move || {
+        let (clean, found) = blocking(move || {
             let clean = rewind::carry_out(&setup.layout, &intent, &setup.faults)?;
             Ok((clean, points::load(&setup.layout)?))
         })
         .await?;
-        (state.clean, state.points) = (Some(clean), points);
+        (state.clean, state.points, state.unreadable) = (Some(clean), found.points, found.unreadable);
         Ok(())
     }
 
@@ -232,7 +232,7 @@ impl Agent {
     pub(super) async fn rewind(&self, state: &mut State, to: &Rewind) -> Result<Rewound, Refusal> {
         plan::check_trusted(to, state.persisted.distrusted.as_deref())?;
         self.check_points(state, to).await?;
-        let intent = plan::rewind_to(to, &state.points, &state.damaged)?;
+        let intent = plan::rewind_to(to, &state.points, &state.all_damaged())?;
         tracing::info!(?intent, "rewinding");
         self.stop_jvm(state).await.map_err(|e| failed(&e))?;
         state.persisted.last_put_back = intent.restore_point.clone();
