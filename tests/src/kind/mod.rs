@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod life;
+mod logins;
 mod neighbours;
 mod recovery;
 mod refused;
@@ -61,6 +62,7 @@ fn scenarios() -> Vec<Scenario<Suite>> {
         recovery::scenarios(),
         neighbours::scenarios(),
         shared::scenarios(),
+        logins::scenarios(),
         life::scenarios(),
     ]
     .into_iter()
