@@ -1,6 +1,8 @@
 //! The command line. Every flag of a server can also be given as an environment variable, `RDB_` and its name, or in a file
 //! ([`crate::config_file`]).
 
+mod tls;
+
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
@@ -15,6 +17,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use replicateddb_replica::config::{AWAY_SHARE, LOG_MAX_BYTES, POINT_SHARE, PRESENT_SHARE};
 use replicateddb_replica::{backend::Endpoint, checkpoint::Points, frontend::superuser::Superuser};
 use replicateddb_store::{agent::AgentArgs, login::Login};
+
+pub use tls::TlsArgs;
 
 /// A CQL database whose every write is in one global order: the replica, its store agent, and tools.
 #[derive(Debug, Parser)]
@@ -132,6 +136,9 @@ pub struct ReplicaArgs {
     /// Where CQL clients are served.
     #[arg(long, env = "RDB_LISTEN", default_value = "0.0.0.0:9042")]
     pub listen: SocketAddr,
+    /// TLS of that port.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Address that drivers find this replica under; each replica needs its own. By default that of --listen.
     #[arg(long, env = "RDB_ADVERTISE")]
     pub advertise: Option<IpAddr>,

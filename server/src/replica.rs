@@ -21,7 +21,10 @@ use replicateddb_replica::{
     backend::{Endpoint, executor::CassandraConnector},
     checkpoint::{Exporting, exchange},
     config, frontend,
-    frontend::{Frontend, Identity, Peers, superuser},
+    frontend::{
+        Frontend, Identity, Peers, superuser,
+        tls::{self, Tls},
+    },
     keyspace::{KeyspaceConnector, KeyspaceStore},
     metrics,
     replica::Serving,
@@ -49,13 +52,14 @@ const HOST_IDS: Uuid = Uuid::from_u128(0x0f4c_3d0e_9a34_4c7e_8f1d_5b7c_21e6_9a40
 /// store clean. A replica that ends by itself gives exit code 1.
 ///
 /// # Errors
-/// Wrong flags, a port that is taken, or what is in ZooKeeper is not a log that this program can use.
+/// Wrong flags or files, a port that is taken, or what is in ZooKeeper is not a log that this program can use.
 pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
     let mut stop_asked = Box::pin(signals::stop_asked()?);
     let id = args.id()?;
     let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name())).await?;
     let address = args.advertised()?;
     let token = if args.keyspace.is_none() { args.agent_token()? } else { String::new() };
+    let tls = args.tls.open()?;
     let log = tokio::select! {
         log = open(&args, id) => log?,
         signal = &mut stop_asked => {
@@ -71,7 +75,7 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
         data_center: args.data_center.clone(),
         rack: args.rack.clone(),
     };
-    let mut running = Running::start(&args, id, log, &token, identity, &admin_port)?;
+    let mut running = Running::start(&args, id, log, &token, identity, tls, &admin_port)?;
     let handle = running.handle.clone();
     let reason = tokio::select! {
         signal = &mut stop_asked => {
@@ -98,6 +102,7 @@ struct Running {
     _registering: AbortOnDropHandle<()>,
     _pushing: AbortOnDropHandle<()>,
     _superuser: Option<AbortOnDropHandle<Infallible>>,
+    _certificates: Option<AbortOnDropHandle<Infallible>>,
     frontend: AbortOnDropHandle<()>,
     stop: CancellationToken,
 }
@@ -109,6 +114,7 @@ impl Running {
         log: ZnodeLog,
         token: &str,
         identity: Identity,
+        tls: Option<(Arc<Tls>, tls::Keeper)>,
         admin_port: &AdminPort,
     ) -> anyhow::Result<Self> {
         let mut registry = Registry::default();
@@ -116,6 +122,10 @@ impl Running {
         core_metrics.register(&mut registry);
         let frontend_metrics = Arc::new(frontend::Metrics::default());
         frontend_metrics.register(&mut registry);
+        let (tls, keeper) = tls.unzip();
+        if let Some(tls) = &tls {
+            tls.register(&mut registry);
+        }
 
         let members = Arc::new(Members::watching(&log));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
@@ -141,8 +151,8 @@ impl Running {
         let keyspace = keyspace.map(Into::into);
         let superuser = args.superuser()?;
         let authentication = superuser.is_some();
-        let config =
-            frontend::Config { listen: args.listen, max_clients: args.max_clients, identity, authentication, keyspace };
+        let (listen, max_clients) = (args.listen, args.max_clients);
+        let config = frontend::Config { listen, max_clients, identity, authentication, keyspace, tls };
         let keeping = superuser.map(|superuser| tokio::spawn(superuser::keep(superuser, handle.clone())));
         let frontend = Frontend::new(handle.clone(), config, peers, frontend_metrics);
         let stop = CancellationToken::new();
@@ -153,6 +163,7 @@ impl Running {
             _registering: AbortOnDropHandle::new(registering),
             _pushing: AbortOnDropHandle::new(pushing),
             _superuser: keeping.map(AbortOnDropHandle::new),
+            _certificates: keeper.map(|keeper| AbortOnDropHandle::new(tokio::spawn(keeper.keep()))),
             frontend: AbortOnDropHandle::new(frontend),
             stop,
         })
@@ -161,7 +172,8 @@ impl Running {
     /// Clients first: what they have in flight is finished while the replica still works. Then the replica drains and
     /// marks its store clean.
     async fn stop(self) -> String {
-        let Self { handle, members, _registering: registering, _pushing, _superuser, frontend, stop } = self;
+        let Self { handle, members, _registering: registering, _pushing, _superuser, _certificates, frontend, stop } =
+            self;
         drop(registering);
         members.leave();
         stop.cancel();

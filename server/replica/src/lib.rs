@@ -46,6 +46,7 @@ mod stuck;
 mod supervise;
 mod take_over;
 mod tick;
+pub mod tls;
 mod unresolved;
 pub mod verdict;
 mod watermark;

@@ -17,6 +17,7 @@ use replicateddb_cql::{
     response::{self, Column, ColumnType, ErrorBody, Prepared, Rows, cell},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, broadcast, watch},
     time::timeout,
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_util::{codec::Framed, sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
-use super::{Config, Core, Frontend, Identity, Metrics, Peers};
+use super::{Config, Core, Frontend, Identity, Metrics, Peers, tls::Tls};
 use crate::frontier::Standing;
 use crate::lanes::Lanes;
 use crate::reads::{Early, Hold};
@@ -236,6 +237,11 @@ pub struct Bed {
 
 impl Bed {
     pub async fn start(max_clients: usize) -> Self {
+        Self::start_with(max_clients, None).await
+    }
+
+    /// The same, whose clients use TLS.
+    pub async fn start_with(max_clients: usize, tls: Option<Arc<Tls>>) -> Self {
         let (core, cassandra) = (FakeCore::new(), FakeCassandra::start().await);
         let address = free_address();
         let identity = Identity {
@@ -248,7 +254,7 @@ impl Bed {
         };
         let members = watch::Sender::new(Vec::new());
         let peers = Arc::new(Peers::new(0, members.subscribe()));
-        let config = Config { listen: address, max_clients, identity, authentication: false, keyspace: None };
+        let config = Config { listen: address, max_clients, identity, authentication: false, keyspace: None, tls };
         let frontend = Frontend::new(core.clone(), config, peers, Arc::new(Metrics::default()));
         let stop = CancellationToken::new();
         let frontend = AbortOnDropHandle::new(tokio::spawn(frontend.run(stop.clone())));
@@ -273,13 +279,16 @@ impl Bed {
 
     /// The same, of a client that speaks this version and will ask for this compression.
     pub async fn connect_in(&self, version: Version, compression: Option<Compression>) -> Client {
+        let codec = Codec::client_of(version, compression, 1 << 20);
+        Client { framed: Framed::new(self.socket().await, codec) }
+    }
+
+    /// A socket as soon as the port is open.
+    pub async fn socket(&self) -> TcpStream {
         let connected = async {
             loop {
                 match TcpStream::connect(self.address).await {
-                    Ok(socket) => {
-                        let codec = Codec::client_of(version, compression, 1 << 20);
-                        return Client { framed: Framed::new(socket, codec) };
-                    }
+                    Ok(socket) => return socket,
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
             }
@@ -290,8 +299,7 @@ impl Bed {
     /// A client's connection after the handshake.
     pub async fn client(&self) -> Client {
         let mut client = self.connect().await;
-        let body = request::startup(&[("CQL_VERSION", "3.0.0")]).unwrap();
-        assert_eq!(client.ask(0, Opcode::Startup, body).await.opcode, Opcode::Ready);
+        client.start().await;
         client
     }
 }
@@ -307,11 +315,17 @@ fn free_address() -> SocketAddr {
 }
 
 /// A client.
-pub struct Client {
-    pub framed: Framed<TcpStream, Codec>,
+pub struct Client<S = TcpStream> {
+    pub framed: Framed<S, Codec>,
 }
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// Says STARTUP.
+    pub async fn start(&mut self) {
+        let body = request::startup(&[("CQL_VERSION", "3.0.0")]).unwrap();
+        assert_eq!(self.ask(0, Opcode::Startup, body).await.opcode, Opcode::Ready);
+    }
+
     pub async fn send(&mut self, stream: i16, opcode: Opcode, body: Bytes) {
         self.framed.send(Envelope::request(stream, opcode, body)).await.unwrap();
     }

@@ -23,6 +23,14 @@ pub const MAX_ANSWER: usize = 256 * 1024 * 1024;
 pub const SOCKET_BUFFER_KEPT: usize = 64 * 1024;
 /// Messages queued for one socket.
 pub const SOCKET_QUEUE: usize = 128;
+/// Time a new connection has until its TLS handshake is done, where there is one to do; the time until STARTUP begins with that.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Steps of TLS handshakes that are computed at once: each takes a thousandth of a second of a processor, of large keys several.
+pub const TLS_HANDSHAKES: usize = 2;
+/// Pause between two looks at the files of certificate and key.
+pub const TLS_LOOK: Duration = Duration::from_secs(10);
+/// Pause between two lines of the log about clients that TLS did not let in; those in between are counted.
+pub const TLS_LOG_PAUSE: Duration = Duration::from_secs(10);
 /// Time a new connection has until STARTUP.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Passwords of roles that are hashed at once: each takes a twentieth of a second of a processor.

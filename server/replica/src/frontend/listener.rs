@@ -28,6 +28,8 @@ use super::{
     service::Service,
     session::{self, Closing},
     shares::Shares,
+    socket::linger,
+    tls::{Tls, speaks_plain},
     topology::{Identity, Topology},
 };
 use crate::backend::Endpoint;
@@ -51,6 +53,8 @@ pub struct Config {
     pub authentication: bool,
     /// The keyspace that clients are confined to, if the replica shares its Cassandra with others.
     pub keyspace: Option<Arc<str>>,
+    /// Clients use TLS.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// The front end of a replica.
@@ -102,7 +106,8 @@ impl<C: Core> Frontend<C> {
             _ = serving.changed() => return,
             () = stop.cancelled() => return,
         };
-        tracing::info!(address = %self.config.listen, generation, "the CQL port is open");
+        let tls = self.config.tls.as_deref().map_or("none", Tls::describe);
+        tracing::info!(address = %self.config.listen, generation, tls, "the CQL port is open");
         let service = Arc::new(self.service(generation, backend));
         let (closing, _) = watch::channel(Closing::Open);
         let mut sessions = JoinSet::new();
@@ -111,8 +116,8 @@ impl<C: Core> Frontend<C> {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((socket, _)) if sessions.len() >= self.config.max_clients => self.turn_away(socket, &mut farewells),
-                    Ok((socket, _)) => {
-                        sessions.spawn(session::serve(service.clone(), socket, closing.subscribe()));
+                    Ok((socket, peer)) => {
+                        sessions.spawn(session::serve(service.clone(), socket, peer, closing.subscribe()));
                         self.count(&sessions);
                     }
                     Err(error) => {
@@ -165,6 +170,7 @@ impl<C: Core> Frontend<C> {
             metrics: self.metrics.clone(),
             authentication: self.config.authentication,
             keyspace: self.config.keyspace.clone(),
+            tls: self.config.tls.clone(),
             budget: self.budget.clone(),
             answers: self.answers.clone(),
         }
@@ -178,10 +184,21 @@ impl<C: Core> Frontend<C> {
         if farewells.len() >= FAREWELLS {
             return;
         }
+        let tls = self.config.tls.is_some();
         farewells.spawn(async move {
-            let mut sink = FramedWrite::new(socket, Codec::server(MAX_ANSWER));
-            let message = format!("this replica serves {limit} clients at once, and they are here");
-            let _ = timeout(FAREWELL, sink.send(answer::error(0, ErrorCode::Overloaded, &message))).await;
+            let told = async {
+                // Who speaks TLS is let go without a word: to say one would cost a handshake.
+                if tls && !speaks_plain(&socket).await {
+                    return;
+                }
+                let mut sink = FramedWrite::new(socket, Codec::server(MAX_ANSWER));
+                let message = format!("this replica serves {limit} clients at once, and they are here");
+                let _ = sink.send(answer::error(0, ErrorCode::Overloaded, &message)).await;
+                if sink.close().await.is_ok() {
+                    linger(sink.into_inner()).await;
+                }
+            };
+            let _ = timeout(FAREWELL, told).await;
         });
     }
 

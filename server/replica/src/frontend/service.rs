@@ -33,6 +33,7 @@ use super::{
     schema::SchemaCache,
     select::Select,
     shares::Shares,
+    tls::Tls,
     topology::Topology,
     write::{Part, Write},
 };
@@ -75,6 +76,8 @@ pub struct Service<C> {
     pub authentication: bool,
     /// The keyspace that clients are confined to, if they are.
     pub keyspace: Option<Arc<str>>,
+    /// How connections begin, where clients use TLS.
+    pub tls: Option<Arc<Tls>>,
     /// Bytes of request bodies that may be in flight.
     pub budget: Arc<Semaphore>,
     /// Bytes of answers on their way to clients, of all sessions.

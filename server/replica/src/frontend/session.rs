@@ -4,7 +4,7 @@
 //! Writes are answered after they are applied here, and the backend's connection is only read from after that, so a
 //! session's reads are never older than the writes it got an answer for.
 
-use std::{pin::pin, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use replicateddb_cql::{
     Consistency, Version,
@@ -16,7 +16,6 @@ use replicateddb_cql::{
 use replicateddb_faults::{Fault, pass};
 use replicateddb_store::generation;
 use tokio::{
-    io::AsyncReadExt,
     net::TcpStream,
     sync::{Semaphore, oneshot, watch},
     task::JoinSet,
@@ -40,17 +39,13 @@ use super::{
     relay::{Expect, Relay, RelayError},
     select::Select,
     service::Service,
-    socket::{self, Out, Reader},
+    socket::{self, Out, Reader, linger},
+    stream::Stream,
+    tls::Accepted,
     write::{self, Write},
 };
 use crate::backend::{self, BackendError, Opened};
 use crate::keyspace::confine;
-
-/// Bytes of a client that are read and thrown away after a fatal error, so that closing the socket doesn't destroy the
-/// error that explains it.
-const LINGER_BYTES: u64 = 1024 * 1024;
-/// Time for the same.
-const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Whether sessions may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,21 +73,32 @@ pub enum End {
 }
 
 /// Serves a client until it leaves, breaks the protocol, its backend ends, or `closing` says so.
-pub async fn serve<C: Core>(service: Arc<Service<C>>, socket: TcpStream, mut closing: watch::Receiver<Closing>) {
+pub async fn serve<C: Core>(
+    service: Arc<Service<C>>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    mut closing: watch::Receiver<Closing>,
+) {
     let mut stop = closing.clone();
     let now = async move { stop.wait_for(|closing| *closing == Closing::Now).await.map(drop) };
     tokio::select! {
         _ = now => {}
-        () = run(service, socket, &mut closing) => {}
+        () = run(service, socket, peer, &mut closing) => {}
     }
 }
 
-async fn run<C: Core>(service: Arc<Service<C>>, socket: TcpStream, closing: &mut watch::Receiver<Closing>) {
+async fn run<C: Core>(
+    service: Arc<Service<C>>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    closing: &mut watch::Receiver<Closing>,
+) {
     // Answers are small and someone waits for each: not to be held back for more.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "a client's socket takes no options");
     }
-    let (mut reader, writer) = socket::client_halves(socket);
+    let Some(Accepted { stream, open: _open }) = accept(&service, socket, peer, closing).await else { return };
+    let (mut reader, writer) = socket::client_halves(stream);
     let (out, queue) = Out::new();
     // One task reads, relays and writes: what was read in one go is passed on in one write, and no thread wakes another.
     let mut pump = pin!(socket::pump(queue, writer));
@@ -107,13 +113,23 @@ async fn run<C: Core>(service: Arc<Service<C>>, socket: TcpStream, closing: &mut
     // All senders are gone: the pump writes what is queued and closes.
     let _ = timeout(DRAIN_TIMEOUT, pump).await;
     if matches!(end, Err(End::Frame(_))) {
-        linger(reader).await;
+        linger(reader.into_inner()).await;
     }
 }
 
-async fn linger(reader: Reader) {
-    let mut rest = reader.into_inner().take(LINGER_BYTES);
-    let _ = timeout(LINGER_TIME, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+/// What CQL is spoken on: TLS, where clients use it. `None`: the client was not let in, or nobody is any more.
+async fn accept<C: Core>(
+    service: &Service<C>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    closing: &mut watch::Receiver<Closing>,
+) -> Option<Accepted> {
+    let Some(tls) = &service.tls else { return Some(Accepted { stream: Stream::Plain(socket), open: None }) };
+    tokio::select! {
+        // In a box: it is large, and done before the session begins, whose memory it would be part of.
+        accepted = Box::pin(tls.accept(socket, peer)) => accepted,
+        _ = closing.wait_for(|closing| *closing != Closing::Open) => None,
+    }
 }
 
 async fn converse<C: Core>(

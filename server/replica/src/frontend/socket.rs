@@ -1,6 +1,6 @@
 //! Sockets as streams of envelopes: a reader that says what it is about to read, and the task that writes what is queued.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::BytesMut;
 use futures::SinkExt;
@@ -9,11 +9,8 @@ use replicateddb_cql::{
     frame::{Codec, Envelope, FrameError},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWrite},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::TcpStream,
     sync::mpsc,
     time::timeout,
 };
@@ -23,14 +20,21 @@ use super::{
     handshake::Agreed,
     limits::{MAX_ANSWER, MAX_HANDSHAKE_BODY, SOCKET_BUFFER_KEPT, SOCKET_QUEUE, SOCKET_WRITE_TIMEOUT},
     shares::Share,
+    stream::{ReadSide, Stream, WriteSide},
 };
 
+/// Bytes of a client that are read and thrown away after a fatal error, so that closing the socket doesn't destroy the
+/// error that explains it.
+const LINGER_BYTES: u64 = 1024 * 1024;
+/// Time for the same.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
 /// What is written to a socket.
-pub type Writer = FramedWrite<OwnedWriteHalf, Codec>;
+pub type Writer = FramedWrite<WriteSide, Codec>;
 
 /// What is read from a socket. Everything here may be given up and called again: nothing read is lost.
 pub struct Reader {
-    socket: OwnedReadHalf,
+    socket: ReadSide,
     codec: Codec,
     buffer: BytesMut,
     /// The most that the buffer has held since it was made.
@@ -38,7 +42,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    fn new(socket: OwnedReadHalf, codec: Codec, buffer: BytesMut) -> Self {
+    fn new(socket: ReadSide, codec: Codec, buffer: BytesMut) -> Self {
         Self { socket, codec, held: buffer.len(), buffer }
     }
 
@@ -97,14 +101,14 @@ impl Reader {
     }
 
     /// The socket.
-    pub fn into_inner(self) -> OwnedReadHalf {
+    pub fn into_inner(self) -> ReadSide {
         self.socket
     }
 }
 
 /// The halves of a client's connection, for its handshake.
-pub fn client_halves(socket: TcpStream) -> (Reader, Writer) {
-    let (read, write) = socket.into_split();
+pub fn client_halves(stream: Stream) -> (Reader, Writer) {
+    let (read, write) = stream.into_split();
     let reader = Reader::new(read, Codec::server(MAX_HANDSHAKE_BODY), BytesMut::new());
     (reader, FramedWrite::new(write, Codec::server(MAX_ANSWER)))
 }
@@ -112,11 +116,17 @@ pub fn client_halves(socket: TcpStream) -> (Reader, Writer) {
 /// The halves of a backend's connection, handshake done. What was read ahead is kept.
 pub fn backend_halves(backend: Framed<TcpStream, Codec>) -> (Reader, Writer) {
     let parts = backend.into_parts();
-    let (read, write) = parts.io.into_split();
+    let (read, write) = Stream::Plain(parts.io).into_split();
     let reader = Reader::new(read, parts.codec.clone(), parts.read_buf);
     let mut writer = FramedWrite::new(write, parts.codec);
     *writer.write_buffer_mut() = parts.write_buf;
     (reader, writer)
+}
+
+/// Reads what a client still sends and throws it away, for a bounded time.
+pub async fn linger(socket: impl AsyncRead + Unpin) {
+    let mut rest = socket.take(LINGER_BYTES);
+    let _ = timeout(LINGER_TIME, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
 /// A message to write, and its share of a bound, given back once it is written.

@@ -238,7 +238,7 @@ pub fn in_front_of(handle: &ReplicaHandle, authentication: bool) -> String {
         rack: "r".into(),
     };
     let peers = Arc::new(Peers::new(0, watch::Sender::new(Vec::new()).subscribe()));
-    let config = frontend::Config { listen, max_clients: 100, identity, authentication, keyspace: None };
+    let config = frontend::Config { listen, max_clients: 100, identity, authentication, keyspace: None, tls: None };
     let frontend = Frontend::new(handle.clone(), config, peers, Arc::default());
     tokio::spawn(frontend.run(CancellationToken::new()));
     listen.to_string()

@@ -1,0 +1,112 @@
+//! The files of the CQL port's TLS, and what they make.
+
+use std::{path::Path, sync::Arc};
+
+use rustls::{Error, InconsistentKeys, ServerConfig, server::WebPkiClientVerifier};
+use sha2::{Digest as _, Sha256};
+
+use crate::tls::{
+    files::{NamedFile, Unusable, Validity},
+    provider,
+};
+
+/// Where certificate, key and authorities are.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// The server's certificate, then those between it and its authority.
+    pub certificate: NamedFile,
+    /// Its key.
+    pub key: NamedFile,
+    /// Clients must show a certificate signed by one of these.
+    pub client_ca: Option<NamedFile>,
+}
+
+impl Files {
+    /// Those of the flags `--tls-certificate`, `--tls-key` and `--tls-client-ca`.
+    pub fn new(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Self {
+        Self {
+            certificate: NamedFile::new("--tls-certificate", certificate),
+            key: NamedFile::new("--tls-key", key),
+            client_ca: client_ca.map(|path| NamedFile::new("--tls-client-ca", path)),
+        }
+    }
+}
+
+/// What a configuration is told apart from another one by.
+pub type Fingerprint = [u8; 32];
+
+type Read = Result<Vec<u8>, Unusable>;
+
+/// What the files held when they were read.
+pub struct Contents {
+    certificate: Read,
+    key: Read,
+    client_ca: Option<Read>,
+}
+
+/// What they make.
+pub struct Loaded {
+    /// For new connections.
+    pub config: Arc<ServerConfig>,
+    /// Of the server's certificate.
+    pub validity: Validity,
+}
+
+impl Contents {
+    /// Reads them all. Blocks for as long as the disk takes.
+    pub fn read(files: &Files) -> Self {
+        Self {
+            certificate: files.certificate.read(),
+            key: files.key.read(),
+            client_ca: files.client_ca.as_ref().map(NamedFile::read),
+        }
+    }
+
+    /// Equal if, and only if, nothing has changed: neither what they hold, nor why they can't be read.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut digest = Sha256::new();
+        for read in [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten() {
+            let (kind, bytes) = match read {
+                Ok(bytes) => (0, Sha256::digest(bytes)),
+                Err(unusable) => (1, Sha256::digest(unusable.to_string())),
+            };
+            digest.update([kind]);
+            digest.update(bytes);
+        }
+        digest.finalize().into()
+    }
+
+    /// What they make.
+    ///
+    /// # Errors
+    /// One of them can't be used, or the key is another certificate's.
+    pub fn load(self, files: &Files) -> Result<Loaded, Unusable> {
+        let Files { certificate, key, .. } = files;
+        let chain = certificate.certificates(&self.certificate?)?;
+        let private = key.key(&self.key?)?;
+        let own = chain.first().and_then(Validity::of);
+        let validity =
+            own.ok_or_else(|| certificate.unusable("its first certificate can't be read: give another one"))?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| certificate.unusable(error.to_string()))?;
+        let builder = match (&files.client_ca, self.client_ca) {
+            (Some(file), Some(read)) => {
+                let roots = Arc::new(file.authorities(&read?)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| file.unusable(error.to_string()))?)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let config = builder.with_single_cert(chain, private).map_err(|error| match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                key.unusable(format!("is not the key of {certificate}: give both of one pair"))
+            }
+            Error::InvalidCertificate(reason) => {
+                certificate.unusable(format!("its first certificate can't be used: {reason:?}"))
+            }
+            other => key.unusable(format!("can't be used: {other}; give a key in PKCS#8, PKCS#1 or SEC1")),
+        })?;
+        Ok(Loaded { config: Arc::new(config), validity })
+    }
+}
