@@ -18,7 +18,7 @@ use replicateddb_replica::config::{AWAY_SHARE, LOG_MAX_BYTES, POINT_SHARE, PRESE
 use replicateddb_replica::{backend::Endpoint, checkpoint::Points, frontend::superuser::Superuser};
 use replicateddb_store::{agent::AgentArgs, login::Login};
 
-pub use tls::TlsArgs;
+pub use tls::{ClientTlsArgs, TlsArgs};
 
 /// A CQL database whose every write is in one global order: the replica, its store agent, and tools.
 #[derive(Debug, Parser)]
@@ -262,6 +262,9 @@ pub struct RestoreArgs {
     /// File with its password.
     #[arg(long, env = "RDB_PASSWORD_FILE", requires = "user")]
     pub password_file: Option<PathBuf>,
+    /// TLS, where the replica's clients use it.
+    #[command(flatten)]
+    pub tls: ClientTlsArgs,
     /// Restore this keyspace alone; once for each of several.
     #[arg(long = "keyspace", value_delimiter = ',')]
     pub keyspaces: Vec<String>,

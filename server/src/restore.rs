@@ -17,9 +17,10 @@ const PROGRESS: Duration = Duration::from_secs(5);
 /// The checkpoint is damaged, a keyspace is there already, or the replica does not take something.
 pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let replica = args.endpoint()?;
+    let tls = args.tls.open()?;
     let import = Import::open(&args.input, &args.keyspaces).await?;
     let told = Mutex::new(HashMap::new());
-    let restored = import.through(&replica, now, |document, lines| {
+    let restored = import.through(&replica, tls.as_ref(), now, |document, lines| {
         let mut told = told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let last = told.entry(document.table.clone()).or_insert_with(Instant::now);
         if last.elapsed() >= PROGRESS {

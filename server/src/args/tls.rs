@@ -1,11 +1,14 @@
-//! The flags of TLS, which clients use.
+//! The flags of TLS: of a replica, whose clients use it, and of a tool that is such a client.
 
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use replicateddb_replica::{
     frontend::tls::{Files, Keeper, Tls},
-    tls::files::Unusable,
+    tls::{
+        client::{Client, Shown},
+        files::{NamedFile, Unusable},
+    },
 };
 
 /// TLS of the CQL port.
@@ -40,6 +43,35 @@ impl TlsArgs {
     }
 }
 
+/// TLS of a tool that is a client.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ClientTlsArgs {
+    /// Use TLS, and trust a replica whose certificate is signed by one of those in this file (PEM) and names the host of --contact.
+    #[arg(long, env = "RDB_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// File with a certificate to show (PEM), where replicas ask for one.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    pub tls_certificate: Option<PathBuf>,
+    /// File with its key: PEM (PKCS#8, PKCS#1 or SEC1), without a passphrase.
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl ClientTlsArgs {
+    /// What the tool goes by, if it uses TLS.
+    ///
+    /// # Errors
+    /// A file can't be used.
+    pub fn open(&self) -> Result<Option<Client>, Unusable> {
+        let Some(authorities) = &self.tls_ca else { return Ok(None) };
+        let shown = self.tls_certificate.as_ref().zip(self.tls_key.as_ref()).map(|(certificate, key)| Shown {
+            certificate: NamedFile::new("--tls-certificate", certificate),
+            key: NamedFile::new("--tls-key", key),
+        });
+        Client::open(&NamedFile::new("--tls-ca", authorities), shown.as_ref()).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -67,5 +99,22 @@ mod tests {
         assert!(tls.tls_optional);
         let said = tls.open().err().expect("an error").to_string();
         assert!(said.starts_with("--tls-certificate /none/c: can't be read"), "{said}");
+    }
+
+    #[test]
+    fn a_tool_shows_a_certificate_only_where_it_uses_tls() {
+        let restore = |more: &[&str]| {
+            let least = ["replicateddb-server", "restore", "--input", "i", "--contact", "h:1"];
+            Cli::try_parse_from(least.iter().chain(more)).is_ok()
+        };
+        assert!(restore(&[]) && restore(&["--tls-ca", "a"]));
+        assert!(restore(&["--tls-ca", "a", "--tls-certificate", "c", "--tls-key", "k"]));
+        for wrong in [
+            &["--tls-certificate", "c", "--tls-key", "k"][..],
+            &["--tls-ca", "a", "--tls-key", "k"],
+            &["--tls-ca", "a", "--tls-certificate", "c"],
+        ] {
+            assert!(!restore(wrong), "{wrong:?}");
+        }
     }
 }

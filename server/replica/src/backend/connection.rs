@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use replicateddb_cql::frame::{Codec, Envelope, Opcode};
 use replicateddb_faults::{Fault, pass};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::Framed;
 
@@ -46,7 +46,10 @@ pub struct Connection {
 
 impl Connection {
     /// Takes over a connection on which no request is in flight.
-    pub fn new(framed: Framed<TcpStream, Codec>) -> Self {
+    pub fn new<S>(framed: Framed<S, Codec>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (asks, queue) = mpsc::channel(QUEUE);
         let open = Arc::new(AtomicBool::new(true));
         let flag = open.clone();
@@ -98,7 +101,10 @@ impl Connection {
     }
 }
 
-async fn carry(framed: Framed<TcpStream, Codec>, mut queue: mpsc::Receiver<Ask>) -> Result<(), String> {
+async fn carry<S>(framed: Framed<S, Codec>, mut queue: mpsc::Receiver<Ask>) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut sink, mut stream) = framed.split();
     let mut waiting: HashMap<i16, oneshot::Sender<Envelope>> = HashMap::new();
     let mut free: Vec<i16> = (0..STREAMS as i16).rev().collect();

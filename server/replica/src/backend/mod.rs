@@ -27,12 +27,16 @@ use replicateddb_cql::statement::Ident;
 use replicateddb_cql::{Consistency, ProtocolError, Version};
 use replicateddb_store::generation;
 use replicateddb_store::login::Login;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::tls::client::Client;
 
 pub use endpoint::Endpoint;
 
-/// A connection to Cassandra.
-pub type Framed = tokio_util::codec::Framed<TcpStream, Codec>;
+/// A connection to Cassandra, or, by another stream than TCP as it is, to a replica.
+pub type Framed<S = TcpStream> = tokio_util::codec::Framed<S, Codec>;
 
 /// Longest wait for a TCP connection, the handshake and the generation together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,11 +120,11 @@ pub(crate) async fn connect_v5_named(
 }
 
 /// Who is on the other side of a fresh connection.
-pub(crate) enum Opened {
+pub(crate) enum Opened<S = TcpStream> {
     /// Anybody may ask.
-    Ready(Framed),
+    Ready(Framed<S>),
     /// It wants to know who asks, as this AUTHENTICATE says.
-    Login(Framed, Envelope),
+    Login(Framed<S>, Envelope),
 }
 
 /// Opens a connection in this version up to the answer to STARTUP, for whoever logs in himself. Bounded by [`CONNECT_TIMEOUT`].
@@ -137,11 +141,38 @@ fn late(at: &Endpoint) -> BackendError {
     BackendError::Unreachable { address: at.address.clone(), reason }
 }
 
+/// As [`connect_v5`], under TLS, to a replica.
+///
+/// # Errors
+/// See [`connect`]; or there is no TLS with it.
+pub async fn connect_v5_tls(at: &Endpoint, tls: &Client) -> Result<Framed<TlsStream<TcpStream>>, BackendError> {
+    let handshake = async {
+        let unreachable = |reason| BackendError::Unreachable { address: at.address.clone(), reason };
+        let stream = tls.connect(&at.address, dial(&at.address).await?).await.map_err(unreachable)?;
+        logged_in(at, start(&at.address, stream, Codec::client_v5(MAX_ANSWER_BYTES), None).await?).await
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| late(at))?
+}
+
+async fn dial(address: &str) -> Result<TcpStream, BackendError> {
+    let unreachable =
+        |error: std::io::Error| BackendError::Unreachable { address: address.to_owned(), reason: error.to_string() };
+    let stream = TcpStream::connect(address).await.map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    Ok(stream)
+}
+
 async fn open_by(at: &Endpoint, codec: Codec, name: Option<&str>) -> Result<Opened, BackendError> {
-    let address = at.address.as_str();
-    let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
-    let stream = TcpStream::connect(address).await.map_err(|e| unreachable(e.to_string()))?;
-    stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
+    start(&at.address, dial(&at.address).await?, codec, name).await
+}
+
+/// STARTUP and its answer.
+async fn start<S: AsyncRead + AsyncWrite + Unpin>(
+    address: &str,
+    stream: S,
+    codec: Codec,
+    name: Option<&str>,
+) -> Result<Opened<S>, BackendError> {
     let mut framed = Framed::new(stream, codec);
     let mut options = vec![("CQL_VERSION", "3.0.0"), ("DRIVER_NAME", "replicateddb")];
     options.extend(name.map(|name| ("APPLICATION_NAME", name)));
@@ -150,6 +181,7 @@ async fn open_by(at: &Endpoint, codec: Codec, name: Option<&str>) -> Result<Open
     match answer.opcode {
         Opcode::Ready => Ok(Opened::Ready(framed)),
         Opcode::Authenticate => Ok(Opened::Login(framed, answer)),
+        Opcode::Error => Err(protocol(address, said(&answer))),
         other => Err(protocol(address, format!("{other:?} to STARTUP"))),
     }
 }
@@ -161,10 +193,7 @@ async fn connect_by(
     name: Option<&str>,
 ) -> Result<Framed, BackendError> {
     let handshake = async {
-        let mut framed = match open_by(at, codec, name).await? {
-            Opened::Ready(framed) => framed,
-            Opened::Login(framed, _) => log_in(at, framed).await?,
-        };
+        let mut framed = logged_in(at, open_by(at, codec, name).await?).await?;
         if let Some(expected) = expected {
             check_generation(&at.address, &mut framed, expected).await?;
         }
@@ -173,11 +202,25 @@ async fn connect_by(
     tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| late(at))?
 }
 
+/// Logs in, if it is asked for.
+async fn logged_in<S: AsyncRead + AsyncWrite + Unpin>(
+    at: &Endpoint,
+    opened: Opened<S>,
+) -> Result<Framed<S>, BackendError> {
+    match opened {
+        Opened::Ready(framed) => Ok(framed),
+        Opened::Login(framed, _) => log_in(at, framed).await,
+    }
+}
+
 /// Logs in at a Cassandra that asks who this is.
 ///
 /// # Errors
 /// See [`BackendError`].
-async fn log_in(at: &Endpoint, mut framed: Framed) -> Result<Framed, BackendError> {
+async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
+    at: &Endpoint,
+    mut framed: Framed<S>,
+) -> Result<Framed<S>, BackendError> {
     let refused = |reason: String| BackendError::NotLoggedIn { address: at.address.clone(), reason };
     let Some(Login { user, .. }) = &at.login else {
         return Err(refused("it asks for a user and a password, and there are none to give".to_owned()));
@@ -187,13 +230,15 @@ async fn log_in(at: &Endpoint, mut framed: Framed) -> Result<Framed, BackendErro
     let answer = ask(&at.address, &mut framed, Opcode::AuthResponse, response).await?;
     match answer.opcode {
         Opcode::AuthSuccess => Ok(framed),
-        Opcode::Error => {
-            let message = answer.message().and_then(|message| response::parse_error(&message));
-            let message = message.map_or_else(|error| error.to_string(), |error| error.message);
-            Err(refused(format!("{message} (user {user})")))
-        }
+        Opcode::Error => Err(refused(format!("{} (user {user})", said(&answer)))),
         other => Err(protocol(&at.address, format!("{other:?} to the login"))),
     }
+}
+
+/// The message of an ERROR.
+fn said(answer: &Envelope) -> String {
+    let message = answer.message().and_then(|message| response::parse_error(&message));
+    message.map_or_else(|error| error.to_string(), |error| error.message)
 }
 
 /// As [`log_in`], within [`CONNECT_TIMEOUT`].
@@ -262,7 +307,12 @@ fn protocol(address: &str, reason: impl ToString) -> BackendError {
     BackendError::Protocol { address: address.to_owned(), reason: reason.to_string() }
 }
 
-async fn ask(address: &str, framed: &mut Framed, opcode: Opcode, body: bytes::Bytes) -> Result<Envelope, BackendError> {
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    address: &str,
+    framed: &mut Framed<S>,
+    opcode: Opcode,
+    body: bytes::Bytes,
+) -> Result<Envelope, BackendError> {
     let unreachable = |reason: String| BackendError::Unreachable { address: address.to_owned(), reason };
     framed.send(Envelope::request(0, opcode, body)).await.map_err(|e| unreachable(e.to_string()))?;
     match framed.next().await {

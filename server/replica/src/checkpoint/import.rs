@@ -19,8 +19,9 @@ use super::save::blocking;
 use super::schema::qualified;
 use super::tables::Reading;
 use crate::backend::connection::{Connection, Lost};
-use crate::backend::{Endpoint, connect_v5};
+use crate::backend::{Endpoint, connect_v5, connect_v5_tls};
 use crate::record::StatementText;
+use crate::tls::client::Client;
 
 /// Attempts at a write that a replica can't take now: three minutes.
 const ATTEMPTS: u32 = 40;
@@ -83,7 +84,7 @@ impl Import {
         Ok(Self { folder, timestamp_us: manifest.timestamp_us, schema, documents })
     }
 
-    /// Restores it through the replica `at`. `now` says which second since 1970 it is: what has ended is left out. `progress`
+    /// Restores it through the replica `at`, by TLS if there is `tls`. `now` says which second since 1970 it is: what has ended is left out. `progress`
     /// is told of a document and how many of its lines are done. Returns the documents.
     ///
     /// # Errors
@@ -91,11 +92,15 @@ impl Import {
     pub async fn through(
         &self,
         at: &Endpoint,
+        tls: Option<&Client>,
         now: impl Fn() -> i32 + Send + Sync,
         progress: impl Fn(&Document, u64) + Send + Sync,
     ) -> Result<Vec<&Document>, CheckpointError> {
-        let connected = connect_v5(at, None).await;
-        let connection = Connection::new(connected.map_err(|error| of_replica(&error))?);
+        let connected = match tls {
+            None => connect_v5(at, None).await.map(Connection::new),
+            Some(tls) => connect_v5_tls(at, tls).await.map(Connection::new),
+        };
+        let connection = connected.map_err(|error| of_replica(&error))?;
         let replica = Replica { connection, address: &at.address };
         let reading = Reading { connection: &replica.connection, second: now() };
         let there = reading.keyspaces().await.map_err(|error| of_replica(&error))?;

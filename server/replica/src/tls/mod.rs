@@ -1,5 +1,7 @@
-//! What TLS goes by: files of certificates and keys ([`files`]). The CQL port's is in `frontend::tls`.
+//! What both sides of TLS share: files of certificates and keys ([`files`]); and the side of a client ([`client`]). The side of the
+//! CQL port is in `frontend::tls`.
 
+pub mod client;
 pub mod files;
 
 use std::sync::Arc;

@@ -389,3 +389,33 @@ async fn a_stop_waits_for_no_handshake() {
     assert!(begin.elapsed() < TLS_HANDSHAKE_TIMEOUT);
     assert!(TcpStream::connect(address).await.is_err());
 }
+
+/// As `restore --contact` does it.
+#[tokio::test]
+async fn a_tool_is_a_client_with_tls() {
+    use crate::{
+        backend::{Endpoint, connect_v5, connect_v5_tls},
+        tls::{client, client::Shown, files::NamedFile},
+    };
+    let (place, clients) = (Place::new(), Authority::new("clients"));
+    let (bed, _tls, _keeper) = place.serve(Some(&clients), false).await;
+    let own = clients.issue(false);
+    place.write("ca.pem", &place.authority.pem());
+    place.write("own.pem", &own.certificate);
+    place.write("own.key", &own.key);
+    let named = |flag, file: &str| NamedFile::new(flag, &place.path(file));
+    let shown = Shown { certificate: named("--tls-certificate", "own.pem"), key: named("--tls-key", "own.key") };
+    let (at, ca) = (Endpoint::new(bed.address.to_string(), None), named("--tls-ca", "ca.pem"));
+    bed.socket().await;
+    let with = client::Client::open(&ca, Some(&shown)).unwrap();
+    assert!(connect_v5_tls(&at, &with).await.is_ok());
+    let without = client::Client::open(&ca, None).unwrap();
+    assert!(connect_v5_tls(&at, &without).await.is_err());
+    let stranger = client::Client::open(&named("--tls-ca", "a.pem"), Some(&shown)).unwrap();
+    let error = connect_v5_tls(&at, &stranger).await.expect_err("an unknown authority").to_string();
+    assert!(error.contains("there is no TLS with it"), "{error}");
+    let error = connect_v5(&at, None).await.expect_err("no TLS").to_string();
+    assert!(error.contains("TLS only"), "{error}");
+    let mixed = Shown { key: named("--tls-key", "k.pem"), ..shown };
+    assert!(client::Client::open(&ca, Some(&mixed)).err().unwrap().to_string().contains("can't be used with"));
+}
