@@ -62,11 +62,11 @@ bench: ## three replicas against three plain Cassandra nodes: rates, latencies, 
 	@$(CARGO_TARGET_DIR)/release/replicateddb-bench $(ARGS)
 
 .PHONY: local
-local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog] [SHARED_CASSANDRA=1: one for all replicas] [AUTHENTICATION=1: clients log in] [ARGS="..."]
+local: ## the stack as processes of this machine [REPLICAS=3] [ENGINE=ZnodeLog] [SHARED_CASSANDRA=1: one for all replicas] [AUTHENTICATION=1: clients log in] [TLS=1: clients use TLS] [ARGS="..."]
 	@images/artifacts/fetch.sh
 	@cargo build --release --locked -p replicateddb-server
 	@cargo tools -p replicateddb-local
-	@$(CARGO_TARGET_DIR)/release/replicateddb-local up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(filter-out 0,$(SHARED_CASSANDRA)),--shared-cassandra) $(if $(filter-out 0,$(AUTHENTICATION)),--authentication) $(ARGS)
+	@$(CARGO_TARGET_DIR)/release/replicateddb-local up $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(filter-out 0,$(SHARED_CASSANDRA)),--shared-cassandra) $(if $(filter-out 0,$(AUTHENTICATION)),--authentication) $(if $(filter-out 0,$(TLS)),--tls) $(ARGS)
 
 .PHONY: local-down
 local-down: ## stops it; its data stays

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::certificates::Authority;
 use crate::find;
 use crate::launch::Layout;
 use crate::probe::Probe;
@@ -20,6 +21,7 @@ pub struct Builder {
     shared_cassandra: Option<bool>,
     zookeepers: Option<u8>,
     authentication: Option<bool>,
+    tls: Option<bool>,
     engine: Option<String>,
     range: Option<u8>,
     free_range: bool,
@@ -65,6 +67,12 @@ impl Builder {
     /// Whether clients log in, once and for all; [`Stack::superuser`] is who they can log in as.
     pub fn authentication(mut self, authentication: bool) -> Self {
         self.authentication = Some(authentication);
+        self
+    }
+
+    /// Whether clients use TLS; [`Stack::tls`] is what they go by.
+    pub fn tls(mut self, tls: bool) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -162,6 +170,9 @@ impl Builder {
                 bail!("this stack is running ({running} processes) with other settings: 'down' first");
             }
         }
+        if stack.settings.tls {
+            make_certificate(&stack.layout, &stack.settings)?;
+        }
         stack.settings.save(stack.dir())?;
         Ok(stack)
     }
@@ -174,6 +185,7 @@ impl Builder {
             shared_cassandra: self.shared_cassandra.unwrap_or(base.shared_cassandra),
             zookeepers: self.zookeepers.unwrap_or(base.zookeepers),
             authentication: self.authentication.unwrap_or(base.authentication),
+            tls: self.tls.unwrap_or(base.tls),
             engine: self.engine.clone().unwrap_or(base.engine),
             range: self.range.unwrap_or(base.range),
             cassandra_heap: self.cassandra_heap.clone().unwrap_or(base.cassandra_heap),
@@ -226,6 +238,12 @@ fn make(dir: &Path) -> Result<PathBuf> {
     Ok(layout.dir)
 }
 
+/// Makes an authority, unless there is one, and a certificate for all replicas by it: anew each time, for addresses may be others.
+fn make_certificate(layout: &Layout, settings: &Settings) -> Result<()> {
+    let authority = Authority::make(&layout.tls())?;
+    authority.issue(settings.client_names())?.save(&layout.tls_certificate(), &layout.tls_key())
+}
+
 /// Makes a secret that nobody guesses, unless there is one.
 fn make_secret(file: &Path) -> Result<()> {
     if file.exists() {
@@ -273,5 +291,19 @@ mod tests {
         assert!(made(false).is_err());
         assert_eq!(Stack::builder().dir(dir.path()).create().unwrap().superuser(), Some(superuser.clone()));
         assert_eq!(std::fs::read_to_string(&superuser.password_file).unwrap(), password);
+    }
+
+    #[test]
+    fn clients_trust_the_same_authority_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = |tls| Stack::builder().dir(dir.path()).tls(tls).create();
+        assert!(made(false).unwrap().tls().is_none());
+        let tls = made(true).unwrap().tls().unwrap();
+        let authority = std::fs::read(tls.authority.certificate()).unwrap();
+        let certificate = std::fs::read(&tls.certificate).unwrap();
+        let again = Stack::builder().dir(dir.path()).base_loopback(7).create().unwrap().tls().unwrap();
+        assert_eq!(std::fs::read(again.authority.certificate()).unwrap(), authority);
+        assert_ne!(std::fs::read(&again.certificate).unwrap(), certificate, "for other addresses");
+        assert!(made(false).unwrap().tls().is_none());
     }
 }

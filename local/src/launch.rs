@@ -111,6 +111,24 @@ impl Layout {
         self.dir.join("superuser-password")
     }
 
+    /// The folder of what TLS goes by.
+    #[must_use]
+    pub fn tls(&self) -> PathBuf {
+        self.dir.join("tls")
+    }
+
+    /// The certificate of all replicas.
+    #[must_use]
+    pub fn tls_certificate(&self) -> PathBuf {
+        self.tls().join("server.pem")
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn tls_key(&self) -> PathBuf {
+        self.tls().join("server.key")
+    }
+
     /// The environment that marks the processes of one member.
     #[must_use]
     pub fn marks(&self, member: Member) -> Vec<(String, String)> {
@@ -190,6 +208,10 @@ fn replica_args(settings: &Settings, layout: &Layout, i: u8) -> Vec<String> {
     if settings.authentication {
         flag(&mut args, "--superuser", SUPERUSER);
         flag(&mut args, "--superuser-password-file", text(&layout.superuser_password()));
+    }
+    if settings.tls {
+        flag(&mut args, "--tls-certificate", text(&layout.tls_certificate()));
+        flag(&mut args, "--tls-key", text(&layout.tls_key()));
     }
     flag(&mut args, "--checkpoint-dir", text(&layout.data(Member::Replica(i)).join("checkpoints")));
     flag(&mut args, "--listen", settings.replica_cql(i));
@@ -350,6 +372,15 @@ mod tests {
         });
         let superuser = ["--superuser", "admin", "--superuser-password-file", "/stack/superuser-password"];
         assert_eq!(more, [strings(["--authentication"]), strings(superuser)]);
+    }
+
+    #[test]
+    fn replicas_take_tls_where_that_is_asked_for() {
+        let (open, layout) = parts();
+        let args = |tls| launch(&Settings { tls, ..open.clone() }, &layout, &replica(), 1).args;
+        let more: Vec<String> = args(true).into_iter().filter(|arg| !args(false).contains(arg)).collect();
+        let files = ["--tls-certificate", "/stack/tls/server.pem", "--tls-key", "/stack/tls/server.key"];
+        assert_eq!(more, strings(files));
     }
 
     #[test]

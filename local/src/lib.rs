@@ -19,6 +19,7 @@
 //! ```
 
 mod builder;
+mod certificates;
 mod find;
 mod launch;
 mod member;
@@ -31,11 +32,12 @@ mod stack;
 mod whole;
 
 pub use builder::{Builder, default_dir};
+pub use certificates::{Authority, Pair};
 pub use find::cache_root;
 pub use launch::ROOT;
 pub use member::{Member, UnknownMember};
 pub use probe::{Answer, check_free};
 pub use process::{Launch, Recorded, gone, last_lines, send};
 pub use settings::{ENGINES, MAX_REPLICAS, Settings, ZOOKEEPER_SIZES};
-pub use stack::{Ended, MemberStatus, Running, Stack, Superuser, Target, stop_limit};
+pub use stack::{Ended, MemberStatus, Running, Stack, Superuser, Target, Tls, stop_limit};
 pub use whole::Progress;

@@ -22,7 +22,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start everything that does not run, and wait until every replica serves clients
-    Up(Up),
+    Up(Box<Up>),
     /// Stop everything: replicas, then Cassandras, then ZooKeeper. The data stays
     Down {
         /// Remove data, logs and settings as well
@@ -93,6 +93,9 @@ struct Up {
     /// down, and not off [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     authentication: Option<bool>,
+    /// Clients use TLS: an authority is made, and a certificate for the replicas [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls: Option<bool>,
     /// How writes are ordered [default: ZnodeLog]
     #[arg(long)]
     engine: Option<String>,
@@ -140,7 +143,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command, dir: PathBuf) -> Result<ExitCode> {
     let command = match command {
-        Command::Up(up) => return bring_up(up, dir).await,
+        Command::Up(up) => return bring_up(*up, dir).await,
         other => other,
     };
     let Some(stack) = Stack::open(&dir)? else {
@@ -188,7 +191,7 @@ async fn bring_up(up: Up, dir: PathBuf) -> Result<ExitCode> {
     }
     set!(
         up.replicas => replicas, up.shared_cassandra => shared_cassandra, up.zookeepers => zookeepers,
-        up.authentication => authentication, up.engine => engine, up.range => base_loopback,
+        up.authentication => authentication, up.tls => tls, up.engine => engine, up.range => base_loopback,
         up.heap => cassandra_heap, up.profile => cassandra_profile, up.server_bin => server_bin, up.java => java,
         up.artifacts => artifacts, some(up.agent_args) => agent_args, some(up.replica_args) => replica_args
     );
@@ -220,9 +223,13 @@ fn how_to_use(stack: &Stack) -> String {
         superuser.as_ref().map(|user| format!(" -u {} -p \"$(cat '{}')\"", user.name, user.password_file.display()));
     let user = superuser.map(|user| format!("; user {}, password in {}", user.name, user.password_file.display()));
     let (login, user) = (login.unwrap_or_default(), user.unwrap_or_default());
+    let authority = stack.tls().map(|tls| tls.authority.certificate().display().to_string());
+    let trusting = authority.as_ref().map(|file| format!("SSL_CERTFILE='{file}' ")).unwrap_or_default();
+    let ssl = if authority.is_some() { " --ssl" } else { "" };
+    let trusted = authority.map(|file| format!("; TLS, trusting {file}")).unwrap_or_default();
     format!(
-        "  cqlsh         cqlsh {} {}{login}\n  \
-           drivers       contact points {hosts}; port {}{user}\n  \
+        "  cqlsh         {trusting}cqlsh {} {}{ssl}{login}\n  \
+           drivers       contact points {hosts}; port {}{user}{trusted}\n  \
            global order  replicateddb-server log --follow --zookeeper {zookeeper} --root {ROOT}\n  \
            compare       replicateddb-server verify {admins}\n  \
            break it      replicateddb-local kill replica-0 (or cassandra-0, zookeeper-0; stop, freeze, thaw, start)\n  \

@@ -31,6 +31,9 @@ pub struct Settings {
     /// Clients log in by user name and password.
     #[serde(default)]
     pub authentication: bool,
+    /// Clients use TLS.
+    #[serde(default)]
+    pub tls: bool,
     /// How the replicas order their writes: one of [`ENGINES`].
     pub engine: String,
     /// The second number of every address used: 0 stands for 127.0.x.y, 7 for 127.7.x.y.
@@ -64,6 +67,7 @@ impl Settings {
             shared_cassandra: false,
             zookeepers: 1,
             authentication: false,
+            tls: false,
             engine: ENGINES[0].to_owned(),
             range: 0,
             cassandra_heap: "512m".to_owned(),
@@ -165,6 +169,13 @@ impl Settings {
     #[must_use]
     pub fn cassandra_of(&self, i: u8) -> u8 {
         if self.shared_cassandra { 0 } else { i }
+    }
+
+    /// What clients may call the replicas: their addresses, of as many as there can be.
+    #[must_use]
+    pub fn client_names(&self) -> Vec<String> {
+        let addresses = (0..MAX_REPLICAS).map(|i| self.replica_cql(i).ip().to_string());
+        addresses.chain(["localhost".to_owned()]).collect()
     }
 
     fn address(&self, net: u8, index: u8, port: u16) -> SocketAddr {

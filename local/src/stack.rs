@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::builder::Builder;
+use crate::certificates::Authority;
 use crate::launch::{self, Layout, Programs, STACK_VARIABLE, SUPERUSER};
 use crate::member::Member;
 use crate::probe::{self, Answer, Probe};
@@ -95,6 +96,17 @@ pub struct Superuser {
     pub password_file: PathBuf,
 }
 
+/// What clients of a stack go by that use TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Whom they trust.
+    pub authority: Authority,
+    /// The file with the certificate of all replicas.
+    pub certificate: PathBuf,
+    /// The file with its key.
+    pub key: PathBuf,
+}
+
 /// A stack: the settings of a folder and the processes that belong to it.
 #[derive(Debug)]
 pub struct Stack {
@@ -147,6 +159,14 @@ impl Stack {
     pub fn superuser(&self) -> Option<Superuser> {
         let password_file = self.layout.superuser_password();
         self.settings.authentication.then_some(Superuser { name: SUPERUSER, password_file })
+    }
+
+    /// What clients go by that use TLS; `None` where they don't.
+    #[must_use]
+    pub fn tls(&self) -> Option<Tls> {
+        let authority = Authority::at(&self.layout.tls());
+        let (certificate, key) = (self.layout.tls_certificate(), self.layout.tls_key());
+        self.settings.tls.then_some(Tls { authority, certificate, key })
     }
 
     /// The folder of all that `member` keeps on disk.
