@@ -2,7 +2,7 @@
 //! with three replicas. What the programs are is in `tests/drivers`.
 
 mod cqlsh;
-mod program;
+pub(crate) mod program;
 mod rust;
 #[cfg(test)]
 mod snippets;

@@ -13,6 +13,7 @@ mod load;
 mod roles;
 mod shared;
 mod statements;
+mod tls;
 mod truncation;
 mod wiped;
 
@@ -95,6 +96,8 @@ pub(crate) enum Cassandras {
     Own,
     /// So it is, and clients log in.
     WithLogins,
+    /// So they do, and use TLS.
+    WithTls,
     /// All replicas share one.
     Shared,
 }
@@ -104,11 +107,13 @@ pub(crate) enum Cassandras {
 /// # Errors
 /// When the stack does not come up or a scenario failed.
 pub fn run(only: &[String]) -> Result<()> {
-    let all: Vec<_> = scenarios().into_iter().chain(roles::scenarios()).chain(shared::scenarios()).collect();
+    let others = [roles::scenarios(), tls::scenarios(), shared::scenarios()];
+    let all: Vec<_> = scenarios().into_iter().chain(others.into_iter().flatten()).collect();
     scenario::check_names(SUITE, &all, only)?;
     let parts = [
         run_on(Cassandras::Own, &scenarios(), only),
         run_on(Cassandras::WithLogins, &roles::scenarios(), only),
+        run_on(Cassandras::WithTls, &tls::scenarios(), only),
         run_on(Cassandras::Shared, &shared::scenarios(), only),
     ];
     let failed: Vec<_> = parts.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
@@ -142,7 +147,8 @@ impl Local {
             .dir(dir.path().join("stack"))
             .replicas(REPLICAS)
             .shared_cassandra(matches!(cassandras, Cassandras::Shared))
-            .authentication(matches!(cassandras, Cassandras::WithLogins))
+            .authentication(matches!(cassandras, Cassandras::WithLogins | Cassandras::WithTls))
+            .tls(matches!(cassandras, Cassandras::WithTls))
             .zookeepers(3)
             .free_loopback()
             .kill_on_drop()
