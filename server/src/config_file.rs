@@ -28,8 +28,10 @@ pub fn command_line(mut argv: Vec<OsString>) -> Result<Cli, clap::Error> {
     let (Some((name, given)), Some(file)) = (seen.subcommand(), config(&seen)?) else {
         return Cli::try_parse_from(argv);
     };
-    let refused = |error: &anyhow::Error| raw(ErrorKind::InvalidValue, &format!("--config {}: {error:#}", file.display()));
-    let added = read(file).and_then(|settings| flags(&settings, name, &seen, given)).map_err(|error| refused(&error))?;
+    let refused =
+        |error: &anyhow::Error| raw(ErrorKind::InvalidValue, &format!("--config {}: {error:#}", file.display()));
+    let added =
+        read(file).and_then(|settings| flags(&settings, name, &seen, given)).map_err(|error| refused(&error))?;
     argv.extend(added.into_iter().map(OsString::from));
     Cli::try_parse_from(argv).map_err(|error| match error.use_stderr() {
         true => {
@@ -43,7 +45,8 @@ pub fn command_line(mut argv: Vec<OsString>) -> Result<Cli, clap::Error> {
 
 fn config(seen: &ArgMatches) -> Result<Option<&Path>, clap::Error> {
     let file: Result<Option<&std::path::PathBuf>, MatchesError> = seen.try_get_one(CONFIG);
-    file.map(|file| file.map(std::path::PathBuf::as_path)).map_err(|error| raw(ErrorKind::InvalidValue, &error.to_string()))
+    file.map(|file| file.map(std::path::PathBuf::as_path))
+        .map_err(|error| raw(ErrorKind::InvalidValue, &error.to_string()))
 }
 
 fn raw(kind: ErrorKind, message: &str) -> clap::Error {

@@ -2,10 +2,7 @@
 
 use std::process::ExitCode;
 
-use replicateddb_server::{
-    args::Command,
-    checkpoint, config_file, log, logging, replica, restore, verify,
-};
+use replicateddb_server::{args::Command, checkpoint, config_file, log, logging, replica, restore, verify};
 use replicateddb_store::agent::{faults::Faults, run_with_faults};
 
 /// A request is many small allocations, made by one thread and freed by another.

@@ -14,10 +14,7 @@ use replicateddb_cql::{
     frame::{Envelope, Opcode},
     response::{self, ErrorCode, ResultBody, ResultKind},
 };
-use tokio::{
-    sync::oneshot,
-    task::JoinSet,
-};
+use tokio::{sync::oneshot, task::JoinSet};
 
 use super::{
     answer,

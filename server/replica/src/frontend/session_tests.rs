@@ -215,7 +215,8 @@ async fn levels_of_writes() {
     bed.serve(1);
     let mut client = bed.client().await;
     let (plain, conditional) = ("INSERT INTO a.t (k) VALUES (1)", "INSERT INTO a.t (k) VALUES (1) IF NOT EXISTS");
-    let (batch, both) = (format!("BEGIN BATCH {plain}; APPLY BATCH"), format!("BEGIN BATCH {conditional}; APPLY BATCH"));
+    let (batch, both) =
+        (format!("BEGIN BATCH {plain}; APPLY BATCH"), format!("BEGIN BATCH {conditional}; APPLY BATCH"));
     let commit = "SERIAL is not supported as conditional update commit consistency. Use ANY if you mean \"make sure it is accepted \
                   but I don't care how many replicas commit it for non-SERIAL reads\"";
     let must = "Invalid consistency for conditional update. Must be one of SERIAL or LOCAL_SERIAL";
@@ -238,7 +239,11 @@ async fn levels_of_writes() {
             None => assert_eq!(answer.opcode, Opcode::Result, "{text} at {level}, {serial:?}"),
             Some(refused) => {
                 let error = response::parse_error(&answer.body).unwrap();
-                assert_eq!((error.kind(), error.message.as_str()), (Some(ErrorCode::Invalid), refused), "{text} at {level}");
+                assert_eq!(
+                    (error.kind(), error.message.as_str()),
+                    (Some(ErrorCode::Invalid), refused),
+                    "{text} at {level}"
+                );
             }
         }
     }
