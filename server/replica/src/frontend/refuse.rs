@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn what_has_too_much_in_it_is_refused_before_it_is_read() {
-        let batch = |members: usize| format!("BEGIN BATCH {} APPLY BATCH", "INSERT INTO a.t (k) VALUES (1);".repeat(members));
+        let batch =
+            |members: usize| format!("BEGIN BATCH {} APPLY BATCH", "INSERT INTO a.t (k) VALUES (1);".repeat(members));
         let values = |what: &str, times: usize| format!("INSERT INTO a.t (k, l) VALUES (1, [{}0])", what.repeat(times));
         for (text, why) in [
             (batch(MAX_MEMBERS), None),

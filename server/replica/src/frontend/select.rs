@@ -71,6 +71,17 @@ impl Select {
         })
     }
 
+    /// The bytes of memory that it takes, besides names, which are no longer than the text.
+    pub fn bytes(&self) -> usize {
+        let items = match &self.items {
+            Items::Columns(items) => size_of_val(&items[..]),
+            Items::Everything | Items::Count { .. } => 0,
+        };
+        let conditions =
+            self.conditions.iter().map(|condition| size_of::<Condition>() + size_of_val(&condition.values[..]));
+        size_of::<Self>() + items + conditions.sum::<usize>()
+    }
+
     /// Picks from all rows of the table what was asked for.
     ///
     /// # Errors
