@@ -38,6 +38,10 @@ test: ## all tests; one part alone: make test-unit test-operator test-chart test
 test-unit test-operator test-chart test-local test-drivers test-kind: test-%:
 	@tests/run $*
 
+.PHONY: fuzz
+fuzz: ## everything that reads bytes from outside, given any bytes, guided by coverage [ARGS="--runs N --seconds N --only NAME --keep"]
+	@tests/fuzz/run $(ARGS)
+
 .PHONY: lint
 lint: ## formatting, clippy, shell scripts; writes nothing
 	@tests/lint

@@ -1,6 +1,6 @@
 //! Cuts a connection into envelopes: bare ones, compressed ones (versions 3 and 4), and ones in segments (version 5).
 
-use crate::compress::Compression;
+use crate::compress::{Compression, within};
 use crate::frame::{DIRECTION_BIT, Envelope, FLAG_COMPRESSION, FrameError, HEADER_LENGTH, Header, Opcode, VERSION};
 use crate::segment::{self, Form, Segment};
 use crate::version::Version;
@@ -183,6 +183,13 @@ impl Codec {
             false => None,
         };
         let total = HEADER_LENGTH + length;
+        if let Some(compression) = compression {
+            // What can't become a body is told before the rest of it is here: nobody has set memory aside for that.
+            let body = &source[HEADER_LENGTH..total.min(source.len())];
+            let told = compression.unpacked_length(body, body.len() == length);
+            let told = told.and_then(|unpacked| unpacked.map_or(Ok(()), |unpacked| within(unpacked, self.max_body)));
+            told.map_err(|error| FrameError::Unpacking { stream: header.stream, error })?;
+        }
         if source.len() < total {
             source.reserve((total - source.len()).min(MAX_RESERVE));
             return Ok(None);

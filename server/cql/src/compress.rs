@@ -99,11 +99,20 @@ impl Compression {
 
 const BROKEN: ProtocolError = ProtocolError::BadCompression;
 
+/// Whether what is compressed may have that length.
+///
+/// # Errors
+/// It may not.
+pub(crate) fn within(length: usize, limit: usize) -> Result<(), ProtocolError> {
+    match length <= limit {
+        true => Ok(()),
+        false => Err(ProtocolError::TooLarge { what: "a compressed message", length, limit }),
+    }
+}
+
 /// Zeros for what `packed` bytes hold.
 fn room(packed: usize, length: usize, limit: usize) -> Result<BytesMut, ProtocolError> {
-    if length > limit {
-        return Err(ProtocolError::TooLarge { what: "a compressed message", length, limit });
-    }
+    within(length, limit)?;
     if length > packed.saturating_mul(MOST_FROM_A_BYTE) {
         return Err(BROKEN);
     }

@@ -203,6 +203,22 @@ fn what_is_compressed_is_bounded_before_it_is_unpacked() {
     }
 }
 
+/// Memory is set aside by what the beginning says; where that makes no sense, nothing more is read.
+#[test]
+fn what_can_not_be_unpacked_is_refused_before_the_rest_of_it_is_here() {
+    let endless = [0xff; 5];
+    let large = (MAX_BODY as u32 + 1).to_be_bytes();
+    for (compression, beginning) in [(Compression::Snappy, &endless[..]), (Compression::Lz4, &large)] {
+        let (mut server, _) = connected((Version::V4, Some(compression)));
+        let mut wire = BytesMut::from(&[4, FLAG_COMPRESSION, 0, 9, Opcode::Query.code()][..]);
+        wire.put_i32(MAX_BODY as i32);
+        assert!(server.decode(&mut wire).unwrap().is_none(), "nothing is known yet");
+        wire.put_slice(beginning);
+        let error = server.decode(&mut wire).unwrap_err();
+        assert!(matches!(error, FrameError::Unpacking { stream: 9, .. }), "{error}");
+    }
+}
+
 #[test]
 fn segments_fit_the_envelopes_in_them() {
     let sent = |parts: &[&[u8]]| {

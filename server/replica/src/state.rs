@@ -120,6 +120,15 @@ impl RangeSet {
         self.0.last_key_value().map(|(_, end)| *end)
     }
 
+    /// Whether the ranges are what they should be: none is empty, and none overlaps another.
+    fn is_whole(&self) -> bool {
+        let mut end_before = None;
+        self.0.iter().all(|(start, end)| {
+            let before = end_before.replace(*end);
+            start <= end && before.is_none_or(|before| before < *start)
+        })
+    }
+
     /// How many ranges are kept.
     pub fn ranges(&self) -> usize {
         self.0.len()
@@ -214,7 +223,7 @@ impl State {
                 state.log_id
             ));
         }
-        if state.index != index || state.semantics > SEMANTICS_VERSION {
+        if state.index != index || state.semantics > SEMANTICS_VERSION || !state.is_whole() {
             return Err("the saved state does not fit its manifest or this program".to_owned());
         }
         if mutated(Mutation::ForgetDuplicates) {
@@ -224,6 +233,12 @@ impl State {
             (state.clock_us, state.timestamp_us) = (0, 0);
         }
         Ok(state)
+    }
+
+    /// Whether it is one that records can have led to: nothing in it is of a later index, and what was seen is in order.
+    fn is_whole(&self) -> bool {
+        let origins = self.origins.values().all(|origin| origin.seen.is_whole());
+        self.schema_index <= self.index && origins && self.verdicts.are_up_to(self.index)
     }
 
     /// The state of a restore point or a clean mark.

@@ -82,6 +82,36 @@ fn i8_later_semantics_stop_the_replica() {
 }
 
 #[test]
+fn a_state_that_no_records_lead_to_is_refused() {
+    let log = Uuid::from_u128(7);
+    let mut state = State::initial(log);
+    state.admit(Position::START, 0, entry(0, 1, 1, &[1, 2, 5])).unwrap();
+    let good = serde_json::to_value(&state).unwrap();
+    let restored = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut value = good.clone();
+        change(&mut value);
+        State::restore(value, log, 3)
+    };
+    assert_eq!(restored(&|_| ()), Ok(state.clone()));
+    let verdicts = |said: serde_json::Value, decided: &[u64], skipped: &[u64], below: u64| serde_json::json!({ "said": said, "decided": decided, "skipped": skipped, "below": below });
+    let none = || serde_json::json!({});
+    let said = serde_json::json!({ "4": { "0": { "sequence": 1, "failure": null, "excused": [] } } });
+    assert!(restored(&|value| value["verdicts"] = verdicts(none(), &[2], &[3], 3)).is_ok());
+    for wrong in [
+        verdicts(said, &[], &[], 0),
+        verdicts(none(), &[4], &[], 0),
+        verdicts(none(), &[], &[4], 0),
+        verdicts(none(), &[], &[], 4),
+    ] {
+        assert!(restored(&|value| value["verdicts"] = wrong.clone()).is_err(), "{wrong}");
+    }
+    assert!(restored(&|value| value["schema_index"] = 4.into()).is_err());
+    for seen in [serde_json::json!({ "5": 4 }), serde_json::json!({ "1": 3, "3": 5 })] {
+        assert!(restored(&|value| value["origins"]["0"]["seen"] = seen.clone()).is_err(), "{seen}");
+    }
+}
+
+#[test]
 fn a_store_of_another_log_is_refused() {
     let saved = serde_json::to_value(State::initial(Uuid::from_u128(7))).unwrap();
     assert!(State::restore(saved.clone(), Uuid::from_u128(7), 0).is_ok());

@@ -104,6 +104,12 @@ impl Verdicts {
         *self == Self::default()
     }
 
+    /// Whether all of it is about records up to this index.
+    pub fn are_up_to(&self, index: u64) -> bool {
+        let records = self.said.keys().chain(&self.decided).chain(&self.skipped);
+        self.below <= index && records.max().is_none_or(|last| *last <= index)
+    }
+
     /// Replica `origin` says something of the record at `index`; the last word, by `sequence`, counts.
     pub fn say(&mut self, index: u64, origin: u32, sequence: u64, complaint: Complaint) {
         if index < self.below || self.decided.contains(&index) {

@@ -350,6 +350,18 @@ impl Statement {
         }
     }
 
+    /// The bytes of memory that it takes, besides names, which are no longer than the text.
+    pub fn bytes(&self) -> usize {
+        let members =
+            self.members.iter().map(|member| size_of::<Span>() + 2 * size_of::<usize>() + member.statement.bytes());
+        size_of::<Self>()
+            + size_of_val(&self.markers[..])
+            + size_of_val(&self.calls[..])
+            + size_of_val(&self.operations[..])
+            + size_of_val(&self.equalities[..])
+            + members.sum::<usize>()
+    }
+
     /// Whether markers are named.
     pub fn has_named_markers(&self) -> bool {
         self.markers.iter().any(|marker| marker.name.is_some())

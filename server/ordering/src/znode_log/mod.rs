@@ -12,6 +12,8 @@
 
 mod append;
 mod bodies;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gather;
 mod layout;
 mod living;

@@ -8,6 +8,8 @@ mod conditional;
 pub mod connection;
 pub mod endpoint;
 pub mod executor;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod group;
 mod nulls;
 pub mod outcome;

@@ -1,8 +1,10 @@
 //! A null among the conditions of a WHERE. Where the condition is a bound of a range, Cassandra takes the statement and
 //! then fails to execute it, each time, with an error that does not say so (WriteFailure): it is refused here instead.
 
+use std::collections::BTreeSet;
+
 use replicateddb_cql::lex::{self, Token};
-use replicateddb_cql::statement::{Statement, ident};
+use replicateddb_cql::statement::{Ident, Statement, ident};
 use replicateddb_cql::wire::Value;
 
 use crate::record::StatementText;
@@ -22,20 +24,23 @@ pub fn names_null(text: &str) -> bool {
 /// `literal`: [`names_null`].
 pub fn null_in_where(statement: &StatementText, said: &Statement, literal: bool) -> bool {
     let text = statement.text.as_str();
-    let nulls: Vec<_> = statement.values.iter().enumerate().filter(|(_, bound)| bound.value == Value::Null).collect();
-    if nulls.is_empty() && !literal {
+    // By place and by name, to be looked up: there may be as many markers, and tens of thousands of both.
+    let (mut placed, mut named) = (BTreeSet::new(), BTreeSet::new());
+    for (at, bound) in statement.values.iter().enumerate().filter(|(_, bound)| bound.value == Value::Null) {
+        match bound.name {
+            None => placed.insert(at),
+            Some(name) => named.insert(name),
+        };
+    }
+    if placed.is_empty() && named.is_empty() && !literal {
         return false;
     }
     // A marker without a name has that of the column before it.
     let is_null_marker = |token: &Token, column: &str| {
         let at = said.markers.binary_search_by_key(&token.span().start, |marker| marker.span.start);
         let Ok(ordinal) = at else { return false };
-        let marker = &said.markers[ordinal];
-        nulls.iter().any(|(at, bound)| match (&bound.name, &marker.name) {
-            (None, _) => *at == ordinal,
-            (Some(name), Some(marker)) => name == marker.as_str(),
-            (Some(name), None) => name == column,
-        })
+        let name = said.markers[ordinal].name.as_ref().map_or(column, Ident::as_str);
+        placed.contains(&ordinal) || named.contains(name)
     };
     let (mut inside, mut column) = (false, String::new());
     for token in lex::tokens(text) {
@@ -88,6 +93,23 @@ mod tests {
         ] {
             assert_eq!(found(text, Values::positional(&values).expect("few")), expected, "{text}");
         }
+    }
+
+    /// By searching, it would take some seconds of each replica.
+    #[test]
+    fn many_nulls_and_many_markers_take_no_longer_than_as_many_words() {
+        let half = usize::from(u16::MAX / 2);
+        let (set, within) = (vec!["v = ?"; half].join(", "), vec!["?"; half].join(", "));
+        let text = format!("UPDATE t SET {set} WHERE k IN ({within})");
+        let mut values = vec![Value::Null; half];
+        values.resize(2 * half, Value::Bytes("x".into()));
+        let begun = std::time::Instant::now();
+        for _ in 0..10 {
+            assert!(!found(&text, Values::positional(&values).expect("few")));
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+        values.extend([Value::Null]);
+        assert!(found(&format!("{text} AND c > ?"), Values::positional(&values).expect("few")));
     }
 
     #[test]

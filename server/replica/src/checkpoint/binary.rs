@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-/// Most elements that are made room for before they are read.
-const ROOM: usize = 1 << 16;
+/// The fewest bytes of an element: its length.
+const SMALLEST_ELEMENT: usize = 4;
 
 /// What is left of a composed value.
 pub struct Cursor<'a>(pub &'a [u8]);
@@ -29,7 +29,7 @@ impl<'a> Cursor<'a> {
     /// A count and as many parts: a list or a set.
     pub fn counted(mut self) -> Option<Vec<Option<&'a [u8]>>> {
         let count = self.count()?;
-        let mut parts = Vec::with_capacity(count.min(ROOM));
+        let mut parts = Vec::with_capacity(count.min(self.0.len() / SMALLEST_ELEMENT));
         for _ in 0..count {
             parts.push(self.part()?);
         }

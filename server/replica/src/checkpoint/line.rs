@@ -399,13 +399,15 @@ fn stamp(cell: &Cell, n: usize, as_of: AsOf) -> Option<Stamp> {
 
 /// Times or ends as Cassandra says them, moved by so much; none if there are none.
 fn each(many: bool, bytes: Option<&[u8]>, offset: i64) -> Option<Each> {
-    let number = |bytes: &[u8]| cell::as_bigint(bytes).or_else(|| cell::as_int(bytes).map(i64::from));
+    let number = |bytes: &[u8]| {
+        let number = cell::as_bigint(bytes).or_else(|| cell::as_int(bytes).map(i64::from));
+        number?.checked_add(offset)
+    };
     if !many {
-        return Some(Each::One(number(bytes?)? + offset));
+        return Some(Each::One(number(bytes?)?));
     }
     let elements = Cursor(bytes?).counted()?;
-    let numbers: Vec<_> =
-        elements.into_iter().map(|element| element.and_then(number).map(|number| number + offset)).collect();
+    let numbers: Vec<_> = elements.into_iter().map(|element| element.and_then(number)).collect();
     numbers.iter().any(Option::is_some).then_some(Each::Many(numbers))
 }
 

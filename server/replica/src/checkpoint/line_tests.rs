@@ -89,6 +89,14 @@ fn a_row_says_what_cql_shows_of_it() {
 }
 
 #[test]
+fn what_cassandra_says_is_no_time_is_none() {
+    assert_eq!(each(false, Some(&i64::MAX.to_be_bytes()), 1), None, "there is no such time");
+    assert_eq!(each(false, Some(&i64::MAX.to_be_bytes()), 0), Some(Each::One(i64::MAX)));
+    let times = elements(&[Some(&i64::MAX.to_be_bytes()), Some(&5_i64.to_be_bytes())]);
+    assert_eq!(each(true, Some(&times), 1), Some(Each::Many(vec![None, Some(6)])));
+}
+
+#[test]
 fn a_line_becomes_writes_with_the_same_times() {
     let (shape, mut last) = (wide(), Partition::None);
     let lines = shape.lines(&row(Some(7), Some("x")), 1000, &mut last).expect("lines");

@@ -47,7 +47,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub const LISTEN_RETRY: Duration = Duration::from_millis(500);
 /// Prepared statements remembered by the process.
 pub const PREPARED_ENTRIES: usize = 20_000;
-/// Bytes of text of prepared statements remembered by the process.
+/// Bytes of prepared statements remembered by the process: their texts, and what is known of them.
 pub const PREPARED_BYTES: usize = 16 * 1024 * 1024;
 /// Tables whose columns are remembered.
 pub const SCHEMA_TABLES: usize = 10_000;

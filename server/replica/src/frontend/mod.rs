@@ -38,6 +38,15 @@ mod tokens;
 mod topology;
 mod write;
 
+/// What judges texts of clients, for fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use super::plan::{Plan, Refusal, WritePlan, plan};
+    pub use super::refuse::too_deep;
+    pub use super::select::Select;
+    pub use super::topology::Table;
+}
+
 pub use self::core::Core;
 pub use listener::{Config, Frontend};
 pub use metrics::Metrics;

@@ -90,6 +90,9 @@ impl Refusal {
 
 /// Decides about a statement in a session that uses `keyspace`.
 pub fn plan(text: &str, keyspace: Option<&str>) -> Plan {
+    if let Some(refusal) = refuse::too_long(text) {
+        return Plan::Refuse(refusal);
+    }
     let statement = classify(text);
     let named = statement.keyspace.as_ref().map(Ident::as_str).or(keyspace);
     let kind = match statement.kind {

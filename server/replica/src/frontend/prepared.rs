@@ -23,6 +23,19 @@ pub struct Prepared {
     pub plan: Plan,
 }
 
+impl Prepared {
+    /// What it takes of [`PREPARED_BYTES`](super::limits::PREPARED_BYTES): what is known of a text may be many times as long.
+    fn bytes(&self) -> usize {
+        let known = match &self.plan {
+            Plan::Read(statement) => statement.bytes(),
+            Plan::Write(write) => write.statement.bytes(),
+            Plan::Topology(select) => select.bytes(),
+            Plan::Local | Plan::Use | Plan::Refuse(_) | Plan::Unknown => 0,
+        };
+        self.text.len() + known
+    }
+}
+
 /// A bounded cache: what was prepared longest ago goes first.
 #[derive(Debug)]
 pub struct PreparedCache {
@@ -39,7 +52,7 @@ struct Inner {
 }
 
 impl PreparedCache {
-    /// A cache of at most `max_entries` statements with texts of at most `max_bytes` bytes together.
+    /// A cache of at most `max_entries` statements of at most `max_bytes` bytes together.
     pub fn new(max_entries: usize, max_bytes: usize) -> Self {
         Self { max_entries, max_bytes, inner: Mutex::default() }
     }
@@ -53,16 +66,16 @@ impl PreparedCache {
     pub fn insert(&self, id: &[u8], prepared: Prepared) {
         let id = Bytes::copy_from_slice(id);
         let mut inner = self.lock();
-        inner.bytes += prepared.text.len();
+        inner.bytes += prepared.bytes();
         if let Some(old) = inner.by_id.insert(id.clone(), Arc::new(prepared)) {
-            inner.bytes -= old.text.len();
+            inner.bytes -= old.bytes();
         } else {
             inner.order.push_back(id);
         }
         while inner.order.len() > self.max_entries || inner.bytes > self.max_bytes {
             let Some(oldest) = inner.order.pop_front() else { break };
             if let Some(gone) = inner.by_id.remove(&oldest) {
-                inner.bytes -= gone.text.len();
+                inner.bytes -= gone.bytes();
             }
         }
     }
@@ -101,6 +114,16 @@ mod tests {
         assert!(cache.get(b"a").is_none());
         cache.insert(b"d", statement(&"y".repeat(11)));
         assert_eq!(len(&cache), 0);
+    }
+
+    #[test]
+    fn i7_what_is_known_of_a_text_counts() {
+        let text = format!("BEGIN BATCH {} APPLY BATCH", "DELETE FROM a.t WHERE k = ?;".repeat(1000));
+        let prepared = Prepared { keyspace: None, plan: super::super::plan::plan(&text, None), text };
+        assert!(prepared.bytes() > 10 * prepared.text.len());
+        let cache = PreparedCache::new(2, prepared.bytes() - 1);
+        cache.insert(b"a", prepared);
+        assert_eq!((len(&cache), cache.lock().bytes), (0, 0));
     }
 
     #[test]

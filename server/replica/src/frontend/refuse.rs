@@ -8,6 +8,10 @@ use super::{
     plan::{Refusal, is_trigger},
     schema::{ColumnClass, TableColumns},
 };
+use crate::record::MAX_STATEMENTS;
+
+/// What the members of a batch begin with: reserved words.
+const MEMBERS: [&str; 3] = ["INSERT", "UPDATE", "DELETE"];
 
 /// What the text of a write alone says against executing it, in a session that uses `keyspace`.
 pub fn by_text(statement: &Statement, keyspace: Option<&str>) -> Option<Refusal> {
@@ -34,6 +38,40 @@ pub fn by_text(statement: &Statement, keyspace: Option<&str>) -> Option<Refusal>
     }
     // Everything else is executed once, in the log's order: a timestamp in the text stands, operations and conditions are
     // decided there, and expiry counts from the log's second.
+    None
+}
+
+/// Tokens of a text, at most. What is known of a text while it is read, and of a statement as long as it is remembered, takes some
+/// tens of bytes for each.
+const MAX_TOKENS: usize = 1 << 20;
+/// Bind markers of a text, at most, as Cassandra has it: there are no more values in the protocol.
+const MAX_MARKERS: usize = u16::MAX as usize;
+/// Members of a batch, at most, as of one that the protocol has. Half a kilobyte is known of each.
+const MAX_MEMBERS: usize = u16::MAX as usize;
+const _: () = assert!(MAX_MEMBERS == MAX_STATEMENTS);
+
+/// Why there is more in a text than is to be read of it, if there is.
+pub fn too_long(text: &str) -> Option<Refusal> {
+    // Each of what is counted has a byte at least.
+    if text.len() <= MAX_MARKERS.min(MAX_MEMBERS) {
+        return None;
+    }
+    let is_member = |token: lex::Token| MEMBERS.iter().any(|word| token.is_word(text, word));
+    let (mut all, mut markers, mut members) = (0, 0, 0);
+    for token in lex::tokens(text) {
+        all += 1;
+        markers += usize::from(token.kind == TokenKind::QuestionMark);
+        members += usize::from(is_member(token));
+        let what = match () {
+            () if markers > MAX_MARKERS => format!("Too many markers(?): at most {MAX_MARKERS} are allowed"),
+            () if members > MAX_MEMBERS => format!("a batch has at most {MAX_MEMBERS} statements"),
+            () if all > MAX_TOKENS => {
+                format!("the statement has more than {MAX_TOKENS} names, numbers and signs: bind values, or split it")
+            }
+            () => continue,
+        };
+        return Some(Refusal::invalid(what));
+    }
     None
 }
 
@@ -152,6 +190,27 @@ mod tests {
             ("DELETE FROM a.t WHERE k < 1; ".repeat(200), false),
         ] {
             assert_eq!(too_deep(&text).is_some(), refused, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_has_too_much_in_it_is_refused_before_it_is_read() {
+        let batch =
+            |members: usize| format!("BEGIN BATCH {} APPLY BATCH", "INSERT INTO a.t (k) VALUES (1);".repeat(members));
+        let values = |what: &str, times: usize| format!("INSERT INTO a.t (k, l) VALUES (1, [{}0])", what.repeat(times));
+        for (text, why) in [
+            (batch(MAX_MEMBERS), None),
+            (batch(MAX_MEMBERS + 1), Some("at most 65535 statements")),
+            (values("?,", MAX_MARKERS), None),
+            (values("?,", MAX_MARKERS + 1), Some("Too many markers")),
+            (values("7,", MAX_TOKENS / 2 - 20), None),
+            (values("7,", MAX_TOKENS / 2), Some("more than 1048576")),
+            (values("'a string of a megabyte'", 1 << 16), None),
+        ] {
+            let refused = too_long(&text).map(|refusal| refusal.message);
+            let said = refused.as_deref().unwrap_or("nothing");
+            assert_eq!(refused.is_some(), why.is_some(), "{}: {said}", &text[..50]);
+            assert!(said.contains(why.unwrap_or("nothing")), "{said}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Evaluating SELECTs on the topology tables: what drivers send, as text or prepared.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use replicateddb_cql::{
     lex::{self, Token, TokenKind},
@@ -10,6 +12,10 @@ use replicateddb_cql::{
 use uuid::Uuid;
 
 use super::topology::Table;
+
+/// Columns, conditions and values of one SELECT, at most: far more than a table has. Each is many times as long here, and in the
+/// answer, as in the text.
+const MAX_PARTS: usize = 1024;
 
 /// A SELECT on a topology table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +63,7 @@ impl Select {
     /// A text for the client: what is not supported on these tables.
     pub fn parse(text: &str, table: Table) -> Result<Self, String> {
         let tokens: Vec<Token> = lex::tokens(text).collect();
-        let mut parser = Parser { text, tokens: &tokens, markers: 0 };
+        let mut parser = Parser { text, tokens: &tokens, markers: 0, parts: 0 };
         parser.select(table).ok_or_else(|| {
             "ReplicatedDB answers system.local, system.peers and system.peers_v2 itself, from the replicas; it knows there \
              columns with AS, count(*), WHERE with = and IN, and LIMIT, and nothing else"
@@ -65,19 +71,31 @@ impl Select {
         })
     }
 
+    /// The bytes of memory that it takes, besides names, which are no longer than the text.
+    pub fn bytes(&self) -> usize {
+        let items = match &self.items {
+            Items::Columns(items) => size_of_val(&items[..]),
+            Items::Everything | Items::Count { .. } => 0,
+        };
+        let conditions =
+            self.conditions.iter().map(|condition| size_of::<Condition>() + size_of_val(&condition.values[..]));
+        size_of::<Self>() + items + conditions.sum::<usize>()
+    }
+
     /// Picks from all rows of the table what was asked for.
     ///
     /// # Errors
     /// A text for the client: an unknown column, or a value that is missing or doesn't fit.
     pub fn evaluate(&self, all: Rows, values: &Values) -> Result<Rows, String> {
-        let values: Vec<_> = values.iter().collect();
+        let given: Vec<_> = values.iter().collect();
+        // Of several values of one name the first counts.
+        let by_name: HashMap<_, _> = given.iter().rev().map(|bound| (bound.name.as_deref(), &bound.value)).collect();
         let bound = |index: usize, name: Option<&str>| -> Option<Bytes> {
-            let by_name = |value: &&replicateddb_cql::request::BoundValue| value.name.as_deref() == name;
-            let found = match values.first() {
-                Some(first) if first.name.is_some() => values.iter().find(by_name)?,
-                _ => values.get(index)?,
+            let found = match values.is_named() {
+                true => *by_name.get(&name)?,
+                false => &given.get(index)?.value,
             };
-            match &found.value {
+            match found {
                 Value::Bytes(bytes) => Some(bytes.clone()),
                 Value::Null | Value::Unset => None,
             }
@@ -163,6 +181,8 @@ struct Parser<'a> {
     text: &'a str,
     tokens: &'a [Token],
     markers: usize,
+    /// See [`MAX_PARTS`].
+    parts: usize,
 }
 
 impl Parser<'_> {
@@ -234,7 +254,14 @@ impl Parser<'_> {
         self.symbol(b')').then_some(Condition { column, values })
     }
 
+    /// One more of what is bounded.
+    fn part(&mut self) -> Option<()> {
+        self.parts += 1;
+        (self.parts <= MAX_PARTS).then_some(())
+    }
+
     fn term(&mut self) -> Option<Term> {
+        self.part()?;
         let token = self.next()?;
         let text = token.text(self.text);
         match token.kind {
@@ -256,6 +283,7 @@ impl Parser<'_> {
     }
 
     fn name(&mut self) -> Option<String> {
+        self.part()?;
         let token = self.next()?;
         match token.kind {
             TokenKind::Word => Some(token.text(self.text).to_ascii_lowercase()),

@@ -74,6 +74,26 @@ fn bound_values_by_position_and_by_name() {
 }
 
 #[test]
+fn of_several_values_of_one_name_the_first_counts() {
+    let port = |port| ("port", Value::Bytes(cell::int(port)));
+    let values = Values::by_name(&[port(7000), port(1)]).expect("short");
+    assert_eq!(ask("SELECT * FROM system.peers_v2 WHERE peer_port = :port", &values).expect("rows").1.len(), 2);
+    assert!(ask("SELECT * FROM system.peers_v2 WHERE peer_port = :other", &values).is_err());
+}
+
+#[test]
+fn i7_there_is_no_more_in_a_question_than_a_table_has() {
+    let columns = |times: usize| format!("SELECT {}peer FROM system.peers_v2", "peer, ".repeat(times));
+    let markers = |times: usize| format!("SELECT * FROM system.peers_v2 WHERE peer IN ({}?)", "?, ".repeat(times));
+    for text in [columns(500), markers(500)] {
+        assert!(Select::parse(&text, Table::PeersV2).is_ok());
+    }
+    for text in [columns(MAX_PARTS), markers(MAX_PARTS)] {
+        assert!(Select::parse(&text, Table::PeersV2).is_err());
+    }
+}
+
+#[test]
 fn what_is_not_known_is_refused() {
     for text in [
         "SELECT JSON * FROM system.peers_v2",

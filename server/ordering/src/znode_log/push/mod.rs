@@ -20,6 +20,8 @@
 //! Each with its length (4 bytes) before it; numbers big-endian.
 
 mod carry;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod wire;
 
 use std::cmp::Reverse;

@@ -39,7 +39,8 @@ use replicateddb_cql::response::{self, Column, ColumnType, ResultBody, Rows as R
 
 pub use candidate::{Candidate, candidate};
 pub use eligible::Eligible;
-use eligible::{Said, Table, queries};
+pub(super) use eligible::Table;
+use eligible::{Said, queries};
 use image::{Image, Images, Row};
 use rows::{Found, Rows, Wish};
 
