@@ -18,6 +18,7 @@ use axum::{
 };
 use replicateddb_ordering::members::Member;
 use replicateddb_replica::replica::Digest;
+use replicateddb_store::bounded;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
@@ -82,7 +83,7 @@ async fn check(replicas: &[String], limit: Duration, report_only: bool) -> anyho
 async fn quarantine(client: &reqwest::Client, replica: &str, reason: String) -> String {
     match client.post(format!("http://{replica}/rebuild")).body(reason).send().await {
         Ok(response) if response.status().is_success() => "it serves nobody until its store is built anew".to_owned(),
-        Ok(response) => format!("it refuses: {}", response.text().await.unwrap_or_default().trim()),
+        Ok(response) => format!("it refuses: {}", bounded::text(response).await),
         Err(error) => format!("it could not be told: {error}"),
     }
 }
@@ -115,9 +116,9 @@ async fn order_digest(client: &reqwest::Client, replica: &str) -> anyhow::Result
     let response = response.with_context(|| format!("asking {replica} for a digest"))?;
     let status = response.status();
     if !status.is_success() {
-        bail!("{replica} answered {status}: {}", response.text().await.unwrap_or_default());
+        bail!("{replica} answered {status}: {}", bounded::text(response).await);
     }
-    response.json().await.with_context(|| format!("reading the digest of {replica}"))
+    bounded::json(response).await.with_context(|| format!("reading the digest of {replica}"))
 }
 
 /// Polls until the replica has applied the digest record. A replica that is away for a moment is asked again.
@@ -126,7 +127,7 @@ async fn collect(client: &reqwest::Client, replica: &str, index: u64, deadline: 
         let last = match client.get(format!("http://{replica}/digest/{index}")).send().await {
             Ok(response) if response.status().is_success() => {
                 let digest: Digest =
-                    response.json().await.with_context(|| format!("reading the digest of {replica}"))?;
+                    bounded::json(response).await.with_context(|| format!("reading the digest of {replica}"))?;
                 if let Some(reason) = digest.failed {
                     bail!("{replica} has no digest of index {index}: {reason}");
                 }

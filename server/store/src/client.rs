@@ -9,6 +9,7 @@ use crate::api::{
     Abort, Autocompaction, Code, Commit, Distrust, Done, Flushed, INCARNATION_HEADER, Install, Jvm, LOG_HEADER,
     Manifest, Mark, MarkClean, NowReply, Refusal, RestorePoint, Rewind, Rewound, Snapshot, Status, Table,
 };
+use crate::bounded;
 
 /// Longest wait for a connection to the agent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -315,7 +316,7 @@ impl Store {
             .header(INCARNATION_HEADER, self.incarnation.to_string());
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
-        let body = response.bytes().await.map_err(unreachable)?;
+        let body = bounded::body(response).await.map_err(|e| StoreError::Unreachable(chain(&e)))?;
         if status.is_success() {
             return serde_json::from_slice(&body)
                 .map_err(|e| StoreError::Unreachable(format!("an answer that can't be read: {e}")));

@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use replicateddb_store::api::RestorePoint;
+use replicateddb_store::bounded;
 use replicateddb_store::client::StoreError;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
@@ -108,6 +109,10 @@ fn unreachable(error: reqwest::Error) -> StoreError {
     StoreError::Unreachable(error.to_string())
 }
 
+fn unread(error: bounded::Unread) -> StoreError {
+    StoreError::Unreachable(error.to_string())
+}
+
 /// Reads another replica's checkpoints.
 #[derive(Clone, Default)]
 pub struct Peer {
@@ -126,7 +131,7 @@ impl Peer {
     /// # Errors
     /// It can't be reached.
     pub async fn list(&self, source: &str) -> Result<Vec<RestorePoint>, StoreError> {
-        self.get(format!("{source}/checkpoints")).await?.json().await.map_err(unreachable)
+        bounded::json(self.get(format!("{source}/checkpoints")).await?).await.map_err(unread)
     }
 
     /// Has the replica at `source` make one.
@@ -136,10 +141,10 @@ impl Peer {
     pub async fn make(&self, source: &str) -> Result<RestorePoint, StoreError> {
         let response = self.client.post(format!("{source}/checkpoint")).send().await.map_err(unreachable)?;
         if response.status().is_success() {
-            return response.json().await.map_err(unreachable);
+            return bounded::json(response).await.map_err(unread);
         }
-        let (status, text) = (response.status(), response.text().await.unwrap_or_default());
-        Err(StoreError::Unreachable(format!("{source}: {status}: {}", text.trim())))
+        let (status, text) = (response.status(), bounded::text(response).await);
+        Err(StoreError::Unreachable(format!("{source}: {status}: {text}")))
     }
 
     /// The manifest of one.

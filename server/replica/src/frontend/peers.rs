@@ -7,6 +7,7 @@ use std::{
 };
 
 use replicateddb_ordering::members::Member;
+use replicateddb_store::bounded;
 use serde::Deserialize;
 use tokio::{
     sync::watch,
@@ -106,9 +107,9 @@ impl Peers {
         }
     }
 
-    async fn ask(&self, member: &Member) -> reqwest::Result<PeerState> {
+    async fn ask(&self, member: &Member) -> Result<PeerState, bounded::Unread> {
         let address = std::net::SocketAddr::new(member.address, member.admin_port);
-        self.client.get(format!("http://{address}/status")).send().await?.error_for_status()?.json().await
+        bounded::json(self.client.get(format!("http://{address}/status")).send().await?.error_for_status()?).await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Known>> {

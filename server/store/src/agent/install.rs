@@ -19,6 +19,7 @@ use super::supervisor::blocking;
 use super::tree::Entry;
 use super::{disk, points, tree};
 use crate::api::{Files, Installing, Manifest, Refusal};
+use crate::bounded;
 
 /// Longest wait for a connection to the other agent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -89,14 +90,13 @@ impl Source {
             return Ok(response);
         }
         let status = response.status();
-        let text = response.text().await.unwrap_or_default();
+        let text = bounded::text(response).await;
         let said = serde_json::from_str::<Refusal>(&text).map_or(text, |refusal| refusal.message);
         bail!("{url} answers {status}: {}", said.chars().take(300).collect::<String>())
     }
 
     async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let bytes = self.get(path).await?.bytes().await.with_context(|| format!("reading {}{path}", self.base))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("{}{path} can't be understood", self.base))
+        bounded::json(self.get(path).await?).await.with_context(|| format!("reading {}{path}", self.base))
     }
 
     async fn describe(&self, id: &str) -> Result<Description> {

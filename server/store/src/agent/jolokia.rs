@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::api::{Flushed, Table};
+use crate::bounded;
 
 const STORAGE: &str = "org.apache.cassandra.db:type=StorageService";
 const COMPACTION: &str = "org.apache.cassandra.db:type=CompactionManager";
@@ -130,7 +131,7 @@ impl Jolokia {
             .send()
             .await?
             .error_for_status()?;
-        Ok(response.json().await?)
+        Ok(bounded::json(response).await?)
     }
 }
 
