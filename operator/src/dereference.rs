@@ -39,6 +39,8 @@ pub struct Observed {
     pub superuser: Option<Secret>,
     /// The one with the superuser that the spec names instead. By name.
     pub named_superuser: Option<Secret>,
+    /// The one with the certificate that clients are shown. By name.
+    pub tls: Option<Secret>,
     /// By label; those that an earlier resource of the same name left behind among them.
     pub claims: Vec<PersistentVolumeClaim>,
     /// By label.
@@ -63,14 +65,20 @@ pub async fn dereference(client: &Client, validated: &Validated) -> Result<Obser
             None => Ok(None),
         }
     };
+    let tls = async {
+        match validated.tls_secret() {
+            Some(name) => secrets.get_opt(name).await,
+            None => Ok(None),
+        }
+    };
     let (
         (service_accounts, config_maps, services, network_policies),
         (disruption_budgets, stateful_sets, claims, pods),
-        (secret, superuser, named_superuser),
+        (secret, superuser, named_superuser, tls),
     ) = tokio::try_join!(
         async { tokio::try_join!(list!(), list!(), list!(), list!()) },
         async { tokio::try_join!(list!(), list!(), list!(), list!()) },
-        async { tokio::try_join!(secrets.get_opt(&name), secrets.get_opt(&superuser), named) }
+        async { tokio::try_join!(secrets.get_opt(&name), secrets.get_opt(&superuser), named, tls) }
     )?;
     Ok(Observed {
         service_accounts,
@@ -82,6 +90,7 @@ pub async fn dereference(client: &Client, validated: &Validated) -> Result<Obser
         secret,
         superuser,
         named_superuser,
+        tls,
         claims,
         pods,
     })

@@ -4,7 +4,7 @@
 //! resource of the same name takes them over. Four things must not happen: that somebody else's Secret of this name is used;
 //! that pods are made over volumes that are about to be deleted; that a ZooKeeper ensemble of another size is made over the
 //! volumes of one, whose new servers could agree on an empty log among themselves; and that pods are replaced by ones that
-//! could not start, for want of a superuser.
+//! could not start, for want of a superuser or a certificate.
 
 use std::collections::BTreeMap;
 
@@ -19,12 +19,12 @@ use crate::{
     crd::ReplicatedDB,
     dereference::{Observed, Standing, standing},
     names::{
-        ANNOTATION_LAYOUT, ANNOTATION_LOGINS, ANNOTATION_SUPERUSER, APP_NAME, Identity, LABEL_COMPONENT,
-        LABEL_INSTANCE, LABEL_NAME, PASSWORD_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TOKEN_KEY, Tier, USERNAME_KEY,
-        ordinal,
+        ANNOTATION_LAYOUT, ANNOTATION_LOGINS, ANNOTATION_SUPERUSER, APP_NAME, AUTHORITIES_KEY, CERTIFICATE_KEY,
+        Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME, PASSWORD_KEY, PRIVATE_KEY_KEY, SUPERUSER_NAME,
+        SUPERUSER_TYPE, TLS_TYPE, TOKEN_KEY, Tier, USERNAME_KEY, ordinal,
     },
     problem::{Problem, Reason},
-    superuser,
+    superuser, tls,
     validate::Validated,
 };
 
@@ -117,6 +117,9 @@ pub fn judge(validated: &Validated, observed: &Observed) -> Kept {
     if let Some(name) = validated.superuser_secret() {
         judge_superuser(validated, observed, &name, &mut kept);
     }
+    if let Some(name) = validated.tls_secret() {
+        judge_certificate(validated, observed.tls.as_ref(), name, &mut kept);
+    }
     kept
 }
 
@@ -201,6 +204,27 @@ fn judge_superuser(validated: &Validated, observed: &Observed, name: &str, kept:
         kept.problems.push(Problem::new(Reason::SecretInvalid, text));
         kept.blocked = true;
     }
+}
+
+/// The Secret with the certificate that clients are shown. Without one that can be used nothing is done, as without a superuser.
+fn judge_certificate(validated: &Validated, found: Option<&Secret>, name: &str, kept: &mut Kept) {
+    let namespace = &validated.identity.namespace;
+    let checked = found.map(|secret| tls::check(secret, validated.spec.tls.client_certificates));
+    let (reason, text) = match checked {
+        Some(Ok(())) => return,
+        Some(Err(unusable)) => (
+            Reason::SecretInvalid,
+            format!("Secret {name} {unusable}; correct it: kubectl -n {namespace} edit secret {name}"),
+        ),
+        None => (
+            Reason::SecretMissing,
+            format!(
+                "Secret {name}, which spec.tls.secretName names, does not exist; have cert-manager make it, or make it: kubectl -n {namespace} create secret generic {name} --type={TLS_TYPE} --from-file={CERTIFICATE_KEY}=FILE --from-file={PRIVATE_KEY_KEY}=FILE --from-file={AUTHORITIES_KEY}=FILE"
+            ),
+        ),
+    };
+    kept.problems.push(Problem::new(reason, text));
+    kept.blocked = true;
 }
 
 /// The one that the operator makes, if it is there and can be taken.

@@ -1,7 +1,7 @@
 //! Taking over what an earlier resource left, on invented observations.
 
 use super::*;
-use crate::{build, testing, validate::validate};
+use crate::{build, crd::TlsSpec, testing, validate::validate};
 use serde_json::{Value, json};
 
 fn validated() -> Validated {
@@ -210,4 +210,38 @@ fn a_superuser_that_can_not_be_used_changes_nothing() {
         let kept = judge(&authenticated(Some("ops")), &observed);
         assert!(kept.blocked && told(&kept).0 == Some(reason) && told(&kept).1.contains(words), "{kept:?}");
     }
+}
+
+#[test]
+fn a_certificate_that_can_not_be_used_changes_nothing() {
+    let with = |certificates| {
+        let mut rdb = testing::resource("orders");
+        rdb.spec.tls = TlsSpec {
+            enabled: true,
+            secret_name: Some("shown".to_owned()),
+            client_certificates: certificates,
+            optional: false,
+        };
+        validate(&rdb, &testing::defaults("1")).unwrap()
+    };
+    let pair = |keys: &[(&str, &str)]| {
+        let data: serde_json::Map<_, _> = keys.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        let mut secret: Secret = serde_json::from_value(json!({"metadata": {"name": "shown"}})).unwrap();
+        let bytes = |value: &serde_json::Value| k8s_openapi::ByteString(value.as_str().unwrap_or_default().into());
+        secret.data = Some(data.iter().map(|(key, value)| (key.clone(), bytes(value))).collect());
+        secret
+    };
+    let (certificate, key) = ("-----BEGIN CERTIFICATE-----", "-----BEGIN PRIVATE KEY-----");
+    let whole = pair(&[("tls.crt", certificate), ("tls.key", key)]);
+    for (certificates, found, reason, words) in [
+        (false, None, Reason::SecretMissing, "Secret shown, which spec.tls.secretName names, does not exist"),
+        (false, Some(pair(&[("tls.crt", certificate)])), Reason::SecretInvalid, "Secret shown has no key tls.key"),
+        (true, Some(whole.clone()), Reason::SecretInvalid, "Secret shown has no key ca.crt"),
+    ] {
+        let kept = judge(&with(certificates), &Observed { tls: found, ..observed(Some(noted()), vec![]) });
+        assert!(kept.blocked && told(&kept).0 == Some(reason) && told(&kept).1.contains(words), "{kept:?}");
+        assert!(told(&kept).1.contains("kubectl -n shop"), "{kept:?}");
+    }
+    let kept = judge(&with(false), &Observed { tls: Some(whole), ..observed(Some(noted()), vec![]) });
+    assert!(!kept.blocked && kept.problems.is_empty(), "{kept:?}");
 }

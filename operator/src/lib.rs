@@ -27,6 +27,7 @@ pub mod reconcile;
 pub mod roll;
 pub mod status;
 pub mod superuser;
+pub mod tls;
 pub mod unreadable;
 pub mod validate;
 pub mod wake;

@@ -59,6 +59,14 @@ pub const PASSWORD_KEY: &str = "password";
 pub const SUPERUSER_TYPE: &str = "kubernetes.io/basic-auth";
 /// The superuser of a Secret that the operator makes.
 pub const SUPERUSER_NAME: &str = "admin";
+/// Key of a certificate, and those between it and its authority, in a Secret of type [`TLS_TYPE`].
+pub const CERTIFICATE_KEY: &str = "tls.crt";
+/// Key of the certificate's private key there.
+pub const PRIVATE_KEY_KEY: &str = "tls.key";
+/// Key of certificates of authorities there.
+pub const AUTHORITIES_KEY: &str = "ca.crt";
+/// Type of a Secret with a certificate.
+pub const TLS_TYPE: &str = "kubernetes.io/tls";
 /// Name of the volume and of the claim template.
 pub const DATA_VOLUME: &str = "data";
 

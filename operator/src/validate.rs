@@ -141,6 +141,12 @@ impl Validated {
         authentication.enabled.then(|| named().unwrap_or_else(|| self.identity.superuser()))
     }
 
+    /// Name of the Secret with the certificate that clients are shown, while they use TLS.
+    pub fn tls_secret(&self) -> Option<&str> {
+        let tls = &self.spec.tls;
+        tls.secret_name.as_deref().filter(|_| tls.enabled)
+    }
+
     /// Image of a tier.
     pub fn image(&self, tier: Tier) -> &str {
         match tier {

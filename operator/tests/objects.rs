@@ -168,6 +168,24 @@ fn authentication_with_a_secret_of_ones_own() {
     assert_eq!(without(text(spec)), made.replace("orders-superuser", "ops"));
 }
 
+/// Clients use TLS: replicas read a Secret of the user's, and nobody else changes.
+#[test]
+fn tls() {
+    let spec = |optional: bool| {
+        json!({"tls": {"enabled": true, "secretName": "orders-tls", "clientCertificates": true, "optional": optional},
+            "authentication": {"enabled": optional}})
+    };
+    golden("tls", spec(false));
+    let tiers = |spec| built(spec).1.stateful_sets.iter().map(|set| json!(set)).collect::<Vec<_>>();
+    let (open, closed) = (tiers(json!({})), tiers(spec(false)));
+    assert_eq!(open[..2], closed[..2], "ZooKeeper's and Cassandra's pods stay");
+    assert!(open[2] != closed[2] && !closed[2].to_string().contains("RDB_TLS_OPTIONAL"));
+    assert!(tiers(spec(true))[2].to_string().contains("RDB_TLS_OPTIONAL"));
+    assert_eq!(open, tiers(json!({"tls": {"secretName": "orders-tls", "optional": true}})), "not switched on");
+    let shared = |tls: Value| tiers(json!({"cassandra": {"mode": "Shared"}, "tls": tls}))[2].to_string();
+    assert!(shared(json!({"enabled": true, "secretName": "orders-tls"})).contains("/tls/tls.crt"));
+}
+
 /// Three of each, with the memory they ask for, fit in 6 GiB.
 #[test]
 fn the_defaults_fit_a_small_machine() {

@@ -21,8 +21,8 @@ use super::{config::CASSANDRA_FILE, metadata, service};
 use crate::{
     crd::{ComputeAmounts, PodAdditions, PullPolicy, Resources},
     names::{
-        ANNOTATION_CONFIG, DATA_VOLUME, LABEL_POD_INDEX, PASSWORD_KEY, PORT_CQL, PORT_ZOOKEEPER, TOKEN_KEY, Tier,
-        USERNAME_KEY, digest,
+        ANNOTATION_CONFIG, AUTHORITIES_KEY, CERTIFICATE_KEY, DATA_VOLUME, LABEL_POD_INDEX, PASSWORD_KEY, PORT_CQL,
+        PORT_ZOOKEEPER, PRIVATE_KEY_KEY, TOKEN_KEY, Tier, USERNAME_KEY, digest,
     },
     validate::Validated,
 };
@@ -40,6 +40,7 @@ pub const AUTHENTICATION: &str = "RDB_AUTHENTICATION";
 /// Where the Secret with the token is mounted.
 pub const SECRETS_DIR: &str = "/secrets";
 const SUPERUSER_DIR: &str = "/superuser";
+const TLS_DIR: &str = "/tls";
 const DATA_DIR: &str = "/data";
 const CHECKPOINT_DIR: &str = "/tmp/checkpoints";
 const HOSTNAME_TOPOLOGY: &str = "kubernetes.io/hostname";
@@ -126,6 +127,9 @@ fn container(validated: &Validated, tier: Tier) -> Container {
     if superuser_secret(validated, tier).is_some() {
         mounts.push(mount("superuser", SUPERUSER_DIR, true));
     }
+    if tls_secret(validated, tier).is_some() {
+        mounts.push(mount("tls", TLS_DIR, true));
+    }
     let [startup, liveness, readiness] = probes(tier);
     Container {
         name: tier.component().to_owned(),
@@ -178,6 +182,11 @@ fn superuser_secret(validated: &Validated, tier: Tier) -> Option<String> {
     validated.superuser_secret().filter(|_| tier == Tier::Replica)
 }
 
+/// The Secret that a tier's pods have the certificate from: clients see replicas alone.
+fn tls_secret(validated: &Validated, tier: Tier) -> Option<&str> {
+    validated.tls_secret().filter(|_| tier == Tier::Replica)
+}
+
 fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
     let identity = &validated.identity;
     let zookeepers = 0..validated.size(Tier::ZooKeeper);
@@ -199,12 +208,14 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
             let ensemble = zookeepers.map(server).collect::<Vec<_>>().join(",");
             if validated.shared() {
                 let store = identity.host(Tier::Cassandra, 0);
-                return vec![
+                let mut variables = vec![
                     field("RDB_ADVERTISE", "status.podIP"),
                     value("RDB_CASSANDRA", format!("{store}:{PORT_CQL}")),
                     value("RDB_KEYSPACE", SHARED_KEYSPACE.to_owned()),
                     value("RDB_ZOOKEEPER", ensemble),
                 ];
+                variables.extend(certificate(validated));
+                return variables;
             }
             // the replica puts its own ordinal in the place of {id}
             let store = identity.host(Tier::Cassandra, "{id}");
@@ -218,6 +229,7 @@ fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
                 value("RDB_ZOOKEEPER", ensemble),
             ];
             variables.extend(superuser_secret(validated, tier).into_iter().flat_map(superuser));
+            variables.extend(certificate(validated));
             variables
         }
     }
@@ -231,6 +243,20 @@ fn superuser(secret: String) -> [EnvVar; 2] {
         EnvVar { name: "RDB_SUPERUSER".to_owned(), value_from: Some(source), ..Default::default() },
         value("RDB_SUPERUSER_PASSWORD_FILE", format!("{SUPERUSER_DIR}/{PASSWORD_KEY}")),
     ]
+}
+
+/// What a replica is told of the certificate that clients are shown. It is in files, which follow the Secret while the replica runs.
+fn certificate(validated: &Validated) -> Vec<EnvVar> {
+    if validated.tls_secret().is_none() {
+        return Vec::new();
+    }
+    let tls = &validated.spec.tls;
+    let file = |name: &str, key: &str| value(name, format!("{TLS_DIR}/{key}"));
+    let mut variables =
+        vec![file("RDB_TLS_CERTIFICATE", CERTIFICATE_KEY), file("RDB_TLS_KEY", PRIVATE_KEY_KEY)];
+    variables.extend(tls.client_certificates.then(|| file("RDB_TLS_CLIENT_CA", AUTHORITIES_KEY)));
+    variables.extend(tls.optional.then(|| value("RDB_TLS_OPTIONAL", "true".to_owned())));
+    variables
 }
 
 /// What the store agent is told.
@@ -318,6 +344,9 @@ fn volumes(validated: &Validated, tier: Tier) -> Vec<Volume> {
     }
     if let Some(secret) = superuser_secret(validated, tier) {
         volumes.push(secret_volume("superuser", secret, Some(PASSWORD_KEY)));
+    }
+    if let Some(secret) = tls_secret(validated, tier) {
+        volumes.push(secret_volume("tls", secret.to_owned(), None));
     }
     volumes
 }

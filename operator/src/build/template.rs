@@ -129,6 +129,9 @@ fn inputs(validated: &Validated, tier: Tier) -> String {
             Tier::Replica => wishes.push(json!(secret)),
         }
     }
+    if let (Some(_), Tier::Replica, Some(wishes)) = (validated.tls_secret(), tier, value.as_array_mut()) {
+        wishes.push(json!(spec.tls));
+    }
     format!("{INPUTS_VERSION}:{}", digest(value.to_string().as_bytes()))
 }
 

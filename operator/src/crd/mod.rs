@@ -13,6 +13,7 @@ mod reference;
 mod settings;
 mod status;
 mod tiers;
+mod tls;
 
 pub use amount::{Amount, AmountError, compare};
 pub use authentication::{AuthenticationSpec, SuperuserSecret};
@@ -24,6 +25,7 @@ pub use tiers::{
     Batching, CassandraMode, CassandraSpec, ComputeAmounts, Engine, LogBounds, LogFormat, OnDelete, OrderingSpec,
     PodAdditions, ReplicaConfig, ReplicaSpec, Resources, RestorePoints, Storage, ZooKeeperSpec,
 };
+pub use tls::TlsSpec;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -72,6 +74,10 @@ pub const NAME_LENGTH_MAX: usize = 40;
     .message("zookeeper.storage.onDelete: Delete would delete the log and leave Cassandra volumes that can't be used without it; set it to Retain, or cassandra.storage.onDelete to Delete too"))]
 #[x_kube(validation = Rule::new("!self.authentication.enabled || self.cassandra.mode != 'Shared'")
     .message("authentication.enabled can't be true with cassandra.mode: Shared: replicas that share a Cassandra would share its roles, too, past the log; set it to false, or create another ReplicatedDB with cassandra.mode: PerReplica"))]
+#[x_kube(validation = Rule::new("!self.tls.enabled || has(self.tls.secretName)")
+    .message("tls.secretName is missing: name a Secret with a certificate in tls.crt and its key in tls.key, such as cert-manager makes, or set tls.enabled to false"))]
+#[x_kube(validation = Rule::new("!self.tls.enabled || !self.tls.optional || !self.tls.clientCertificates || self.authentication.enabled")
+    .message("tls.optional can't be true with tls.clientCertificates: clients without TLS show no certificate, and nobody asks them to log in; set one of them to false, or authentication.enabled to true"))]
 #[cfg_attr(test, kube(cel))] // evaluated by the unit tests; the interpreter is a dev-dependency and not in the binary
 #[serde(rename_all = "camelCase")]
 pub struct ReplicatedDBSpec {
@@ -95,6 +101,9 @@ pub struct ReplicatedDBSpec {
     /// Whether clients log in, and the first superuser. Roles and permissions are CQL, put in order like every other write.
     #[serde(default)]
     pub authentication: AuthenticationSpec,
+    /// Whether clients use TLS, and the certificate that they are shown.
+    #[serde(default)]
+    pub tls: TlsSpec,
 }
 
 impl Default for ReplicatedDBSpec {
@@ -106,6 +115,7 @@ impl Default for ReplicatedDBSpec {
             cassandra: CassandraSpec::default(),
             replica: ReplicaSpec::default(),
             authentication: AuthenticationSpec::default(),
+            tls: TlsSpec::default(),
         }
     }
 }

@@ -58,6 +58,27 @@ fn the_mode_is_fixed() {
     }
 }
 
+#[test]
+fn tls_has_a_certificate_and_asks_all_for_theirs_or_for_a_login() {
+    let with = |secret: Option<&str>, certificates, optional, login| {
+        let secret_name = secret.map(str::to_owned);
+        create(move |rdb| {
+            rdb.spec.tls = TlsSpec { enabled: true, secret_name, client_certificates: certificates, optional };
+            rdb.spec.authentication.enabled = login;
+        })
+    };
+    assert!(with(None, false, false, false).contains("tls.secretName is missing"));
+    for (certificates, optional, login) in
+        [(false, false, false), (false, true, false), (true, false, false), (true, true, true)]
+    {
+        assert_eq!(with(Some("orders-tls"), certificates, optional, login), "");
+    }
+    assert!(with(Some("orders-tls"), true, true, false).contains("tls.optional can't be true with tls.clientCertificates"));
+    let named = |rdb: &mut ReplicatedDB| rdb.spec.tls.secret_name = Some("orders-tls".to_owned());
+    assert_eq!(create(named), "", "not switched on");
+    assert_eq!(update(named, |rdb| rdb.spec.tls.enabled = true), "");
+}
+
 /// Roles would be shared past the log. On a Cassandra for each replica it may come and go.
 #[test]
 fn a_shared_cassandra_has_no_roles() {
@@ -279,7 +300,7 @@ fn every_rule_has_a_message_with_a_remedy() {
     }
     let mut found = Vec::new();
     rules(&serde_json::to_value(definition().unwrap()).unwrap(), &mut found);
-    assert_eq!(found.len(), 48, "a rule was added or taken away: test it here, then change the number");
+    assert_eq!(found.len(), 50, "a rule was added or taken away: test it here, then change the number");
     let remedies = [
         "choose",
         "set it",

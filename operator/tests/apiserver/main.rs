@@ -17,4 +17,5 @@ mod many;
 mod rolls;
 mod rules;
 mod superuser;
+mod tls;
 mod told;

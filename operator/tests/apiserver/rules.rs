@@ -35,6 +35,8 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
         json!({"cassandra": {"mode": "Shared"}}),
         json!({"authentication": {"enabled": true, "superuserSecret": {"name": "ops.login"}}}),
         json!({"authentication": {"enabled": false}, "cassandra": {"mode": "Shared"}}),
+        json!({"tls": {"enabled": true, "secretName": "orders-tls", "optional": true}}),
+        json!({"tls": {"optional": true, "clientCertificates": true}}),
         json!({"cassandra": {"resources": {"limits": {"cpu": 2, "memory": "2Gi"}}, "config": {"concurrent_reads": "8", "write_request_timeout": "25000ms"}}}),
         json!({"replica": {"pod": {"tolerations": [{"key": "db", "operator": "Exists"}], "labels": {"team": "a"}}}}),
     ] {
@@ -105,6 +107,13 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
             "authentication.enabled can't be true with cassandra.mode: Shared",
         ),
         ("orders", json!({"authentication": {"superuserSecret": {"name": "A/B"}}}), "superuserSecret.name"),
+        ("orders", json!({"tls": {"enabled": true}}), "tls.secretName is missing"),
+        ("orders", json!({"tls": {"enabled": true, "secretName": "A/B"}}), "tls.secretName"),
+        (
+            "orders",
+            json!({"tls": {"enabled": true, "secretName": "s", "optional": true, "clientCertificates": true}}),
+            "tls.optional can't be true with tls.clientCertificates",
+        ),
     ] {
         let error = told(&api, name, spec.clone()).await;
         assert!(error.contains(expected), "{spec}: expected {expected:?} in {error:?}");

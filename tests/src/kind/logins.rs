@@ -1,8 +1,10 @@
-//! A database whose clients log in: the Secret that the operator makes, and a password that is changed there.
+//! A database whose clients log in, and then use TLS: the Secret that the operator makes, a password that is changed there, and a
+//! certificate of the user's.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use replicateddb_local::Authority;
 use serde_json::{Value, json};
 
 use super::{AVAILABLE_LIMIT, RECOVERY_LIMIT, Suite};
@@ -10,6 +12,8 @@ use crate::{client::Client, database::Database, scenario::Scenario, wait};
 
 /// Name of the database.
 const NAME: &str = "guarded";
+/// The Secret with the certificate that clients are shown.
+const CERTIFICATE: &str = "guarded-tls";
 /// The superuser that the operator makes.
 const ADMIN: &str = "admin";
 /// From a changed Secret to the changed password: the kubelet looks at Secrets once in a minute or two, the replica at the file
@@ -19,7 +23,7 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(240);
 pub fn scenarios() -> Vec<Scenario<Suite>> {
     vec![Scenario {
         name: "logins",
-        proves: "clients log in as the superuser of the operator's Secret and as roles; a password is changed in the Secret",
+        proves: "clients log in as the superuser of the operator's Secret and as roles; a password is changed in the Secret; TLS is switched on",
         run: logins,
     }]
 }
@@ -65,12 +69,39 @@ fn exercise(database: &Database, client: &Client) -> Result<()> {
         let rows = as_user(client, user, "CONSISTENCY QUORUM; SELECT id FROM ks.t")?;
         ensure!(rows.lines().any(|line| line.trim() == "41"), "as {}: {rows}", user.0);
     }
-    // What is shown of the database has no password.
+    let key = encrypted(database, client, (ADMIN, changed))?;
+    // What is shown of the database has no password, and no key.
     let shown = database.cluster.kubectl(&["get", "rdb,configmap,event,statefulset,pod", "-o", "json"])?;
-    for password in [made.as_str(), changed] {
-        ensure!(!shown.contains(password), "a password is shown");
+    let of_key = key.lines().nth(1).context("a key of one line")?;
+    for secret in [made.as_str(), changed, of_key] {
+        ensure!(!shown.contains(secret), "a secret is shown");
     }
     Ok(())
+}
+
+/// TLS is switched on while the database runs: clients with it are served, others are told. The certificate's key.
+fn encrypted(database: &Database, client: &Client, (user, password): (&str, &str)) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let authority = Authority::make(&folder.path().join("authority"))?;
+    let pair = authority.issue(vec![NAME.to_owned()])?;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": CERTIFICATE}, "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": pair.certificate, "tls.key": pair.key},
+    });
+    database.cluster.apply(&secret.to_string())?;
+    let patch = json!({"spec": {"tls": {"enabled": true, "secretName": CERTIFICATE}}}).to_string();
+    database.cluster.kubectl(&["patch", "rdb", NAME, "--type=merge", "-p", &patch])?;
+    database.wait_settled(RECOVERY_LIMIT, |message| println!("    {NAME}: {message}"))?;
+    let error = as_user(client, (user, password), "SELECT id FROM ks.t").err().context("served without TLS")?;
+    ensure!(format!("{error:#}").contains("TLS"), "without TLS: {error:#}");
+    let trusted = std::fs::read_to_string(authority.certificate())?;
+    let program = "import sys; open('/tmp/authority.pem', 'w').write(sys.argv[1])";
+    client.exec(&["python3", "-c", program, &trusted])?;
+    let with_tls = ["env", "SSL_CERTFILE=/tmp/authority.pem", "cqlsh", "--ssl", NAME, "--no-color"];
+    let rows = client.exec(&[&with_tls[..], &["-u", user, "-p", password, "-e", "SELECT id FROM ks.t"]].concat())?;
+    ensure!(rows.lines().any(|line| line.trim() == "41"), "with TLS: {rows}");
+    database.cluster.delete(&["secret", CERTIFICATE])?;
+    Ok(pair.key)
 }
 
 fn secret() -> String {
