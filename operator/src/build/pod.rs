@@ -252,8 +252,7 @@ fn certificate(validated: &Validated) -> Vec<EnvVar> {
     }
     let tls = &validated.spec.tls;
     let file = |name: &str, key: &str| value(name, format!("{TLS_DIR}/{key}"));
-    let mut variables =
-        vec![file("RDB_TLS_CERTIFICATE", CERTIFICATE_KEY), file("RDB_TLS_KEY", PRIVATE_KEY_KEY)];
+    let mut variables = vec![file("RDB_TLS_CERTIFICATE", CERTIFICATE_KEY), file("RDB_TLS_KEY", PRIVATE_KEY_KEY)];
     variables.extend(tls.client_certificates.then(|| file("RDB_TLS_CLIENT_CA", AUTHORITIES_KEY)));
     variables.extend(tls.optional.then(|| value("RDB_TLS_OPTIONAL", "true".to_owned())));
     variables

@@ -75,9 +75,9 @@ pub const NAME_LENGTH_MAX: usize = 40;
 #[x_kube(validation = Rule::new("!self.authentication.enabled || self.cassandra.mode != 'Shared'")
     .message("authentication.enabled can't be true with cassandra.mode: Shared: replicas that share a Cassandra would share its roles, too, past the log; set it to false, or create another ReplicatedDB with cassandra.mode: PerReplica"))]
 #[x_kube(validation = Rule::new("!self.tls.enabled || has(self.tls.secretName)")
-    .message("tls.secretName is missing: name a Secret with a certificate in tls.crt and its key in tls.key, such as cert-manager makes, or set tls.enabled to false"))]
+    .message("tls.enabled needs tls.secretName; set it to the name of a Secret with a certificate in tls.crt and its key in tls.key, such as cert-manager makes"))]
 #[x_kube(validation = Rule::new("!self.tls.enabled || !self.tls.optional || !self.tls.clientCertificates || self.authentication.enabled")
-    .message("tls.optional can't be true with tls.clientCertificates: clients without TLS show no certificate, and nobody asks them to log in; set one of them to false, or authentication.enabled to true"))]
+    .message("tls.optional can't be true with tls.clientCertificates: clients without TLS show no certificate, and nobody asks them to log in; set it to false, or authentication.enabled to true"))]
 #[cfg_attr(test, kube(cel))] // evaluated by the unit tests; the interpreter is a dev-dependency and not in the binary
 #[serde(rename_all = "camelCase")]
 pub struct ReplicatedDBSpec {

@@ -67,13 +67,15 @@ fn tls_has_a_certificate_and_asks_all_for_theirs_or_for_a_login() {
             rdb.spec.authentication.enabled = login;
         })
     };
-    assert!(with(None, false, false, false).contains("tls.secretName is missing"));
+    assert!(with(None, false, false, false).contains("tls.enabled needs tls.secretName"));
     for (certificates, optional, login) in
         [(false, false, false), (false, true, false), (true, false, false), (true, true, true)]
     {
         assert_eq!(with(Some("orders-tls"), certificates, optional, login), "");
     }
-    assert!(with(Some("orders-tls"), true, true, false).contains("tls.optional can't be true with tls.clientCertificates"));
+    assert!(
+        with(Some("orders-tls"), true, true, false).contains("tls.optional can't be true with tls.clientCertificates")
+    );
     let named = |rdb: &mut ReplicatedDB| rdb.spec.tls.secret_name = Some("orders-tls".to_owned());
     assert_eq!(create(named), "", "not switched on");
     assert_eq!(update(named, |rdb| rdb.spec.tls.enabled = true), "");
