@@ -1,0 +1,91 @@
+//! Connections that end, or never get as far as to CQL.
+
+use std::net::SocketAddr;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::frontend::limits::{TLS_HANDSHAKE_TIMEOUT, TLS_HANDSHAKES};
+
+/// Others are served meanwhile, however many there are.
+#[tokio::test]
+async fn handshakes_that_never_end_are_cut_off() {
+    let place = Place::new();
+    let (bed, tls, _keeper) = place.serve(None, false).await;
+    let mut idlers = Vec::new();
+    // Nothing, a part of a record, and a whole hello that nothing follows.
+    let mut hello = Vec::new();
+    let config = place.connector(&TLS13, None).config().clone();
+    rustls::ClientConnection::new(config, name()).unwrap().write_tls(&mut hello).unwrap();
+    for sent in [&[][..], &[0x16, 3, 1, 2, 0, 1], &hello] {
+        for _ in 0..TLS_HANDSHAKES * 4 {
+            let mut socket = bed.socket().await;
+            socket.write_all(sent).await.unwrap();
+            idlers.push(socket);
+        }
+    }
+    assert!(is_served(&bed, &place.connector(&TLS13, None)).await);
+    // From here on the clock goes on by itself whenever all wait.
+    tokio::time::pause();
+    let begin = Instant::now();
+    let count = idlers.len() as u64;
+    for mut socket in idlers {
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer).await;
+    }
+    assert!(begin.elapsed() <= TLS_HANDSHAKE_TIMEOUT * 2, "{:?}", begin.elapsed());
+    assert_eq!(tls.metrics.failures(Failure::Timeout), count);
+}
+
+#[tokio::test]
+async fn garbage_ends_its_own_connection_alone() {
+    let place = Place::new();
+    let (bed, tls, _keeper) = place.serve(None, false).await;
+    for garbage in [&[0x16; 40][..], &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0], &[0x16, 3, 3, 0xff, 0xff, 0, 0, 0]] {
+        let mut socket = bed.socket().await;
+        socket.write_all(garbage).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an end").unwrap();
+        // An alert, or nothing.
+        assert!(answer.is_empty() || answer[0] == 0x15, "{answer:?}");
+    }
+    assert_eq!(tls.metrics.failures(Failure::Protocol), 3);
+    drop(bed.socket().await);
+    until(|| tls.metrics.failures(Failure::Closed) == 1).await;
+    // Under TLS what is no CQL is told so like anywhere.
+    let mut client = secure(&bed, &place.connector(&TLS13, None)).await.unwrap();
+    client.framed.get_mut().write_all(&[9; 20]).await.unwrap();
+    client.framed.get_mut().flush().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = timeout(PATIENCE, client.framed.get_mut().read_to_end(&mut answer)).await.expect("an end");
+    assert!(!answer.is_empty());
+    assert!(is_served(&bed, &place.connector(&TLS13, None)).await);
+}
+
+#[tokio::test]
+async fn one_too_many_is_told_so_if_it_speaks_no_tls() {
+    let place = Place::new();
+    let (tls, _keeper) = place.open(None, true);
+    let bed = Bed::start_with(1, Some(tls)).await;
+    bed.serve(1);
+    let _first = bed.client().await;
+    let mut second = bed.connect().await;
+    second.send(1, Opcode::Options, bytes::Bytes::new()).await;
+    let answer = second.next().await.expect("an explanation");
+    assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Overloaded));
+    assert!(secure(&bed, &place.connector(&TLS13, None)).await.is_err(), "closed without a word");
+}
+
+/// A stop ends handshakes, too.
+#[tokio::test]
+async fn a_stop_waits_for_no_handshake() {
+    let place = Place::new();
+    let (mut bed, _tls, _keeper) = place.serve(None, false).await;
+    let address: SocketAddr = bed.address;
+    let _idle = bed.socket().await;
+    let begin = std::time::Instant::now();
+    bed.stop.cancel();
+    timeout(PATIENCE, &mut bed.frontend).await.expect("it stops").unwrap();
+    assert!(begin.elapsed() < TLS_HANDSHAKE_TIMEOUT);
+    assert!(TcpStream::connect(address).await.is_err());
+}

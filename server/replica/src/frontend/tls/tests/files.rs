@@ -1,0 +1,78 @@
+//! Files at start and while they are replaced.
+
+use super::*;
+use crate::{frontend::tls::keep::complaint, tls::files::Validity};
+
+#[tokio::test]
+async fn new_files_are_for_new_connections_and_bad_ones_for_none() {
+    let place = Place::new();
+    let (bed, tls, mut keeper) = place.serve(None, false).await;
+    let connector = place.connector(&TLS13, None);
+    let mut open = secure(&bed, &connector).await.unwrap();
+    open.start().await;
+    let first = shown(&bed, &connector).await;
+    let second = place.authority.issue(false);
+    place.put(&second);
+    assert_eq!(shown(&bed, &connector).await, first, "not looked at yet");
+    keeper.look().await;
+    let current = shown(&bed, &connector).await;
+    assert_ne!(current, first);
+    assert_eq!(open.query(SELECT, Consistency::One).await.opcode, Opcode::Result, "what is open goes on");
+    let other = place.authority.issue(false);
+    let half = |text: &str| text[..text.len() / 2].to_owned();
+    for (certificate, key) in [
+        (other.certificate.clone(), second.key.clone()),
+        (half(&other.certificate), other.key.clone()),
+        (other.certificate.clone(), half(&other.key)),
+        ("garbage".to_owned(), "garbage".to_owned()),
+        (other.certificate.clone(), String::new()),
+    ] {
+        place.put(&Pair { certificate, key });
+        keeper.look().await;
+        assert_eq!((shown(&bed, &connector).await, tls.metrics.files_unusable.get()), (current.clone(), 1));
+    }
+    std::fs::remove_file(place.path("k.pem")).unwrap();
+    keeper.look().await;
+    assert_eq!((shown(&bed, &connector).await, tls.metrics.files_unusable.get()), (current.clone(), 1));
+    place.put(&other);
+    keeper.look().await;
+    assert_eq!(tls.metrics.files_unusable.get(), 0);
+    assert_ne!(shown(&bed, &connector).await, current);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_complained_of_and_used() {
+    let place = Place::new();
+    place.put(&place.authority.issue(true));
+    let (_bed, tls, mut keeper) = place.serve(None, false).await;
+    // 2000-12-31, midnight.
+    assert_eq!(tls.metrics.certificate_expiry.get(), 978_220_800);
+    place.put(&place.authority.issue(false));
+    keeper.look().await;
+    assert!(tls.metrics.certificate_expiry.get() > 4_000_000_000);
+    let validity = Validity { not_before: 946_684_800, not_after: 978_220_800 };
+    let expired = complaint(validity, 978_220_801).unwrap();
+    assert!(expired.contains("has expired at 2000-12-31T00:00:00Z"), "{expired}");
+    let early = complaint(validity, 946_684_799).unwrap();
+    assert!(early.contains("not valid before 2000-01-01T00:00:00Z"), "{early}");
+    assert_eq!((complaint(validity, 946_684_800), complaint(validity, 978_220_800)), (None, None));
+}
+
+#[tokio::test]
+async fn what_can_not_be_used_at_start_is_named() {
+    let place = Place::new();
+    let (tls, _keeper) = place.open(None, false);
+    let said = format!("{tls:?}");
+    assert!(said.contains("c.pem") && !said.contains("ServerConfig"), "{said}");
+    let files = Files::new(&place.path("c.pem"), &place.path("k.pem"), Some(&place.path("a.pem")));
+    let refused = |what: &str| {
+        let error = Tls::open(files.clone(), false).err().expect("an error").to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    refused("--tls-client-ca");
+    place.write("a.pem", &place.authority.pem());
+    place.write("k.pem", &place.authority.issue(false).key);
+    refused("is not the key of --tls-certificate");
+    place.write("c.pem", "");
+    refused("holds no certificate");
+}
