@@ -27,7 +27,7 @@ pub struct TlsArgs {
     #[arg(long, env = "RDB_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_certificate")]
     pub tls_client_ca: Option<PathBuf>,
     /// Clients without TLS are served, too, on the same port, and show no certificate: while clients are being changed over.
-    #[arg(long, env = "RDB_TLS_OPTIONAL", requires = "tls_certificate")]
+    #[arg(long, env = "RDB_TLS_OPTIONAL", requires_if("true", "tls_certificate"))]
     pub tls_optional: bool,
 }
 
@@ -99,6 +99,24 @@ mod tests {
         assert!(tls.tls_optional);
         let said = tls.open().err().expect("an error").to_string();
         assert!(said.starts_with("--tls-certificate /none/c: can't be read"), "{said}");
+    }
+
+    /// In a process of its own: the environment is all threads'.
+    #[test]
+    fn optional_without_a_certificate_is_refused_where_it_is_on() {
+        const MARK: &str = "RDB_TEST_OPTIONAL";
+        if let Some(fits) = std::env::var_os(MARK) {
+            assert_eq!(replica(&[]).is_some(), fits == "fits");
+            return;
+        }
+        let test = "args::tls::tests::optional_without_a_certificate_is_refused_where_it_is_on";
+        for (value, then) in [("false", "fits"), ("true", "refused")] {
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            again.args(["--exact", test]).env("RDB_TLS_OPTIONAL", value).env(MARK, then);
+            let output = again.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{value}: {said}");
+        }
     }
 
     #[test]
