@@ -2,7 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use rustls::{Error, InconsistentKeys, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{
+    Error, InconsistentKeys, ServerConfig,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
 use sha2::{Digest as _, Sha256};
 
 use crate::tls::{
@@ -98,7 +101,7 @@ impl Contents {
             }
             _ => builder.with_no_client_auth(),
         };
-        let config = builder.with_single_cert(chain, private).map_err(|error| match error {
+        let mut config = builder.with_single_cert(chain, private).map_err(|error| match error {
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                 key.unusable(format!("is not the key of {certificate}: give both of one pair"))
             }
@@ -107,6 +110,11 @@ impl Contents {
             }
             other => key.unusable(format!("can't be used: {other}; give a key in PKCS#8, PKCS#1 or SEC1")),
         })?;
+        if files.client_ca.is_some() {
+            // A session that goes on does not have its certificate looked at again, which may have expired meanwhile.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(Loaded { config: Arc::new(config), validity })
     }
 }

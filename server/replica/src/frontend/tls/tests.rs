@@ -14,7 +14,7 @@ use replicateddb_cql::{
     response::{self, ErrorCode},
 };
 use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
     pki_types::{PrivateKeyDer, ServerName, pem::PemObject},
     version::{TLS12, TLS13},
 };
@@ -197,6 +197,30 @@ async fn clients_show_certificates_where_they_have_to() {
         assert!(!is_served(&bed, &place.connector(version, Some(&old))).await);
         until(|| tls.metrics.failures(Failure::NoCertificate) == n).await;
         until(|| tls.metrics.failures(Failure::BadCertificate) == 2 * n).await;
+    }
+}
+
+/// How the next connection begins, after one that was served and may have got what to go on with.
+async fn second(bed: &Bed, connector: &TlsConnector) -> Option<HandshakeKind> {
+    assert!(is_served(bed, connector).await);
+    let mut client = secure(bed, connector).await.unwrap();
+    client.start().await;
+    client.framed.get_ref().get_ref().1.handshake_kind()
+}
+
+/// Or else it would come in after it has expired.
+#[tokio::test]
+async fn a_certificate_of_a_client_is_looked_at_each_time() {
+    let (place, clients) = (Place::new(), Authority::new("clients"));
+    let (strict, ..) = place.serve(Some(&clients), false).await;
+    let (bed, ..) = place.serve(None, false).await;
+    let pair = clients.issue(false);
+    for version in [&TLS12, &TLS13] {
+        let own = place.connector(version, Some(&pair));
+        assert_eq!(second(&strict, &own).await, Some(HandshakeKind::Full), "{version:?}");
+        // Without certificates to look at, sessions go on.
+        let connector = place.connector(version, None);
+        assert_eq!(second(&bed, &connector).await, Some(HandshakeKind::Resumed), "{version:?}");
     }
 }
 
