@@ -27,6 +27,9 @@ pub const SOCKET_QUEUE: usize = 128;
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Steps of TLS handshakes that are computed at once: each takes a thousandth of a second of a processor, of large keys several.
 pub const TLS_HANDSHAKES: usize = 2;
+/// Bytes that a connection under TLS holds encrypted until its socket takes them. With a record that is being read and what was in
+/// the one before, TLS has about 50 KiB of memory for each client at most, and those are bounded.
+pub const TLS_WRITE_BUFFER: usize = 16 * 1024;
 /// Pause between two looks at the files of certificate and key.
 pub const TLS_LOOK: Duration = Duration::from_secs(10);
 /// Pause between two lines of the log about clients that TLS did not let in; those in between are counted.
