@@ -100,7 +100,8 @@ impl Tls {
     }
 
     /// Each step is computed when it is this connection's turn, and nobody has a turn while it waits for its client: one that
-    /// never answers keeps none from the others, and all that come at once leave the processors to those that are served.
+    /// never answers keeps none from the others, and all that come at once leave half of the processors to those that are served, where
+    /// there are two at least.
     async fn negotiate(&self, socket: TcpStream) -> Result<TlsStream<TcpStream>, (io::Error, TcpStream)> {
         let config = self.current.borrow().clone();
         let accept = TlsAcceptor::from(config);

@@ -18,7 +18,7 @@ pub use config::Files;
 pub use keep::Keeper;
 
 use self::{accept::Quiet, config::Contents, metrics::Metrics};
-use super::limits::TLS_HANDSHAKES;
+use super::limits::tls_handshakes;
 use crate::tls::files::Unusable;
 
 /// TLS of the CQL port.
@@ -46,7 +46,7 @@ impl Tls {
             files,
             optional,
             current: watch::Sender::new(loaded.config),
-            turns: Arc::new(Semaphore::new(TLS_HANDSHAKES)),
+            turns: Arc::new(Semaphore::new(tls_handshakes())),
             quiet: Quiet::default(),
             metrics: Metrics::default(),
         });
