@@ -51,7 +51,7 @@ pub struct Contents {
 pub struct Loaded {
     /// For new connections.
     pub config: Arc<ServerConfig>,
-    /// Of the server's certificate.
+    /// Of the server's certificate and those between it and its authority.
     pub validity: Validity,
 }
 
@@ -87,9 +87,8 @@ impl Contents {
         let Files { certificate, key, .. } = files;
         let chain = certificate.certificates(&self.certificate?)?;
         let private = key.key(&self.key?)?;
-        let own = chain.first().and_then(Validity::of);
-        let validity =
-            own.ok_or_else(|| certificate.unusable("its first certificate can't be read: give another one"))?;
+        let validity = Validity::of_chain(&chain)
+            .map_err(|n| certificate.unusable(format!("its certificate number {n} can't be read: give another one")))?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| certificate.unusable(error.to_string()))?;

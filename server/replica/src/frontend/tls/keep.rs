@@ -19,7 +19,7 @@ pub struct Keeper {
     tls: Arc<Tls>,
     /// What was seen last, whether it could be used or not: said once.
     seen: Fingerprint,
-    /// Of the certificate in use.
+    /// Of the certificates in use.
     validity: Validity,
     /// What was said of it last.
     standing: Standing,
@@ -64,7 +64,7 @@ pub(super) fn complaint(validity: Validity, now: i64) -> Option<String> {
         Standing::Early => format!("is not valid before {}", date(validity.not_before)),
     };
     Some(format!(
-        "the certificate {what}: clients that check it don't connect; put another one in its place, no restart is needed"
+        "the certificate, or one between it and its authority, {what}: clients that check it don't connect; put another one in its place, no restart is needed"
     ))
 }
 

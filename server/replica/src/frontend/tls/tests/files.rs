@@ -47,9 +47,14 @@ async fn an_expired_certificate_is_complained_of_and_used() {
     let (_bed, tls, mut keeper) = place.serve(None, false).await;
     // 2000-12-31, midnight.
     assert_eq!(tls.metrics.certificate_expiry.get(), 978_220_800);
-    place.put(&place.authority.issue(false));
+    let good = place.authority.issue(false);
+    place.put(&good);
     keeper.look().await;
     assert!(tls.metrics.certificate_expiry.get() > 4_000_000_000);
+    // One that is between it and its authority.
+    place.write("c.pem", &(good.certificate + &place.authority.issue(true).certificate));
+    keeper.look().await;
+    assert_eq!((tls.metrics.certificate_expiry.get(), tls.metrics.files_unusable.get()), (978_220_800, 0));
     let validity = Validity { not_before: 946_684_800, not_after: 978_220_800 };
     let expired = complaint(validity, 978_220_801).unwrap();
     assert!(expired.contains("has expired at 2000-12-31T00:00:00Z"), "{expired}");
