@@ -37,7 +37,7 @@ impl TlsArgs {
     ///
     /// # Errors
     /// A file can't be used, or nothing would keep anybody out although clients are to show certificates.
-    pub fn open(&self, log_in: bool) -> anyhow::Result<Option<(Arc<Tls>, Keeper)>> {
+    pub async fn open(&self, log_in: bool) -> anyhow::Result<Option<(Arc<Tls>, Keeper)>> {
         let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) else { return Ok(None) };
         if self.tls_optional && self.tls_client_ca.is_some() {
             if !log_in {
@@ -52,7 +52,7 @@ impl TlsArgs {
             );
         }
         let files = Files::new(certificate, key, self.tls_client_ca.as_deref());
-        Ok(Some(Tls::open(files, self.tls_optional)?))
+        Ok(Some(Tls::open(files, self.tls_optional).await?))
     }
 }
 
@@ -100,19 +100,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn certificate_and_key_come_together_and_the_rest_with_them() {
+    #[tokio::test]
+    async fn certificate_and_key_come_together_and_the_rest_with_them() {
         let pair = ["--tls-certificate", "/none/c", "--tls-key", "/none/k"];
-        assert!(replica(&[]).is_some_and(|tls| matches!(tls.open(false), Ok(None))));
+        assert!(matches!(replica(&[]).expect("no flags").open(false).await, Ok(None)));
         for wrong in [&pair[..2], &pair[2..], &["--tls-client-ca", "x"], &["--tls-optional"]] {
             assert!(replica(wrong).is_none(), "{wrong:?}");
         }
         let all = [&pair[..], &["--tls-client-ca", "/none/a", "--tls-optional"]].concat();
         let tls = replica(&all).expect("flags that fit");
         assert!(tls.tls_optional);
-        let said = tls.open(false).err().expect("an error").to_string();
+        let said = tls.open(false).await.err().expect("an error").to_string();
         assert!(said.contains("--tls-optional lets everybody in") && said.contains("--superuser"), "{said}");
-        let said = tls.open(true).err().expect("an error").to_string();
+        let said = tls.open(true).await.err().expect("an error").to_string();
         assert!(said.starts_with("--tls-certificate /none/c: can't be read"), "{said}");
     }
 

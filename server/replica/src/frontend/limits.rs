@@ -33,6 +33,13 @@ pub const TLS_PROCESSORS_PER_HANDSHAKE: usize = 2;
 pub const TLS_WRITE_BUFFER: usize = 16 * 1024;
 /// Pause between two looks at the files of certificate and key.
 pub const TLS_LOOK: Duration = Duration::from_secs(10);
+/// Time that the files stay the same before what is new in them is taken: a chain that is cut between two certificates can be used,
+/// and is not what is meant.
+pub const TLS_SETTLE: Duration = Duration::from_millis(200);
+/// Times that files which can't be used at start are read again, as long as they change.
+pub const TLS_START_TRIES: usize = 3;
+/// Pause before each of them.
+pub const TLS_START_PAUSE: Duration = Duration::from_millis(500);
 /// Pause between two lines of the log about clients that TLS did not let in; those in between are counted.
 pub const TLS_LOG_PAUSE: Duration = Duration::from_secs(10);
 /// Time a new connection has until STARTUP, from the end of its TLS handshake, where there is one.

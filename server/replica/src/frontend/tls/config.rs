@@ -7,6 +7,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 use sha2::{Digest as _, Sha256};
+use tokio::task::spawn_blocking;
 
 use crate::tls::{
     files::{NamedFile, Unusable, Validity},
@@ -56,13 +57,19 @@ pub struct Loaded {
 }
 
 impl Contents {
-    /// Reads them all. Blocks for as long as the disk takes.
-    pub fn read(files: &Files) -> Self {
-        Self {
-            certificate: files.certificate.read(),
-            key: files.key.read(),
-            client_ca: files.client_ca.as_ref().map(NamedFile::read),
-        }
+    /// Reads them all, beside whatever else runs.
+    pub async fn read(files: &Files) -> Self {
+        let Files { certificate, key, client_ca } = files.clone();
+        let read = spawn_blocking(move || Self {
+            certificate: certificate.read(),
+            key: key.read(),
+            client_ca: client_ca.as_ref().map(NamedFile::read),
+        });
+        read.await.unwrap_or_else(|error| {
+            let why = files.certificate.unusable(format!("can't be read: {error}"));
+            let client_ca = files.client_ca.as_ref().map(|_| Err(why.clone()));
+            Self { certificate: Err(why.clone()), key: Err(why), client_ca }
+        })
     }
 
     /// Equal if, and only if, nothing has changed: neither what they hold, nor why they can't be read.
@@ -79,11 +86,17 @@ impl Contents {
         digest.finalize().into()
     }
 
-    /// What they make.
+    /// What they make, computed beside whatever else runs.
     ///
     /// # Errors
     /// One of them can't be used, or the key is another certificate's.
-    pub fn load(self, files: &Files) -> Result<Loaded, Unusable> {
+    pub async fn load(self, files: &Files) -> Result<Loaded, Unusable> {
+        let of = files.clone();
+        let made = spawn_blocking(move || self.make(&of)).await;
+        made.unwrap_or_else(|error| Err(files.certificate.unusable(format!("can't be used: {error}"))))
+    }
+
+    fn make(self, files: &Files) -> Result<Loaded, Unusable> {
         let Files { certificate, key, .. } = files;
         let chain = certificate.certificates(&self.certificate?)?;
         let private = key.key(&self.key?)?;

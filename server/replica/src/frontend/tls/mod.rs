@@ -17,7 +17,7 @@ pub use accept::{Accepted, speaks_plain};
 pub use config::Files;
 pub use keep::Keeper;
 
-use self::{accept::Quiet, config::Contents, metrics::Metrics};
+use self::{accept::Quiet, metrics::Metrics};
 use super::limits::tls_handshakes;
 use crate::tls::files::Unusable;
 
@@ -39,9 +39,8 @@ impl Tls {
     ///
     /// # Errors
     /// A file can't be used.
-    pub fn open(files: Files, optional: bool) -> Result<(Arc<Self>, Keeper), Unusable> {
-        let contents = Contents::read(&files);
-        let (seen, loaded) = (contents.fingerprint(), contents.load(&files)?);
+    pub async fn open(files: Files, optional: bool) -> Result<(Arc<Self>, Keeper), Unusable> {
+        let (seen, loaded) = keep::first(&files).await?;
         let tls = Arc::new(Self {
             files,
             optional,

@@ -90,17 +90,17 @@ impl Place {
         self.write("k.pem", &pair.key);
     }
 
-    fn open(&self, clients: Option<&Authority>, optional: bool) -> (Arc<Tls>, Keeper) {
+    async fn open(&self, clients: Option<&Authority>, optional: bool) -> (Arc<Tls>, Keeper) {
         let client_ca = clients.map(|authority| {
             self.write("a.pem", &authority.pem());
             self.path("a.pem")
         });
         let files = Files::new(&self.path("c.pem"), &self.path("k.pem"), client_ca.as_deref());
-        Tls::open(files, optional).unwrap()
+        Tls::open(files, optional).await.unwrap()
     }
 
     async fn serve(&self, clients: Option<&Authority>, optional: bool) -> (Bed, Arc<Tls>, Keeper) {
-        let (tls, keeper) = self.open(clients, optional);
+        let (tls, keeper) = self.open(clients, optional).await;
         let bed = Bed::start_with(50, Some(tls.clone())).await;
         bed.serve(1);
         (bed, tls, keeper)

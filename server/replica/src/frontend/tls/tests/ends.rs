@@ -12,7 +12,7 @@ use crate::frontend::limits::{TLS_HANDSHAKE_TIMEOUT, tls_handshakes};
 async fn handshakes_that_never_end_are_cut_off() {
     let place = Place::new();
     let each = tls_handshakes() + 4;
-    let (tls, _keeper) = place.open(None, false);
+    let (tls, _keeper) = place.open(None, false).await;
     let bed = Bed::start_with(4 * each, Some(tls.clone())).await;
     bed.serve(1);
     let mut idlers = Vec::new();
@@ -70,7 +70,7 @@ async fn garbage_ends_its_own_connection_alone() {
 #[tokio::test]
 async fn one_too_many_is_told_so_if_it_speaks_no_tls() {
     let place = Place::new();
-    let (tls, _keeper) = place.open(None, true);
+    let (tls, _keeper) = place.open(None, true).await;
     let bed = Bed::start_with(1, Some(tls)).await;
     bed.serve(1);
     let _first = bed.client().await;
