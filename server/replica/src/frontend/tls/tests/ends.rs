@@ -1,11 +1,14 @@
 //! Connections that end, or never get as far as to CQL.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::Instant;
 
 use super::*;
-use crate::frontend::limits::{TLS_HANDSHAKE_TIMEOUT, tls_handshakes};
+use crate::frontend::{
+    fake::query,
+    limits::{TLS_HANDSHAKE_TIMEOUT, tls_handshakes},
+};
 
 /// Others are served meanwhile, however many there are.
 #[tokio::test]
@@ -87,10 +90,48 @@ async fn a_stop_waits_for_no_handshake() {
     let place = Place::new();
     let (mut bed, _tls, _keeper) = place.serve(None, false).await;
     let address: SocketAddr = bed.address;
-    let _idle = bed.socket().await;
+    let mut idle = bed.socket().await;
+    idle.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
+    until(|| bed.metrics.clients.get() == 1).await;
     let begin = std::time::Instant::now();
     bed.stop.cancel();
     timeout(PATIENCE, &mut bed.frontend).await.expect("it stops").unwrap();
     assert!(begin.elapsed() < TLS_HANDSHAKE_TIMEOUT);
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stop_finishes_what_is_in_flight_under_tls() {
+    let place = Place::new();
+    let (mut bed, ..) = place.serve(None, false).await;
+    let mut client = secure(&bed, &place.connector(&TLS13, None)).await.unwrap();
+    client.start().await;
+    bed.core.gate.forget_permits(1000);
+    client.send(9, Opcode::Query, query("INSERT INTO a.t (k) VALUES (1)", Consistency::One)).await;
+    until(|| !bed.core.proposed.lock().unwrap().is_empty()).await;
+    bed.stop.cancel();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!bed.frontend.is_finished(), "a write is in flight");
+    bed.core.gate.add_permits(1);
+    let answer = client.next().await.expect("the answer to the write");
+    assert_eq!((answer.stream, answer.opcode), (9, Opcode::Result));
+    assert!(client.next().await.is_none());
+    timeout(PATIENCE, &mut bed.frontend).await.expect("it stops").unwrap();
+}
+
+/// Without the end of TLS before that of TCP.
+#[tokio::test]
+async fn a_client_that_closes_tcp_alone_has_left() {
+    let place = Place::new();
+    let (bed, tls, _keeper) = place.serve(None, false).await;
+    for version in [&TLS12, &TLS13] {
+        let mut client = secure(&bed, &place.connector(version, None)).await.unwrap();
+        client.start().await;
+        assert_eq!((bed.metrics.clients.get(), tls.metrics.clients.get()), (1, 1));
+        let (mut socket, _session) = client.framed.into_inner().into_inner();
+        socket.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        let _ = timeout(PATIENCE, socket.read_to_end(&mut rest)).await.expect("an end");
+        until(|| bed.metrics.clients.get() == 0 && tls.metrics.clients.get() == 0).await;
+    }
 }
