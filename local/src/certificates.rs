@@ -46,7 +46,7 @@ impl Authority {
         let key_file = authority.key_file();
         if !key_file.exists() {
             let key = KeyPair::generate().context("making the key of an authority")?;
-            private_file(&key_file, &key.serialize_pem())?;
+            private_whole(&key_file, &key.serialize_pem())?;
         }
         // It follows from the key, so that a crash in between leaves no authority without a certificate.
         if !authority.certificate().exists() {
@@ -97,12 +97,17 @@ impl Pair {
     pub fn save(&self, certificate: &Path, key: &Path) -> Result<()> {
         write_whole(certificate, self.certificate.as_bytes())
             .with_context(|| format!("writing {}", certificate.display()))?;
-        let part = key.with_extension("part");
-        // Of a command that was interrupted.
-        let _ = fs::remove_file(&part);
-        private_file(&part, &self.key)?;
-        fs::rename(&part, key).with_context(|| format!("writing {}", key.display()))
+        private_whole(key, &self.key)
     }
+}
+
+/// Replaces a file that its owner alone can read, whole or not at all.
+fn private_whole(file: &Path, content: &str) -> Result<()> {
+    let part = file.with_extension("part");
+    // Of a command that was interrupted.
+    let _ = fs::remove_file(&part);
+    private_file(&part, content)?;
+    fs::rename(&part, file).with_context(|| format!("writing {}", file.display()))
 }
 
 fn params() -> CertificateParams {
@@ -129,6 +134,9 @@ mod tests {
     fn an_authority_stays_and_what_is_secret_is_its_owners() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("tls");
+        // What a command that was interrupted has left is in nobody's way.
+        private_dir(&folder).unwrap();
+        fs::write(folder.join("ca.part"), "-----BEGIN PRIV").unwrap();
         let made = Authority::make(&folder).unwrap();
         let before = fs::read(made.certificate()).unwrap();
         let pair = made.issue(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();

@@ -59,7 +59,7 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
     let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name())).await?;
     let address = args.advertised()?;
     let token = if args.keyspace.is_none() { args.agent_token()? } else { String::new() };
-    let tls = args.tls.open()?;
+    let tls = args.tls.open(args.superuser()?.is_some()).await?;
     let log = tokio::select! {
         log = open(&args, id) => log?,
         signal = &mut stop_asked => {

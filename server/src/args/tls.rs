@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use anyhow::bail;
 use clap::Args;
 use replicateddb_replica::{
     frontend::tls::{Files, Keeper, Tls},
@@ -27,19 +28,31 @@ pub struct TlsArgs {
     #[arg(long, env = "RDB_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_certificate")]
     pub tls_client_ca: Option<PathBuf>,
     /// Clients without TLS are served, too, on the same port, and show no certificate: while clients are being changed over.
-    #[arg(long, env = "RDB_TLS_OPTIONAL", requires = "tls_certificate")]
+    #[arg(long, env = "RDB_TLS_OPTIONAL", requires_if("true", "tls_certificate"))]
     pub tls_optional: bool,
 }
 
 impl TlsArgs {
-    /// TLS for clients, if they use it, with what looks at its files.
+    /// TLS for clients, if they use it, with what looks at its files. `log_in`: all clients do.
     ///
     /// # Errors
-    /// A file can't be used.
-    pub fn open(&self) -> Result<Option<(Arc<Tls>, Keeper)>, Unusable> {
+    /// A file can't be used, or nothing would keep anybody out although clients are to show certificates.
+    pub async fn open(&self, log_in: bool) -> anyhow::Result<Option<(Arc<Tls>, Keeper)>> {
         let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) else { return Ok(None) };
+        if self.tls_optional && self.tls_client_ca.is_some() {
+            if !log_in {
+                bail!(
+                    "--tls-optional lets everybody in who uses no TLS, in spite of --tls-client-ca, and clients do not log in: \
+                     leave one of the two out, or have clients log in (--superuser)"
+                );
+            }
+            tracing::warn!(
+                "--tls-optional lets clients in that use no TLS and show no certificate, in spite of --tls-client-ca: their \
+                 password is all that is asked for"
+            );
+        }
         let files = Files::new(certificate, key, self.tls_client_ca.as_deref());
-        Tls::open(files, self.tls_optional).map(Some)
+        Ok(Some(Tls::open(files, self.tls_optional).await?))
     }
 }
 
@@ -87,18 +100,38 @@ mod tests {
         }
     }
 
-    #[test]
-    fn certificate_and_key_come_together_and_the_rest_with_them() {
+    #[tokio::test]
+    async fn certificate_and_key_come_together_and_the_rest_with_them() {
         let pair = ["--tls-certificate", "/none/c", "--tls-key", "/none/k"];
-        assert!(replica(&[]).is_some_and(|tls| matches!(tls.open(), Ok(None))));
+        assert!(matches!(replica(&[]).expect("no flags").open(false).await, Ok(None)));
         for wrong in [&pair[..2], &pair[2..], &["--tls-client-ca", "x"], &["--tls-optional"]] {
             assert!(replica(wrong).is_none(), "{wrong:?}");
         }
         let all = [&pair[..], &["--tls-client-ca", "/none/a", "--tls-optional"]].concat();
         let tls = replica(&all).expect("flags that fit");
         assert!(tls.tls_optional);
-        let said = tls.open().err().expect("an error").to_string();
+        let said = tls.open(false).await.err().expect("an error").to_string();
+        assert!(said.contains("--tls-optional lets everybody in") && said.contains("--superuser"), "{said}");
+        let said = tls.open(true).await.err().expect("an error").to_string();
         assert!(said.starts_with("--tls-certificate /none/c: can't be read"), "{said}");
+    }
+
+    /// In a process of its own: the environment is all threads'.
+    #[test]
+    fn optional_without_a_certificate_is_refused_where_it_is_on() {
+        const MARK: &str = "RDB_TEST_OPTIONAL";
+        if let Some(fits) = std::env::var_os(MARK) {
+            assert_eq!(replica(&[]).is_some(), fits == "fits");
+            return;
+        }
+        let test = "args::tls::tests::optional_without_a_certificate_is_refused_where_it_is_on";
+        for (value, then) in [("false", "fits"), ("true", "refused")] {
+            let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+            again.args(["--exact", test]).env("RDB_TLS_OPTIONAL", value).env(MARK, then);
+            let output = again.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{value}: {said}");
+        }
     }
 
     #[test]

@@ -231,6 +231,7 @@ pub struct Bed {
     pub cassandra: FakeCassandra,
     pub address: SocketAddr,
     pub stop: CancellationToken,
+    pub metrics: Arc<Metrics>,
     pub frontend: AbortOnDropHandle<()>,
     _members: watch::Sender<Vec<replicateddb_ordering::members::Member>>,
 }
@@ -255,10 +256,11 @@ impl Bed {
         let members = watch::Sender::new(Vec::new());
         let peers = Arc::new(Peers::new(0, members.subscribe()));
         let config = Config { listen: address, max_clients, identity, authentication: false, keyspace: None, tls };
-        let frontend = Frontend::new(core.clone(), config, peers, Arc::new(Metrics::default()));
+        let metrics = Arc::new(Metrics::default());
+        let frontend = Frontend::new(core.clone(), config, peers, metrics.clone());
         let stop = CancellationToken::new();
         let frontend = AbortOnDropHandle::new(tokio::spawn(frontend.run(stop.clone())));
-        Self { core, cassandra, address, stop, frontend, _members: members }
+        Self { core, cassandra, address, stop, metrics, frontend, _members: members }
     }
 
     pub fn serve(&self, generation: u64) {

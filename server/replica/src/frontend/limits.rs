@@ -23,15 +23,26 @@ pub const MAX_ANSWER: usize = 256 * 1024 * 1024;
 pub const SOCKET_BUFFER_KEPT: usize = 64 * 1024;
 /// Messages queued for one socket.
 pub const SOCKET_QUEUE: usize = 128;
-/// Time a new connection has until its TLS handshake is done, where there is one to do; the time until STARTUP begins with that.
+/// Time a new connection has until its TLS handshake is done, where there is one to do. [`HANDSHAKE_TIMEOUT`] begins after that: with
+/// TLS, STARTUP is due 40 seconds after the connection is made, at the latest.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Steps of TLS handshakes that are computed at once: each takes a thousandth of a second of a processor, of large keys several.
-pub const TLS_HANDSHAKES: usize = 2;
+/// One of so many processors computes steps of TLS handshakes ([`tls_handshakes`]).
+pub const TLS_PROCESSORS_PER_HANDSHAKE: usize = 2;
+/// Bytes that a connection under TLS holds encrypted until its socket takes them. With a record that is being read and what was in
+/// the one before, TLS has about 50 KiB of memory for each client at most, and those are bounded.
+pub const TLS_WRITE_BUFFER: usize = 16 * 1024;
 /// Pause between two looks at the files of certificate and key.
 pub const TLS_LOOK: Duration = Duration::from_secs(10);
+/// Time that the files stay the same before what is new in them is taken: a chain that is cut between two certificates can be used,
+/// and is not what is meant.
+pub const TLS_SETTLE: Duration = Duration::from_millis(200);
+/// Times that files which can't be used at start are read again, as long as they change.
+pub const TLS_START_TRIES: usize = 3;
+/// Pause before each of them.
+pub const TLS_START_PAUSE: Duration = Duration::from_millis(500);
 /// Pause between two lines of the log about clients that TLS did not let in; those in between are counted.
 pub const TLS_LOG_PAUSE: Duration = Duration::from_secs(10);
-/// Time a new connection has until STARTUP.
+/// Time a new connection has until STARTUP, from the end of its TLS handshake, where there is one.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Passwords of roles that are hashed at once: each takes a twentieth of a second of a processor.
 pub const HASHING: usize = 2;
@@ -61,3 +72,11 @@ pub const PEER_TIMEOUT: Duration = Duration::from_secs(1);
 pub const SCHEMA_CHANGE_WAIT: Duration = Duration::from_secs(10);
 /// Time between two looks at the other replicas while a schema change waits for them.
 pub const SCHEMA_CHANGE_POLL: Duration = Duration::from_millis(25);
+
+/// Steps of TLS handshakes that are computed at once: each takes a thousandth of a second of a processor, of large keys several. The
+/// other processors are left to clients that are served. Where there is one alone, a step holds up all others for as long as it
+/// takes.
+pub fn tls_handshakes() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (processors / TLS_PROCESSORS_PER_HANDSHAKE).max(1)
+}

@@ -113,7 +113,7 @@ impl NamedFile {
     }
 }
 
-/// The first and the last second since 1970 at which a certificate holds.
+/// The first and the last second since 1970 at which a certificate holds, or all of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Validity {
     pub not_before: i64,
@@ -121,8 +121,22 @@ pub(crate) struct Validity {
 }
 
 impl Validity {
+    /// When all of a chain hold.
+    ///
+    /// # Errors
+    /// The number, from 1, of one that can't be read.
+    pub fn of_chain(chain: &[CertificateDer<'_>]) -> Result<Self, usize> {
+        let mut all = Self { not_before: i64::MIN, not_after: i64::MAX };
+        for (n, certificate) in (1_usize..).zip(chain) {
+            let one = Self::of(certificate).ok_or(n)?;
+            all.not_before = all.not_before.max(one.not_before);
+            all.not_after = all.not_after.min(one.not_after);
+        }
+        Ok(all)
+    }
+
     /// That of a certificate; `None` if it can't be read.
-    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+    fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
         let validity = certificate.validity();
         Some(Self { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })

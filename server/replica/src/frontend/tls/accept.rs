@@ -11,6 +11,7 @@ use std::{
 
 use prometheus_client::metrics::gauge::Gauge;
 use replicateddb_cql::{frame::Envelope, response::ErrorCode};
+use rustls::ServerConnection;
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpStream,
@@ -23,7 +24,7 @@ use super::{Tls, metrics::Failure};
 use crate::frontend::{
     answer,
     handshake::readable,
-    limits::{TLS_HANDSHAKE_TIMEOUT, TLS_LOG_PAUSE},
+    limits::{TLS_HANDSHAKE_TIMEOUT, TLS_LOG_PAUSE, TLS_WRITE_BUFFER},
     socket::{self, Out, linger},
     stream::Stream,
 };
@@ -99,10 +100,13 @@ impl Tls {
     }
 
     /// Each step is computed when it is this connection's turn, and nobody has a turn while it waits for its client: one that
-    /// never answers keeps none from the others, and all that come at once leave the processors to those that are served.
+    /// never answers keeps none from the others, and all that come at once leave half of the processors to those that are served, where
+    /// there are two at least.
     async fn negotiate(&self, socket: TcpStream) -> Result<TlsStream<TcpStream>, (io::Error, TcpStream)> {
         let config = self.current.borrow().clone();
-        let mut accept = TlsAcceptor::from(config).accept(socket).into_fallible();
+        let accept = TlsAcceptor::from(config);
+        let bounded = |connection: &mut ServerConnection| connection.set_buffer_limit(Some(TLS_WRITE_BUFFER));
+        let mut accept = accept.accept_with(socket, bounded).into_fallible();
         let mut turns = PollSemaphore::new(self.turns.clone());
         poll_fn(|cx| {
             // It is never closed: there is always a turn, in time.

@@ -2,8 +2,12 @@
 
 use std::{path::Path, sync::Arc};
 
-use rustls::{Error, InconsistentKeys, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{
+    Error, InconsistentKeys, ServerConfig,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
 use sha2::{Digest as _, Sha256};
+use tokio::task::spawn_blocking;
 
 use crate::tls::{
     files::{NamedFile, Unusable, Validity},
@@ -48,18 +52,24 @@ pub struct Contents {
 pub struct Loaded {
     /// For new connections.
     pub config: Arc<ServerConfig>,
-    /// Of the server's certificate.
+    /// Of the server's certificate and those between it and its authority.
     pub validity: Validity,
 }
 
 impl Contents {
-    /// Reads them all. Blocks for as long as the disk takes.
-    pub fn read(files: &Files) -> Self {
-        Self {
-            certificate: files.certificate.read(),
-            key: files.key.read(),
-            client_ca: files.client_ca.as_ref().map(NamedFile::read),
-        }
+    /// Reads them all, beside whatever else runs.
+    pub async fn read(files: &Files) -> Self {
+        let Files { certificate, key, client_ca } = files.clone();
+        let read = spawn_blocking(move || Self {
+            certificate: certificate.read(),
+            key: key.read(),
+            client_ca: client_ca.as_ref().map(NamedFile::read),
+        });
+        read.await.unwrap_or_else(|error| {
+            let why = files.certificate.unusable(format!("can't be read: {error}"));
+            let client_ca = files.client_ca.as_ref().map(|_| Err(why.clone()));
+            Self { certificate: Err(why.clone()), key: Err(why), client_ca }
+        })
     }
 
     /// Equal if, and only if, nothing has changed: neither what they hold, nor why they can't be read.
@@ -76,17 +86,22 @@ impl Contents {
         digest.finalize().into()
     }
 
-    /// What they make.
+    /// What they make, computed beside whatever else runs.
     ///
     /// # Errors
     /// One of them can't be used, or the key is another certificate's.
-    pub fn load(self, files: &Files) -> Result<Loaded, Unusable> {
+    pub async fn load(self, files: &Files) -> Result<Loaded, Unusable> {
+        let of = files.clone();
+        let made = spawn_blocking(move || self.make(&of)).await;
+        made.unwrap_or_else(|error| Err(files.certificate.unusable(format!("can't be used: {error}"))))
+    }
+
+    fn make(self, files: &Files) -> Result<Loaded, Unusable> {
         let Files { certificate, key, .. } = files;
         let chain = certificate.certificates(&self.certificate?)?;
         let private = key.key(&self.key?)?;
-        let own = chain.first().and_then(Validity::of);
-        let validity =
-            own.ok_or_else(|| certificate.unusable("its first certificate can't be read: give another one"))?;
+        let validity = Validity::of_chain(&chain)
+            .map_err(|n| certificate.unusable(format!("its certificate number {n} can't be read: give another one")))?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| certificate.unusable(error.to_string()))?;
@@ -98,7 +113,7 @@ impl Contents {
             }
             _ => builder.with_no_client_auth(),
         };
-        let config = builder.with_single_cert(chain, private).map_err(|error| match error {
+        let mut config = builder.with_single_cert(chain, private).map_err(|error| match error {
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                 key.unusable(format!("is not the key of {certificate}: give both of one pair"))
             }
@@ -107,6 +122,11 @@ impl Contents {
             }
             other => key.unusable(format!("can't be used: {other}; give a key in PKCS#8, PKCS#1 or SEC1")),
         })?;
+        if files.client_ca.is_some() {
+            // A session that goes on does not have its certificate looked at again, which may have expired meanwhile.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(Loaded { config: Arc::new(config), validity })
     }
 }

@@ -3,14 +3,14 @@
 use std::{convert::Infallible, sync::Arc};
 
 use jiff::Timestamp;
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     Tls,
     config::{Contents, Files, Fingerprint, Loaded},
 };
 use crate::{
-    frontend::limits::TLS_LOOK,
+    frontend::limits::{TLS_LOOK, TLS_SETTLE, TLS_START_PAUSE, TLS_START_TRIES},
     tls::files::{Unusable, Validity},
 };
 
@@ -19,7 +19,7 @@ pub struct Keeper {
     tls: Arc<Tls>,
     /// What was seen last, whether it could be used or not: said once.
     seen: Fingerprint,
-    /// Of the certificate in use.
+    /// Of the certificates in use.
     validity: Validity,
     /// What was said of it last.
     standing: Standing,
@@ -45,15 +45,38 @@ impl Standing {
     }
 }
 
+/// What the files make at start. They may be being replaced just then: what can't be used, or has changed meanwhile, is looked at
+/// again, [`TLS_START_TRIES`] times at most, and no more once nothing changes.
+///
+/// # Errors
+/// They can't be used.
+pub(super) async fn first(files: &Files) -> Result<(Fingerprint, Loaded), Unusable> {
+    let mut contents = Contents::read(files).await;
+    let mut tries = TLS_START_TRIES;
+    loop {
+        let (seen, loaded) = (contents.fingerprint(), contents.load(files).await);
+        sleep(if loaded.is_ok() { TLS_SETTLE } else { TLS_START_PAUSE }).await;
+        contents = Contents::read(files).await;
+        if contents.fingerprint() == seen || tries == 0 {
+            return Ok((seen, loaded?));
+        }
+        tries -= 1;
+    }
+}
+
 /// What the files make, if they are others than those that are `known`. While they are being replaced, one of the old and one of the
-/// new may be read: what was read is taken if it is still there, and else looked at next time.
-fn changed(files: &Files, known: &Fingerprint) -> Option<(Fingerprint, Result<Loaded, Unusable>)> {
-    let contents = Contents::read(files);
+/// new may be read, or a part of one: what was read is taken if it is still there after [`TLS_SETTLE`], and else looked at next time.
+async fn changed(files: &Files, known: &Fingerprint) -> Option<(Fingerprint, Result<Loaded, Unusable>)> {
+    let contents = Contents::read(files).await;
     let seen = contents.fingerprint();
-    if seen == *known || Contents::read(files).fingerprint() != seen {
+    if seen == *known {
         return None;
     }
-    Some((seen, contents.load(files)))
+    sleep(TLS_SETTLE).await;
+    if Contents::read(files).await.fingerprint() != seen {
+        return None;
+    }
+    Some((seen, contents.load(files).await))
 }
 
 /// What is to be said of a certificate that does not hold at a second since 1970.
@@ -64,7 +87,7 @@ pub(super) fn complaint(validity: Validity, now: i64) -> Option<String> {
         Standing::Early => format!("is not valid before {}", date(validity.not_before)),
     };
     Some(format!(
-        "the certificate {what}: clients that check it don't connect; put another one in its place, no restart is needed"
+        "the certificate, or one between it and its authority, {what}: clients that check it don't connect; put another one in its place, no restart is needed"
     ))
 }
 
@@ -90,9 +113,7 @@ impl Keeper {
 
     /// Looks once.
     pub(super) async fn look(&mut self) {
-        let (files, known) = (self.tls.files.clone(), self.seen);
-        let read = spawn_blocking(move || changed(&files, &known));
-        let Ok(Some((seen, loaded))) = read.await else {
+        let Some((seen, loaded)) = changed(&self.tls.files, &self.seen).await else {
             self.judge();
             return;
         };

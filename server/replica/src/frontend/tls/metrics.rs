@@ -61,7 +61,7 @@ struct FailureLabel {
 pub struct Metrics {
     /// Connections under TLS that are open now.
     pub clients: Gauge<i64, AtomicI64>,
-    /// When the certificate in use ends, seconds since 1970.
+    /// When the first of the certificates in use ends, seconds since 1970.
     pub certificate_expiry: Gauge<i64, AtomicI64>,
     /// 1 while the files can't be used as they are.
     pub files_unusable: Gauge<i64, AtomicI64>,
@@ -74,7 +74,7 @@ impl Metrics {
         registry.register("replicateddb_tls_clients", "Client connections open now that use TLS", self.clients.clone());
         registry.register(
             "replicateddb_tls_certificate_expiry_seconds",
-            "When the certificate of the CQL port ends, in seconds since 1970",
+            "When the certificate of the CQL port ends, or one between it and its authority, in seconds since 1970",
             self.certificate_expiry.clone(),
         );
         registry.register(

@@ -17,8 +17,8 @@ pub use accept::{Accepted, speaks_plain};
 pub use config::Files;
 pub use keep::Keeper;
 
-use self::{accept::Quiet, config::Contents, metrics::Metrics};
-use super::limits::TLS_HANDSHAKES;
+use self::{accept::Quiet, metrics::Metrics};
+use super::limits::tls_handshakes;
 use crate::tls::files::Unusable;
 
 /// TLS of the CQL port.
@@ -39,14 +39,13 @@ impl Tls {
     ///
     /// # Errors
     /// A file can't be used.
-    pub fn open(files: Files, optional: bool) -> Result<(Arc<Self>, Keeper), Unusable> {
-        let contents = Contents::read(&files);
-        let (seen, loaded) = (contents.fingerprint(), contents.load(&files)?);
+    pub async fn open(files: Files, optional: bool) -> Result<(Arc<Self>, Keeper), Unusable> {
+        let (seen, loaded) = keep::first(&files).await?;
         let tls = Arc::new(Self {
             files,
             optional,
             current: watch::Sender::new(loaded.config),
-            turns: Arc::new(Semaphore::new(TLS_HANDSHAKES)),
+            turns: Arc::new(Semaphore::new(tls_handshakes())),
             quiet: Quiet::default(),
             metrics: Metrics::default(),
         });

@@ -1,6 +1,9 @@
 //! Clients with and without TLS at a front end that stands between a replica and a Cassandra that do as they are told.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+mod ends;
+mod files;
+
+use std::{path::PathBuf, sync::Arc};
 
 use futures::SinkExt;
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
@@ -11,7 +14,7 @@ use replicateddb_cql::{
     response::{self, ErrorCode},
 };
 use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
     pki_types::{PrivateKeyDer, ServerName, pem::PemObject},
     version::{TLS12, TLS13},
 };
@@ -19,19 +22,13 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, timeout},
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::codec::Framed;
 
-use super::{Files, Keeper, Tls, keep::complaint, metrics::Failure};
-use crate::{
-    frontend::{
-        fake::{Bed, Client, PATIENCE},
-        limits::{TLS_HANDSHAKE_TIMEOUT, TLS_HANDSHAKES},
-    },
-    tls::files::Validity,
-};
+use super::{Files, Keeper, Tls, metrics::Failure};
+use crate::frontend::fake::{Bed, Client, PATIENCE};
 
 const SELECT: &str = "SELECT * FROM a.t";
 
@@ -93,17 +90,17 @@ impl Place {
         self.write("k.pem", &pair.key);
     }
 
-    fn open(&self, clients: Option<&Authority>, optional: bool) -> (Arc<Tls>, Keeper) {
+    async fn open(&self, clients: Option<&Authority>, optional: bool) -> (Arc<Tls>, Keeper) {
         let client_ca = clients.map(|authority| {
             self.write("a.pem", &authority.pem());
             self.path("a.pem")
         });
         let files = Files::new(&self.path("c.pem"), &self.path("k.pem"), client_ca.as_deref());
-        Tls::open(files, optional).unwrap()
+        Tls::open(files, optional).await.unwrap()
     }
 
     async fn serve(&self, clients: Option<&Authority>, optional: bool) -> (Bed, Arc<Tls>, Keeper) {
-        let (tls, keeper) = self.open(clients, optional);
+        let (tls, keeper) = self.open(clients, optional).await;
         let bed = Bed::start_with(50, Some(tls.clone())).await;
         bed.serve(1);
         (bed, tls, keeper)
@@ -203,6 +200,30 @@ async fn clients_show_certificates_where_they_have_to() {
     }
 }
 
+/// How the next connection begins, after one that was served and may have got what to go on with.
+async fn second(bed: &Bed, connector: &TlsConnector) -> Option<HandshakeKind> {
+    assert!(is_served(bed, connector).await);
+    let mut client = secure(bed, connector).await.unwrap();
+    client.start().await;
+    client.framed.get_ref().get_ref().1.handshake_kind()
+}
+
+/// Or else it would come in after it has expired.
+#[tokio::test]
+async fn a_certificate_of_a_client_is_looked_at_each_time() {
+    let (place, clients) = (Place::new(), Authority::new("clients"));
+    let (strict, ..) = place.serve(Some(&clients), false).await;
+    let (bed, ..) = place.serve(None, false).await;
+    let pair = clients.issue(false);
+    for version in [&TLS12, &TLS13] {
+        let own = place.connector(version, Some(&pair));
+        assert_eq!(second(&strict, &own).await, Some(HandshakeKind::Full), "{version:?}");
+        // Without certificates to look at, sessions go on.
+        let connector = place.connector(version, None);
+        assert_eq!(second(&bed, &connector).await, Some(HandshakeKind::Resumed), "{version:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_without_tls_is_told_so_in_plain_text() {
     let place = Place::new();
@@ -231,163 +252,6 @@ async fn an_optional_port_serves_both() {
     assert_eq!(plain.query(SELECT, Consistency::One).await.opcode, Opcode::Result);
     assert!(is_served(&bed, &place.connector(&TLS13, Some(&clients.issue(false)))).await);
     assert!(!is_served(&bed, &place.connector(&TLS13, None)).await, "who uses TLS shows a certificate");
-}
-
-#[tokio::test]
-async fn new_files_are_for_new_connections_and_bad_ones_for_none() {
-    let place = Place::new();
-    let (bed, tls, mut keeper) = place.serve(None, false).await;
-    let connector = place.connector(&TLS13, None);
-    let mut open = secure(&bed, &connector).await.unwrap();
-    open.start().await;
-    let first = shown(&bed, &connector).await;
-    let second = place.authority.issue(false);
-    place.put(&second);
-    assert_eq!(shown(&bed, &connector).await, first, "not looked at yet");
-    keeper.look().await;
-    let current = shown(&bed, &connector).await;
-    assert_ne!(current, first);
-    assert_eq!(open.query(SELECT, Consistency::One).await.opcode, Opcode::Result, "what is open goes on");
-    let other = place.authority.issue(false);
-    let half = |text: &str| text[..text.len() / 2].to_owned();
-    for (certificate, key) in [
-        (other.certificate.clone(), second.key.clone()),
-        (half(&other.certificate), other.key.clone()),
-        (other.certificate.clone(), half(&other.key)),
-        ("garbage".to_owned(), "garbage".to_owned()),
-        (other.certificate.clone(), String::new()),
-    ] {
-        place.put(&Pair { certificate, key });
-        keeper.look().await;
-        assert_eq!((shown(&bed, &connector).await, tls.metrics.files_unusable.get()), (current.clone(), 1));
-    }
-    std::fs::remove_file(place.path("k.pem")).unwrap();
-    keeper.look().await;
-    assert_eq!((shown(&bed, &connector).await, tls.metrics.files_unusable.get()), (current.clone(), 1));
-    place.put(&other);
-    keeper.look().await;
-    assert_eq!(tls.metrics.files_unusable.get(), 0);
-    assert_ne!(shown(&bed, &connector).await, current);
-}
-
-#[tokio::test]
-async fn an_expired_certificate_is_complained_of_and_used() {
-    let place = Place::new();
-    place.put(&place.authority.issue(true));
-    let (_bed, tls, mut keeper) = place.serve(None, false).await;
-    // 2000-12-31, midnight.
-    assert_eq!(tls.metrics.certificate_expiry.get(), 978_220_800);
-    place.put(&place.authority.issue(false));
-    keeper.look().await;
-    assert!(tls.metrics.certificate_expiry.get() > 4_000_000_000);
-    let validity = Validity { not_before: 946_684_800, not_after: 978_220_800 };
-    let expired = complaint(validity, 978_220_801).unwrap();
-    assert!(expired.contains("has expired at 2000-12-31T00:00:00Z"), "{expired}");
-    let early = complaint(validity, 946_684_799).unwrap();
-    assert!(early.contains("not valid before 2000-01-01T00:00:00Z"), "{early}");
-    assert_eq!((complaint(validity, 946_684_800), complaint(validity, 978_220_800)), (None, None));
-}
-
-#[tokio::test]
-async fn what_can_not_be_used_at_start_is_named() {
-    let place = Place::new();
-    let (tls, _keeper) = place.open(None, false);
-    let said = format!("{tls:?}");
-    assert!(said.contains("c.pem") && !said.contains("ServerConfig"), "{said}");
-    let files = Files::new(&place.path("c.pem"), &place.path("k.pem"), Some(&place.path("a.pem")));
-    let refused = |what: &str| {
-        let error = Tls::open(files.clone(), false).err().expect("an error").to_string();
-        assert!(error.contains(what), "{error}");
-    };
-    refused("--tls-client-ca");
-    place.write("a.pem", &place.authority.pem());
-    place.write("k.pem", &place.authority.issue(false).key);
-    refused("is not the key of --tls-certificate");
-    place.write("c.pem", "");
-    refused("holds no certificate");
-}
-
-/// Others are served meanwhile, however many there are.
-#[tokio::test]
-async fn handshakes_that_never_end_are_cut_off() {
-    let place = Place::new();
-    let (bed, tls, _keeper) = place.serve(None, false).await;
-    let mut idlers = Vec::new();
-    // Nothing, a part of a record, and a whole hello that nothing follows.
-    let mut hello = Vec::new();
-    let config = place.connector(&TLS13, None).config().clone();
-    rustls::ClientConnection::new(config, name()).unwrap().write_tls(&mut hello).unwrap();
-    for sent in [&[][..], &[0x16, 3, 1, 2, 0, 1], &hello] {
-        for _ in 0..TLS_HANDSHAKES * 4 {
-            let mut socket = bed.socket().await;
-            socket.write_all(sent).await.unwrap();
-            idlers.push(socket);
-        }
-    }
-    assert!(is_served(&bed, &place.connector(&TLS13, None)).await);
-    // From here on the clock goes on by itself whenever all wait.
-    tokio::time::pause();
-    let begin = Instant::now();
-    let count = idlers.len() as u64;
-    for mut socket in idlers {
-        let mut answer = Vec::new();
-        let _ = socket.read_to_end(&mut answer).await;
-    }
-    assert!(begin.elapsed() <= TLS_HANDSHAKE_TIMEOUT * 2, "{:?}", begin.elapsed());
-    assert_eq!(tls.metrics.failures(Failure::Timeout), count);
-}
-
-#[tokio::test]
-async fn garbage_ends_its_own_connection_alone() {
-    let place = Place::new();
-    let (bed, tls, _keeper) = place.serve(None, false).await;
-    for garbage in [&[0x16; 40][..], &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0], &[0x16, 3, 3, 0xff, 0xff, 0, 0, 0]] {
-        let mut socket = bed.socket().await;
-        socket.write_all(garbage).await.unwrap();
-        let mut answer = Vec::new();
-        timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an end").unwrap();
-        // An alert, or nothing.
-        assert!(answer.is_empty() || answer[0] == 0x15, "{answer:?}");
-    }
-    assert_eq!(tls.metrics.failures(Failure::Protocol), 3);
-    drop(bed.socket().await);
-    until(|| tls.metrics.failures(Failure::Closed) == 1).await;
-    // Under TLS what is no CQL is told so like anywhere.
-    let mut client = secure(&bed, &place.connector(&TLS13, None)).await.unwrap();
-    client.framed.get_mut().write_all(&[9; 20]).await.unwrap();
-    client.framed.get_mut().flush().await.unwrap();
-    let mut answer = Vec::new();
-    let _ = timeout(PATIENCE, client.framed.get_mut().read_to_end(&mut answer)).await.expect("an end");
-    assert!(!answer.is_empty());
-    assert!(is_served(&bed, &place.connector(&TLS13, None)).await);
-}
-
-#[tokio::test]
-async fn one_too_many_is_told_so_if_it_speaks_no_tls() {
-    let place = Place::new();
-    let (tls, _keeper) = place.open(None, true);
-    let bed = Bed::start_with(1, Some(tls)).await;
-    bed.serve(1);
-    let _first = bed.client().await;
-    let mut second = bed.connect().await;
-    second.send(1, Opcode::Options, bytes::Bytes::new()).await;
-    let answer = second.next().await.expect("an explanation");
-    assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Overloaded));
-    assert!(secure(&bed, &place.connector(&TLS13, None)).await.is_err(), "closed without a word");
-}
-
-/// A stop ends handshakes, too.
-#[tokio::test]
-async fn a_stop_waits_for_no_handshake() {
-    let place = Place::new();
-    let (mut bed, _tls, _keeper) = place.serve(None, false).await;
-    let address: SocketAddr = bed.address;
-    let _idle = bed.socket().await;
-    let begin = std::time::Instant::now();
-    bed.stop.cancel();
-    timeout(PATIENCE, &mut bed.frontend).await.expect("it stops").unwrap();
-    assert!(begin.elapsed() < TLS_HANDSHAKE_TIMEOUT);
-    assert!(TcpStream::connect(address).await.is_err());
 }
 
 /// As `restore --contact` does it.
