@@ -16,8 +16,12 @@ use kube::{
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     discovery::ApiResource,
 };
-use replicateddb_operator::{crd::ReplicatedDB, metrics::Metrics, process};
-use serde_json::json;
+use replicateddb_operator::{
+    crd::{ReplicatedDB, ReplicatedDBStatus},
+    metrics::Metrics,
+    process,
+};
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +80,28 @@ pub async fn settled(client: &Client, namespace: &str, name: &str) {
             && holds(client, namespace, name, "Degraded", "False").await
     })
     .await;
+}
+
+/// What the status of the resource `orders` says.
+pub async fn status(client: &Client, namespace: &str) -> ReplicatedDBStatus {
+    let api: Api<ReplicatedDB> = Api::namespaced(client.clone(), namespace);
+    api.get("orders").await.unwrap().status.unwrap_or_default()
+}
+
+/// Waits until something is wrong with it for that reason; the message.
+pub async fn degraded(client: &Client, namespace: &str, reason: &str) -> String {
+    eventually(reason, || async {
+        let conditions = status(client, namespace).await.conditions;
+        conditions.iter().any(|condition| condition.type_ == "Degraded" && condition.reason == reason)
+    })
+    .await;
+    status(client, namespace).await.message.unwrap_or_default()
+}
+
+/// Changes the spec of the resource `orders`.
+pub async fn change(client: &Client, namespace: &str, spec: Value) {
+    let api: Api<ReplicatedDB> = Api::namespaced(client.clone(), namespace);
+    api.patch("orders", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await.unwrap();
 }
 
 async fn versions(client: &Client, namespace: &str) -> BTreeSet<String> {

@@ -15,15 +15,10 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, context, create, eventually, images},
-    convergence::{Operator, holds, settled},
+    convergence::{Operator, change, holds, settled},
     kubelet::Kubelet,
     layers::{Death, Fuse},
 };
-
-async fn change(client: &Client, namespace: &str, spec: Value) {
-    let api: Api<ReplicatedDB> = Api::namespaced(client.clone(), namespace);
-    api.patch("orders", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await.unwrap();
-}
 
 async fn uids(client: &Client, namespace: &str) -> BTreeSet<String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);

@@ -8,37 +8,17 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
-use replicateddb_operator::crd::{OnDelete, ReplicatedDB, ReplicatedDBSpec, ReplicatedDBStatus};
-use serde_json::{Value, json};
+use replicateddb_operator::crd::{OnDelete, ReplicatedDB, ReplicatedDBSpec};
+use serde_json::json;
 
 use crate::{
     cluster::{Cluster, create, eventually},
-    convergence::{Operator, settled},
+    convergence::{Operator, change, degraded, settled, status},
     kubelet::Kubelet,
 };
 
 fn authenticated(spec: &mut ReplicatedDBSpec) {
     spec.authentication.enabled = true;
-}
-
-async fn status(client: &Client, namespace: &str) -> ReplicatedDBStatus {
-    let api: Api<ReplicatedDB> = Api::namespaced(client.clone(), namespace);
-    api.get("orders").await.unwrap().status.unwrap_or_default()
-}
-
-/// Waits until something is wrong for that reason; the message.
-async fn degraded(client: &Client, namespace: &str, reason: &str) -> String {
-    eventually(reason, || async {
-        let conditions = status(client, namespace).await.conditions;
-        conditions.iter().any(|condition| condition.type_ == "Degraded" && condition.reason == reason)
-    })
-    .await;
-    status(client, namespace).await.message.unwrap_or_default()
-}
-
-async fn change(client: &Client, namespace: &str, spec: Value) {
-    let api: Api<ReplicatedDB> = Api::namespaced(client.clone(), namespace);
-    api.patch("orders", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await.unwrap();
 }
 
 async fn templates(client: &Client, namespace: &str) -> Vec<PodTemplateSpec> {

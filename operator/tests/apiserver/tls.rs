@@ -2,37 +2,16 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, ResourceExt,
     api::{Patch, PatchParams, PostParams},
 };
-use replicateddb_operator::crd::{ReplicatedDB, ReplicatedDBStatus};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    cluster::{Cluster, create, eventually},
-    convergence::{Operator, settled},
+    cluster::{Cluster, create},
+    convergence::{Operator, change, degraded, settled},
     kubelet::Kubelet,
 };
-
-async fn status(client: &Client, namespace: &str) -> ReplicatedDBStatus {
-    let api: Api<ReplicatedDB> = Api::namespaced(client.clone(), namespace);
-    api.get("orders").await.unwrap().status.unwrap_or_default()
-}
-
-/// Waits until something is wrong for that reason; the message.
-async fn degraded(client: &Client, namespace: &str, reason: &str) -> String {
-    eventually(reason, || async {
-        let conditions = status(client, namespace).await.conditions;
-        conditions.iter().any(|condition| condition.type_ == "Degraded" && condition.reason == reason)
-    })
-    .await;
-    status(client, namespace).await.message.unwrap_or_default()
-}
-
-async fn change(client: &Client, namespace: &str, spec: Value) {
-    let api: Api<ReplicatedDB> = Api::namespaced(client.clone(), namespace);
-    api.patch("orders", &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await.unwrap();
-}
 
 /// On a database that runs: no pod is replaced before there is a certificate, then the replicas alone; another certificate replaces
 /// none; one that is lost is told.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Bed, LOG, exists, lines, lives, mark, run};
 use nix::sys::signal::Signal::{SIGKILL, SIGSTOP, SIGTERM};
 use replicateddb_store::api::{Code, Held, Jvm, Rewind, Table};
-use replicateddb_store::client::StoreError;
+use replicateddb_store::client::{Store, StoreError};
 use replicateddb_store::generation;
 
 fn code<T: std::fmt::Debug>(result: Result<T, StoreError>) -> Option<Code> {
@@ -253,18 +253,8 @@ async fn snapshots_are_labelled_once_and_old_restore_points_go() {
     assert!(store.status().await.unwrap().restore_points.is_empty());
 }
 
-/// A file of one restore point that another one does not have.
-fn file_of_its_own(one: &std::path::Path, other: &std::path::Path) -> std::path::PathBuf {
-    let walk = |folder: std::path::PathBuf| std::fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path());
-    let tables = walk(one.join("data/ks"));
-    let data = |file: &std::path::PathBuf| file.to_str().is_some_and(|name| name.ends_with("-Data.db"));
-    let absent = |file: &std::path::PathBuf| !exists(&other.join(file.strip_prefix(one).unwrap()));
-    tables.flat_map(walk).find(|file| data(file) && absent(file)).expect("a data file of its own")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_is_put_back() {
-    let mut bed = Bed::new().await;
+/// Starts the agent, and makes the restore points `a` and `b`, each with a row more in `ks.t`, at the index of that row's key.
+async fn with_restore_points(bed: &mut Bed) -> Store {
     bed.start_agent();
     let generation = bed.running().await.generation;
     let store = bed.store(10);
@@ -278,6 +268,22 @@ async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_i
         store.commit(id, mark(index)).await.unwrap();
     }
     drop(session);
+    store
+}
+
+/// A file of one restore point that another one does not have.
+fn file_of_its_own(one: &std::path::Path, other: &std::path::Path) -> std::path::PathBuf {
+    let walk = |folder: std::path::PathBuf| std::fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path());
+    let tables = walk(one.join("data/ks"));
+    let data = |file: &std::path::PathBuf| file.to_str().is_some_and(|name| name.ends_with("-Data.db"));
+    let absent = |file: &std::path::PathBuf| !exists(&other.join(file.strip_prefix(one).unwrap()));
+    tables.flat_map(walk).find(|file| data(file) && absent(file)).expect("a data file of its own")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_is_put_back() {
+    let mut bed = Bed::new().await;
+    let store = with_restore_points(&mut bed).await;
     let [a, b] = ["a", "b"].map(|id| bed.path(&format!("agent/restore-points/{id}")));
     let victim = file_of_its_own(&b, &a);
     let mut bytes = std::fs::read(&victim).unwrap();
@@ -302,19 +308,7 @@ async fn a_flipped_byte_in_the_newest_restore_point_is_named_and_the_older_one_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_and_a_mark_that_can_not_be_understood_do_not_keep_the_agent_from_starting() {
     let mut bed = Bed::new().await;
-    bed.start_agent();
-    let generation = bed.running().await.generation;
-    let store = bed.store(10);
-    let session = bed.cql().await;
-    store.clear_clean().await.unwrap();
-    run(&session, &[KEYSPACE, "CREATE TABLE ks.t (k int PRIMARY KEY)"]).await;
-    for (id, index) in [("a", 1), ("b", 2)] {
-        run(&session, &[&format!("INSERT INTO ks.t (k) VALUES ({index})")]).await;
-        store.flush().await.unwrap();
-        store.snapshot(id, generation, None).await.unwrap();
-        store.commit(id, mark(index)).await.unwrap();
-    }
-    drop(session);
+    with_restore_points(&mut bed).await;
     bed.kill_agent().await;
     std::fs::write(bed.path("agent/clean.json"), "{").unwrap();
     std::fs::write(bed.path("agent/restore-points/b/manifest.json"), [0; 100]).unwrap();
