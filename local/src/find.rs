@@ -20,6 +20,13 @@ pub fn cache_root() -> PathBuf {
     PathBuf::from(home).join(".cache").join("replicateddb")
 }
 
+/// How many threads each of so many replicas works with, on this machine that they share.
+#[must_use]
+pub fn threads(replicas: u8) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / usize::from(replicas.max(1))).max(1)
+}
+
 /// The folder of jars of `product` (`cassandra`, `zookeeper`) below `artifacts`: its highest version there.
 pub fn jars(artifacts: &Path, product: &str) -> Result<PathBuf> {
     let prefix = format!("{product}-");

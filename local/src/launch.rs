@@ -18,6 +18,9 @@ pub const MEMBER_VARIABLE: &str = "REPLICATEDDB_LOCAL_MEMBER";
 const SHARED_KEYSPACE: &str = "replica_{id}";
 /// The superuser of a stack whose clients log in.
 pub const SUPERUSER: &str = "admin";
+/// The variable by which tokio is told how many threads to work with: one for each processor otherwise, as if a replica had
+/// the machine for itself.
+const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 /// The znode below which a local stack keeps everything.
 pub const ROOT: &str = "/replicateddb";
 
@@ -44,6 +47,8 @@ pub enum Programs {
     Replica {
         /// `replicateddb-server`.
         server: PathBuf,
+        /// Threads that work for it.
+        threads: usize,
     },
 }
 
@@ -56,7 +61,7 @@ impl Programs {
         Ok(match member {
             Member::Zookeeper(_) => Self::Zookeeper { java: java()?, jars: jars("zookeeper")? },
             Member::Cassandra(_) => Self::Cassandra { server: server()?, java: java()?, jars: jars("cassandra")? },
-            Member::Replica(_) => Self::Replica { server: server()? },
+            Member::Replica(_) => Self::Replica { server: server()?, threads: find::threads(settings.replicas) },
         })
     }
 }
@@ -149,10 +154,14 @@ pub fn launch(settings: &Settings, layout: &Layout, programs: &Programs, i: u8) 
         Programs::Cassandra { server, java, jars } => {
             (Member::Cassandra(i), server, agent_args(settings, layout, java, jars, i))
         }
-        Programs::Replica { server } => (Member::Replica(i), server, replica_args(settings, layout, i)),
+        Programs::Replica { server, .. } => (Member::Replica(i), server, replica_args(settings, layout, i)),
     };
     let program = program.clone();
-    Launch { program, args, env: layout.marks(member), dir: layout.member(member), log: layout.log(member) }
+    let mut env = layout.marks(member);
+    if let Programs::Replica { threads, .. } = programs {
+        env.push((WORKER_THREADS.to_owned(), threads.to_string()));
+    }
+    Launch { program, args, env, dir: layout.member(member), log: layout.log(member) }
 }
 
 fn text(path: &Path) -> String {
@@ -316,13 +325,14 @@ const LOGBACK: &str = r#"<configuration>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::MAX_REPLICAS;
 
     fn parts() -> (Settings, Layout) {
         (Settings { zookeepers: 3, ..Settings::standard() }, Layout { dir: "/stack".into() })
     }
 
     fn replica() -> Programs {
-        Programs::Replica { server: "/bin/server".into() }
+        Programs::Replica { server: "/bin/server".into(), threads: 2 }
     }
 
     fn cassandra() -> Programs {
@@ -332,6 +342,15 @@ mod tests {
     fn value<'a>(launch: &'a Launch, name: &str) -> &'a str {
         let at = launch.args.iter().position(|arg| arg == name).unwrap();
         &launch.args[at + 1]
+    }
+
+    #[test]
+    fn replicas_share_the_processors_of_the_machine() {
+        let (settings, layout) = parts();
+        let env = |programs| launch(&settings, &layout, &programs, 0).env;
+        assert!(env(replica()).contains(&(WORKER_THREADS.to_owned(), "2".to_owned())));
+        assert!(env(cassandra()).iter().all(|(name, _)| name != WORKER_THREADS));
+        assert_eq!(find::threads(MAX_REPLICAS), find::threads(1).div_euclid(MAX_REPLICAS.into()).max(1));
     }
 
     #[test]
