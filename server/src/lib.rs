@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod config_file;
 pub mod log;
 pub mod logging;
+mod open_files;
 mod push;
 pub mod replica;
 pub mod restore;

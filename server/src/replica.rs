@@ -37,7 +37,7 @@ use uuid::Uuid;
 use crate::{
     admin::{AdminPort, starting},
     args::{ReplicaArgs, with_id},
-    push, signals, verify,
+    open_files, push, signals, verify,
 };
 
 /// Pause before the ordered log is tried again at start.
@@ -56,6 +56,7 @@ const HOST_IDS: Uuid = Uuid::from_u128(0x0f4c_3d0e_9a34_4c7e_8f1d_5b7c_21e6_9a40
 pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
     let mut stop_asked = Box::pin(signals::stop_asked()?);
     let id = args.id()?;
+    open_files::raise(args.max_clients);
     let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name())).await?;
     let address = args.advertised()?;
     let token = if args.keyspace.is_none() { args.agent_token()? } else { String::new() };

@@ -1,6 +1,7 @@
 //! The suite on the local stack: the real servers as processes of this machine, killed, frozen, wiped and brought back.
 
 mod backup;
+mod clients;
 mod clock;
 mod conditions;
 mod disk;
@@ -58,6 +59,7 @@ pub struct Local {
 /// Restore points often, segments of tens of entries, and a log that is kept short.
 fn replica_args() -> Vec<String> {
     let (segment, behind) = (SEGMENT_ENTRIES.to_string(), truncation::BEHIND_RECORDS.to_string());
+    let max_clients = clients::MAX_CLIENTS.to_string();
     let (behind_bytes, max_bytes) = (truncation::BEHIND_BYTES.to_string(), truncation::MAX_BYTES.to_string());
     let flags = [
         ["--restore-point-interval", "5s"],
@@ -68,6 +70,7 @@ fn replica_args() -> Vec<String> {
         ["--log-behind-records", &behind],
         ["--log-behind-bytes", &behind_bytes],
         ["--log-max-bytes", &max_bytes],
+        ["--max-clients", &max_clients],
     ];
     flags.into_iter().flatten().map(str::to_owned).collect()
 }
@@ -77,6 +80,7 @@ fn scenarios() -> Vec<Scenario<Local>> {
         statements::scenarios(),
         conditions::scenarios(),
         lists::scenarios(),
+        clients::scenarios(),
         faults::scenarios(),
         freeze::scenarios(),
         history::scenarios(),
