@@ -204,7 +204,7 @@ fn start_core(
     let store = Exporting::new(store, connector.at.clone(), points.clone());
     let asked = store.asked();
     let handle = ReplicaHandle::start(config, log, store, connector, metrics);
-    let router = exchange::router(points, handle.clone(), Some(asked));
+    let router = exchange::router(points, handle.clone(), Some(asked), Some(token));
     Ok((handle, router))
 }
 
@@ -233,7 +233,7 @@ fn start_confined(
     config.restore_point_timeout = CHECKPOINT_HOLD;
     let admin = SocketAddr::new(address, args.admin_listen.port());
     let handle = start(config, store.with_checkpoints(points.clone(), &format!("http://{admin}")));
-    let router = exchange::router(points, handle.clone(), None);
+    let router = exchange::router(points, handle.clone(), None, None);
     Ok((handle, router))
 }
 
