@@ -42,7 +42,7 @@ mod write;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     pub use super::plan::{Plan, Refusal, WritePlan, plan};
-    pub use super::refuse::too_deep;
+    pub use super::refuse::{lexed, too_deep};
     pub use super::select::Select;
     pub use super::topology::Table;
 }
