@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use replicateddb_ordering::Position;
+use replicateddb_ordering::presence::Presences;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
@@ -127,6 +128,11 @@ pub struct Shared {
     moved: Notify,
     /// Times that what this replica needs of the log was made known.
     beats: AtomicU64,
+    /// Times that the store has come forward.
+    forward: AtomicU64,
+    /// What was seen of the other replicas, for as long as this process lives: whose Cassandra starts again and again would
+    /// otherwise never find out who is gone.
+    pub presences: Mutex<Presences>,
     /// Applied schema changes.
     pub events: broadcast::Sender<SchemaEvent>,
     /// Why the core has ended.
@@ -168,6 +174,8 @@ impl Shared {
             standing: Standing::default(),
             moved: Notify::new(),
             beats: AtomicU64::new(0),
+            forward: AtomicU64::new(0),
+            presences: Mutex::default(),
             events: broadcast::Sender::new(EVENTS),
             finished: watch::Sender::new(None),
             known: Mutex::new(known),
@@ -254,9 +262,12 @@ impl Shared {
         self.metrics.applied_index.set(applied);
         self.metrics.lag.set(log_end.saturating_sub(applied));
         let mut known = self.lock();
-        known.applied = applied;
+        let before = std::mem::replace(&mut known.applied, applied);
         known.log_end = Some(log_end);
         drop(known);
+        if before != applied {
+            self.came_forward();
+        }
         self.moved.notify_waiters();
     }
 
@@ -333,6 +344,16 @@ impl Shared {
     /// Another number each time.
     pub fn next_beat(&self) -> u64 {
         self.beats.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The store holds more than before, or more was copied for it.
+    pub fn came_forward(&self) {
+        self.forward.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it has come forward.
+    pub fn forward(&self) -> u64 {
+        self.forward.load(Ordering::Relaxed)
     }
 
     /// See [`Shared::set_needs`].

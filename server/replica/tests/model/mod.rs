@@ -74,6 +74,8 @@ struct World {
     health: Option<watch::Sender<Health>>,
     /// The agent shuts down.
     stopping: bool,
+    /// Neither agent nor JVM is there.
+    down: bool,
     /// Longest time of a commit.
     commit_ms: u32,
     rewinds: u64,
@@ -172,6 +174,14 @@ impl ModelStore {
                 health.send_replace(Health::Lost { reason: "killed".into() });
             }
         });
+    }
+
+    /// Agent and JVM die, and stay away; or are there again.
+    pub fn set_down(&self, down: bool) {
+        if down {
+            self.kill_jvm();
+        }
+        self.world(|world| world.down = down);
     }
 
     /// SIGTERM to the agent, and its start after a while.
@@ -290,6 +300,10 @@ fn point(manifest: &Manifest) -> RestorePoint {
     }
 }
 
+fn unreachable() -> StoreError {
+    StoreError::Unreachable("model".into())
+}
+
 fn refused(code: Code) -> StoreError {
     StoreError::Refused(Refusal { code, message: format!("{code:?}") })
 }
@@ -303,7 +317,8 @@ impl ModelAgent {
     ) -> Result<T, StoreError> {
         tokio::time::sleep(Duration::from_millis(1)).await;
         let store = source.parse::<usize>().ok().and_then(|n| self.stores.get(n));
-        store.expect("a source that was made known").world(look)
+        let reachable = |world: &mut World| if world.down { Err(unreachable()) } else { look(world) };
+        store.expect("a source that was made known").world(reachable)
     }
 
     async fn call<T>(
@@ -323,9 +338,12 @@ impl ModelAgent {
         let lost_before = self.store.dice(100) < self.store.world(|world| world.trouble.min(4) / 2);
         let lost_after = self.store.dice(100) < self.store.world(|world| world.trouble.min(4) / 2);
         if lost_before {
-            return Err(StoreError::Unreachable("model".into()));
+            return Err(unreachable());
         }
         let done = self.store.world(|world| {
+            if world.down {
+                return Err(unreachable());
+            }
             if self.incarnation < world.highest {
                 return Err(refused(Code::StaleIncarnation));
             }
@@ -356,6 +374,9 @@ fn manifest(world: &mut World, id: &str, mark: Mark, cassandra_now_ms: i64) -> M
 impl Agent for ModelAgent {
     async fn status(&self) -> Result<Status, StoreError> {
         tokio::time::sleep(Duration::from_millis(1)).await;
+        if self.store.world(|world| world.down) {
+            return Err(unreachable());
+        }
         Ok(self.store.world(|world| {
             let clean = world
                 .clean
