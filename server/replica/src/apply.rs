@@ -106,6 +106,8 @@ where
         tail: T,
     ) -> Self {
         let done = Watermark::at(state.index());
+        let (replica, incarnation) = shared.own();
+        shared.log_room.all_arrived(|first| state.contains(replica, incarnation, first));
         shared.schema.send_replace(state.schema_version());
         Self {
             shared,
@@ -235,6 +237,11 @@ where
         self.intake_records += entry.records.len();
         self.intake_bytes += entry.log_bytes();
         self.shared.log_room.read_to(self.state.bytes().map(|bytes| bytes.saturating_add(self.intake_bytes)));
+        if (entry.origin, entry.incarnation) == self.shared.own()
+            && let Some(first) = entry.records.iter().map(|record| record.sequence).min()
+        {
+            self.shared.log_room.arrived(first);
+        }
         self.intake.push_back((at, committed.commit_time_ms, entry));
         Ok(())
     }
