@@ -547,3 +547,23 @@ async fn schema_events_reach_those_who_registered() {
     let answer = other.ask(1, Opcode::Register, unknown).await;
     assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Protocol));
 }
+
+/// What would be unknown as soon as it is executed is not prepared, and nothing is forgotten for it.
+#[tokio::test]
+async fn what_can_not_be_remembered_is_not_prepared() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    let small = "INSERT INTO a.t (k) VALUES (1)";
+    let prepare = |text: &str| request::prepare(text).unwrap();
+    assert_eq!(client.ask(1, Opcode::Prepare, prepare(small)).await.opcode, Opcode::Result);
+    let large = format!("BEGIN BATCH {} APPLY BATCH", "DELETE FROM a.t WHERE k=?;".repeat(35_000));
+    let answer = client.ask(2, Opcode::Prepare, prepare(&large)).await;
+    let error = response::parse_error(&answer.body).unwrap();
+    assert_eq!(error.kind(), Some(ErrorCode::Invalid));
+    assert!(error.message.contains("can't be prepared") && error.message.contains("BATCH"), "{error:?}");
+    let execute = |text: &str| request::execute(&id_of(text), &Params::new(Consistency::One, Values::none())).unwrap();
+    let answer = client.ask(3, Opcode::Execute, execute(&large)).await;
+    assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Unprepared));
+    assert_eq!(client.ask(4, Opcode::Execute, execute(small)).await.opcode, Opcode::Result);
+}
