@@ -150,9 +150,9 @@ impl Running {
         let peers = Arc::new(Peers::new(id, members.watch()));
         let keyspace = keyspace.map(Into::into);
         let superuser = args.superuser()?;
-        let authentication = superuser.is_some();
         let (listen, max_clients) = (args.listen, args.max_clients);
-        let config = frontend::Config { listen, max_clients, identity, authentication, keyspace, tls };
+        let kept = superuser.as_ref().map(|superuser| superuser.name.as_str().into());
+        let config = frontend::Config { listen, max_clients, identity, superuser: kept, keyspace, tls };
         let keeping = superuser.map(|superuser| tokio::spawn(superuser::keep(superuser, handle.clone())));
         let frontend = Frontend::new(handle.clone(), config, peers, frontend_metrics);
         let stop = CancellationToken::new();

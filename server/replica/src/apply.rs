@@ -30,6 +30,7 @@ use crate::lanes::{Lanes, Scheduler, Ticket};
 use crate::look_ahead::look_on;
 use crate::metrics::KindLabel;
 use crate::mutations::{Mutation, mutated};
+use crate::premise;
 use crate::reads::{Hold, Reads};
 use crate::record::{Entry, RecordKind, flags};
 use crate::replica::{Outcome, SchemaEvent};
@@ -108,7 +109,7 @@ where
         let done = Watermark::at(state.index());
         let (replica, incarnation) = shared.own();
         shared.log_room.all_arrived(|first| state.contains(replica, incarnation, first));
-        shared.schema.send_replace(state.schema_version());
+        shared.has_schema(&state);
         Self {
             shared,
             backend,
@@ -336,6 +337,11 @@ where
                 }
                 self.complete(&admitted);
             }
+            // Everything before it is applied, so this is the schema at its place, and the same on every replica.
+            RecordKind::Ddl if !premise::holds(&admitted.record, self.state.schema_index()) => {
+                self.answer(&admitted, premise::moved());
+                self.complete(&admitted);
+            }
             RecordKind::Ddl | RecordKind::Truncate | RecordKind::Digest => {
                 let repeatable = admitted.record.kind == RecordKind::Digest;
                 let lanes = if mutated(Mutation::DdlDoesNotDrain) { Lanes::none() } else { Lanes::all() };
@@ -449,7 +455,7 @@ where
             return;
         }
         self.state.schema_changed(admitted.index);
-        self.shared.schema.send_replace(self.state.schema_version());
+        self.shared.has_schema(&self.state);
         // Nobody listening is fine.
         let _ = self.shared.events.send(SchemaEvent { index: admitted.index, body: message.slice(4..) });
     }

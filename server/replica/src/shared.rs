@@ -113,6 +113,8 @@ pub struct Shared {
     pub serving: watch::Sender<Serving>,
     /// The schema version applied here.
     pub schema: watch::Sender<Uuid>,
+    /// The index of the record that made it.
+    pub schema_index: AtomicU64,
     /// The index of the last record applied here that may have changed the schema, roles or permissions.
     pub last_ddl: AtomicU64,
     /// What was in the log when the replica last looked is applied.
@@ -167,6 +169,7 @@ impl Shared {
             stuck: Stuck::default(),
             serving: watch::Sender::new(Serving::No { reason: "starting".to_owned() }),
             schema: watch::Sender::new(Uuid::nil()),
+            schema_index: AtomicU64::new(0),
             last_ddl: AtomicU64::new(0),
             current: AtomicBool::new(false),
             born: Instant::now(),
@@ -228,6 +231,12 @@ impl Shared {
     pub fn start_serving(&self, generation: u64, backend: Endpoint) {
         self.metrics.serving.set(1);
         self.serving.send_replace(Serving::Yes { generation, backend });
+    }
+
+    /// The schema of this state is applied.
+    pub fn has_schema(&self, state: &State) {
+        self.schema_index.store(state.schema_index(), Ordering::Release);
+        self.schema.send_replace(state.schema_version());
     }
 
     /// What is wrong, or `None` when it is right again.

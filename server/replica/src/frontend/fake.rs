@@ -96,6 +96,10 @@ impl Core for FakeCore {
         Ok(Outcome { index: 1, flags: 0, opcode: Opcode::Result.code(), body: response::void() })
     }
 
+    async fn propose_judged(&self, request: Request, _schema: u64) -> Result<Outcome, ProposeError> {
+        self.propose(request).await
+    }
+
     async fn barrier(&self) -> Result<u64, ProposeError> {
         self.failure()?;
         if !self.forgotten.load(Ordering::SeqCst) {
@@ -127,6 +131,10 @@ impl Core for FakeCore {
 
     fn schema(&self) -> watch::Receiver<SchemaVersion> {
         self.schema.subscribe()
+    }
+
+    fn schema_index(&self) -> u64 {
+        0
     }
 
     fn last_ddl(&self) -> u64 {
@@ -255,7 +263,7 @@ impl Bed {
         };
         let members = watch::Sender::new(Vec::new());
         let peers = Arc::new(Peers::new(0, members.subscribe()));
-        let config = Config { listen: address, max_clients, identity, authentication: false, keyspace: None, tls };
+        let config = Config { listen: address, max_clients, identity, superuser: None, keyspace: None, tls };
         let metrics = Arc::new(Metrics::default());
         let frontend = Frontend::new(core.clone(), config, peers, metrics.clone());
         let stop = CancellationToken::new();

@@ -145,7 +145,7 @@ async fn converse<C: Core>(
     let version = agreed.version;
     let begun = async {
         let opened = backend::open(version, &service.backend).await.map_err(|error| unavailable(&error))?;
-        let mut backend = match (opened, service.authentication) {
+        let mut backend = match (opened, service.superuser.is_some()) {
             (Opened::Login(backend, asked), true) => {
                 of_serving(&service).await?;
                 return Ok(Begun::Asked(backend, asked));
