@@ -23,7 +23,7 @@ use super::{
     answer,
     control::{Control, ControlError},
     core::Core,
-    limits::{JUDGEMENTS, SCHEMA_CHANGE_WAIT},
+    limits::{JUDGEMENTS, SCHEMA_CHANGE_WAIT, SYNTAX_LOOKS},
     metrics::Metrics,
     peers::Peers,
     plan::Refusal,
@@ -156,9 +156,18 @@ impl<C: Core> Service<C> {
             return Envelope::response(stream, Opcode::Result, response::void());
         }
         match self.judged_and_ordered(stream, &write, consistency, role).await {
+            Err(answer) if is_refusal(&answer) => match self.syntax_error(&write).await {
+                Some(body) => answer::error_body(stream, body),
+                None => answer,
+            },
             Err(answer) => answer,
             Ok(outcome) => {
                 let opcode = Opcode::from_code(outcome.opcode).unwrap_or(Opcode::Error);
+                if is_syntax_error(&outcome)
+                    && let Some(body) = self.syntax_error(&write).await
+                {
+                    return answer::error_body(stream, body);
+                }
                 if write.changes_schema()
                     && opcode == Opcode::Result
                     && !self.peers.applied(outcome.index, SCHEMA_CHANGE_WAIT).await
@@ -171,6 +180,25 @@ impl<C: Core> Service<C> {
                 Envelope { flags: outcome.flags, ..Envelope::response(stream, opcode, outcome.body) }
             }
         }
+    }
+
+    /// The ERROR of the first part of a write that breaks the grammar, which Cassandra notices before anything else; where it is, is where
+    /// it is in what the client wrote, whatever was made of that. What is about roles is read here by the whole grammar, and
+    /// has passwords that Cassandra would keep with a prepared text.
+    async fn syntax_error(&self, write: &Write) -> Option<Bytes> {
+        let of_rows = |part: &&Part| part.statement().is_some_and(|statement| statement.role.is_none());
+        for part in write.parts().iter().filter(of_rows).take(SYNTAX_LOOKS) {
+            match self.control.syntax_error(part.text()).await {
+                Ok(None) => {}
+                Ok(found) => return found,
+                // There is another answer.
+                Err(error) => {
+                    tracing::debug!(%error, "whether a refused statement is well formed is not known");
+                    return None;
+                }
+            }
+        }
+        None
     }
 
     /// The outcome, or the answer that says why there is none. Judged anew if the schema has changed before its turn came.
@@ -407,6 +435,17 @@ struct Judged {
     schema: Option<u64>,
     /// What the record says of who asks: [`flags::NO_SUPERUSER`].
     flags: u32,
+}
+
+/// Whether an answer says that the statement, or who asks, is wrong, and not that something is not possible now.
+fn is_refusal(answer: &Envelope) -> bool {
+    let refuses = |code| matches!(code, Some(ErrorCode::Invalid | ErrorCode::Unauthorized));
+    answer.opcode == Opcode::Error && response::parse_error(&answer.body).is_ok_and(|error| refuses(error.kind()))
+}
+
+fn is_syntax_error(outcome: &Outcome) -> bool {
+    outcome.opcode == Opcode::Error.code()
+        && response::parse_error(&outcome.body).is_ok_and(|error| error.kind() == Some(ErrorCode::Syntax))
 }
 
 fn body(refusal: &Refusal) -> Bytes {

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use replicateddb_cql::{
     Compression, Consistency, Version,
     frame::Opcode,
-    request::{self, Params, Values},
+    request::{self, Batch, BatchBody, BatchKind, BatchStatement, Params, Values},
     response::{self, ErrorCode},
     wire::Value,
 };
@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::fake::{Bed, LARGE, LARGE_BYTES, PATIENCE, id_of, proposed, query};
+use super::fake::{Bed, LARGE, LARGE_BYTES, PATIENCE, WRONG, id_of, proposed, query};
 use super::limits::{BODY_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY, MAX_IN_FLIGHT_BYTES, SOCKET_WRITE_TIMEOUT};
 use crate::{
     lanes::Lanes,
@@ -546,6 +546,52 @@ async fn schema_events_reach_those_who_registered() {
     let unknown = request::register(&["MOON"]).unwrap();
     let answer = other.ask(1, Opcode::Register, unknown).await;
     assert_eq!(response::parse_error(&answer.body).unwrap().kind(), Some(ErrorCode::Protocol));
+}
+
+/// As Cassandra has it: what is wrong with a text comes before what is wrong with what it says.
+#[tokio::test]
+async fn a_text_is_read_before_its_tables_are_looked_up() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    let mut client = bed.client().await;
+    let unknown = "UPDATE a.t SET nothing = nothing + 1 WHERE k = 1";
+    let error = client.error(unknown, Consistency::One).await;
+    assert_eq!(
+        (error.kind(), error.message.as_str()),
+        (Some(ErrorCode::Invalid), "Undefined column name nothing in table a.t")
+    );
+    let wrong = format!("{unknown} {WRONG}");
+    let said = format!("line 1:{} no viable", unknown.len() + 1);
+    let error = client.error(&wrong, Consistency::One).await;
+    assert!(error.kind() == Some(ErrorCode::Syntax) && error.message.starts_with(&said), "{error:?}");
+    let members = vec![("INSERT INTO a.t (k) VALUES (1)".to_owned()), wrong];
+    let statements =
+        members.into_iter().map(|text| BatchStatement { body: BatchBody::Text(text), values: Values::none() });
+    let batch = Batch {
+        kind: BatchKind::Unlogged,
+        statements: statements.collect(),
+        consistency: Consistency::One,
+        serial_consistency: None,
+        timestamp: None,
+    };
+    let answer = client.ask(7, Opcode::Batch, request::batch(&batch).unwrap()).await;
+    let error = response::parse_error(&answer.body).unwrap();
+    assert!(error.kind() == Some(ErrorCode::Syntax) && error.message.starts_with(&said), "{error:?}");
+    assert!(proposed(&bed.core).is_empty());
+}
+
+/// Of a text that is executed otherwise than it was written, the error says where it is in what was written.
+#[tokio::test]
+async fn a_syntax_error_is_where_the_client_wrote_it() {
+    let bed = Bed::start(10).await;
+    bed.serve(1);
+    *bed.core.answer.lock().unwrap() = Some(response::error_text(ErrorCode::Syntax, "line 1:99 somewhere else"));
+    let mut client = bed.client().await;
+    let text = format!("UPDATE a.t SET l = [now()] WHERE k = 1 {WRONG}");
+    let error = client.error(&text, Consistency::One).await;
+    assert!(error.message.starts_with(&format!("line 1:{} no", text.len() - WRONG.len())), "{error:?}");
+    let fine = client.error("UPDATE a.t SET l = [now()] WHERE k = 1", Consistency::One).await;
+    assert_eq!(fine.message, "line 1:99 somewhere else", "there is no better one");
 }
 
 /// What would be unknown as soon as it is executed is not prepared, and nothing is forgotten for it.
