@@ -37,6 +37,8 @@ pub mod tls;
 mod tokens;
 mod topology;
 mod write;
+#[cfg(test)]
+mod write_tests;
 
 /// What judges texts of clients, for fuzz targets.
 #[cfg(feature = "fuzzing")]
