@@ -7,7 +7,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     num::ParseIntError,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
@@ -245,6 +245,9 @@ pub struct CheckpointArgs {
     /// Folder that the checkpoint becomes; it must not be there yet.
     #[arg(long)]
     pub output: PathBuf,
+    /// File with the token that the replica shows its agent, and asks for: a checkpoint is all of its data. Not with --keyspace.
+    #[arg(long, env = "RDB_AGENT_TOKEN_FILE")]
+    pub agent_token_file: Option<PathBuf>,
 }
 
 /// Flags of `restore`.
@@ -352,13 +355,20 @@ impl ReplicaArgs {
     /// # Errors
     /// The file can't be read or is empty.
     pub fn agent_token(&self) -> anyhow::Result<String> {
-        let file = self.agent_token_file.as_ref().context("--agent-token-file is missing")?;
-        let text =
-            fs::read_to_string(file).with_context(|| format!("reading the agent's token from {}", file.display()))?;
-        match text.trim() {
-            "" => bail!("{} is empty", file.display()),
-            token => Ok(token.to_owned()),
-        }
+        read_token(self.agent_token_file.as_deref().context("--agent-token-file is missing")?)
+    }
+}
+
+/// The token in a file.
+///
+/// # Errors
+/// The file can't be read or is empty.
+pub fn read_token(file: &Path) -> anyhow::Result<String> {
+    let text =
+        fs::read_to_string(file).with_context(|| format!("reading the agent's token from {}", file.display()))?;
+    match text.trim() {
+        "" => bail!("{} is empty", file.display()),
+        token => Ok(token.to_owned()),
     }
 }
 

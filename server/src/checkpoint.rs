@@ -4,14 +4,15 @@ use anyhow::{Context, anyhow};
 use replicateddb_replica::checkpoint::exchange::Peer;
 use replicateddb_store::client::StoreError;
 
-use crate::args::CheckpointArgs;
+use crate::args::{CheckpointArgs, read_token};
 
 /// Has a replica make a checkpoint, copies it to the folder that is to become it, and says what is in it.
 ///
 /// # Errors
-/// The replica can't be reached or makes none, the folder is there already, or the disk.
+/// The replica can't be reached or makes none, the token is missing or wrong, the folder is there already, or the disk.
 pub async fn run(args: CheckpointArgs) -> anyhow::Result<()> {
-    let (source, peer) = (format!("http://{}", args.replica), Peer::default());
+    let token = args.agent_token_file.as_deref().map(read_token).transpose()?;
+    let (source, peer) = (format!("http://{}", args.replica), Peer::showing(token));
     let point = peer.make(&source).await.map_err(|error| match error {
         StoreError::Unreachable(detail) => anyhow!("no checkpoint was made: {detail}"),
         error => error.into(),

@@ -151,9 +151,9 @@ impl Running {
         let peers = Arc::new(Peers::new(id, members.watch()));
         let keyspace = keyspace.map(Into::into);
         let superuser = args.superuser()?;
-        let authentication = superuser.is_some();
         let (listen, max_clients) = (args.listen, args.max_clients);
-        let config = frontend::Config { listen, max_clients, identity, authentication, keyspace, tls };
+        let kept = superuser.as_ref().map(|superuser| superuser.name.as_str().into());
+        let config = frontend::Config { listen, max_clients, identity, superuser: kept, keyspace, tls };
         let keeping = superuser.map(|superuser| tokio::spawn(superuser::keep(superuser, handle.clone())));
         let frontend = Frontend::new(handle.clone(), config, peers, frontend_metrics);
         let stop = CancellationToken::new();
@@ -205,7 +205,7 @@ fn start_core(
     let store = Exporting::new(store, connector.at.clone(), points.clone());
     let asked = store.asked();
     let handle = ReplicaHandle::start(config, log, store, connector, metrics);
-    let router = exchange::router(points, handle.clone(), Some(asked));
+    let router = exchange::router(points, handle.clone(), Some(asked), Some(token));
     Ok((handle, router))
 }
 
@@ -234,7 +234,7 @@ fn start_confined(
     config.restore_point_timeout = CHECKPOINT_HOLD;
     let admin = SocketAddr::new(address, args.admin_listen.port());
     let handle = start(config, store.with_checkpoints(points.clone(), &format!("http://{admin}")));
-    let router = exchange::router(points, handle.clone(), None);
+    let router = exchange::router(points, handle.clone(), None, None);
     Ok((handle, router))
 }
 

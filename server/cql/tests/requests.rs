@@ -141,6 +141,29 @@ proptest! {
         prop_assert_eq!(request::parse_batch(&body, Version::V5).unwrap(), (batch, own));
     }
 
+    /// Cassandra reads them, and takes no notice of them.
+    #[test]
+    fn a_batch_may_say_what_means_nothing_to_it(batch in batch(), flags in 0u8..0x10, more in values()) {
+        let flags = if more.is_named() { flags | 0x40 } else { flags };
+        let plain = Batch { serial_consistency: None, timestamp: None, ..batch };
+        for version in [Version::V4, Version::V5] {
+            let body = if version == Version::V5 { request::v5::batch(&plain, None) } else { request::batch(&plain) };
+            let mut body = body.unwrap().to_vec();
+            *body.last_mut().unwrap() = flags;
+            if flags & 0x01 != 0 {
+                body.extend_from_slice(if more.is_empty() { &[0, 0] } else { more.raw() });
+            }
+            if flags & 0x04 != 0 {
+                body.extend_from_slice(&100i32.to_be_bytes());
+            }
+            if flags & 0x08 != 0 {
+                body.extend_from_slice(&[0, 0, 0, 3, 1, 2, 3]);
+            }
+            let read = request::parse_batch(&body.into(), version);
+            prop_assert_eq!(read.unwrap(), (plain.clone(), Own::default()));
+        }
+    }
+
     #[test]
     fn prepare_startup_and_register_round_trip(text in ".{0,40}", list in proptest::collection::vec(".{0,9}", 0..4)) {
         for version in [Version::V3, Version::V4] {

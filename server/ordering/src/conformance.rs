@@ -388,6 +388,7 @@ async fn publishing<H: Harness>(harness: &H) {
         beat: 1,
         executed: 7,
         bytes: Some(u64::from(sequence) * 100),
+        forward: u64::from(sequence) + 4,
     };
     other.publish(of(1, second, 3)).await.expect("published");
     log.publish(of(0, incarnation, 1)).await.expect("published");

@@ -15,6 +15,7 @@ mod log;
 pub mod members;
 pub mod memory;
 mod position;
+pub mod presence;
 pub mod silence;
 pub mod truncation;
 pub mod znode_log;

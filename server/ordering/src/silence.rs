@@ -77,7 +77,18 @@ mod tests {
     fn published(incarnation: i64, beat: u64) -> Published {
         let (needs, source) = (Position::START, String::new());
         let incarnation = Incarnation(incarnation);
-        Published { replica: 2, incarnation, needs, index: 0, source, durable: true, beat, executed: 0, bytes: None }
+        Published {
+            replica: 2,
+            incarnation,
+            needs,
+            index: 0,
+            source,
+            durable: true,
+            beat,
+            executed: 0,
+            bytes: None,
+            forward: 0,
+        }
     }
 
     /// What is to be seen in a round, and whether the life may be ended then.

@@ -7,7 +7,9 @@
 //!
 //! How far is counted in records and in bytes, and either bound counts: replaying takes time, which goes with the records;
 //! the log takes memory, which goes with the bytes. But that memory is scarce is no reason to have what was given up on one
-//! volume alone, as long as there are others that may come to have it: then those who write have to wait.
+//! volume alone, as long as there are others that may come to have it: then those who write have to wait. They wait for as long as
+//! somebody comes nearer. One that is there and stands still far behind, because its Cassandra is dead or its copy
+//! never ends, is like one that is gone: it may be so for ever, and nobody could write any more.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -44,6 +46,10 @@ pub struct Published {
     /// then the records alone say how far behind it is.
     #[serde(default)]
     pub bytes: Option<u64>,
+    /// Another number whenever its store has come forward: records were applied, or more of a restore point was copied. 0 from a
+    /// program that does not say so.
+    #[serde(default)]
+    pub forward: u64,
 }
 
 /// A replica, as whoever decides sees it.
@@ -64,6 +70,15 @@ pub enum Presence {
     Away,
     /// It has been silent for so long that nobody counts on it.
     Gone,
+    /// It gives signs of life, but has been far behind for as long, and has not come forward.
+    Still,
+}
+
+impl Presence {
+    /// Nobody counts on it for a second volume.
+    fn is_given_up(self) -> bool {
+        matches!(self, Self::Gone | Self::Still)
+    }
 }
 
 /// Bounds of the log.
@@ -74,7 +89,7 @@ pub struct Limits {
     pub behind_records: u64,
     /// Bytes of the log that one may stay behind that is away.
     pub away_bytes: u64,
-    /// Bytes of the log that one may stay behind that is there, or that is gone and has a second volume. No multiple as large as that of the records: these bytes are
+    /// Bytes of the log that one may stay behind that is there, or that is gone, or stands still, and has a second volume. No multiple as large as that of the records: these bytes are
     /// in the memory of every server of the log, for however long it takes.
     pub present_bytes: u64,
     /// Fewest entries worth giving up.
@@ -124,13 +139,14 @@ pub fn decide(replicas: &[Seen], first: Beginning, limits: Limits) -> Decision {
     let newest = Newest::of(replicas);
     let absent = Bound { records: limits.behind_records, bytes: limits.away_bytes };
     let far = Bound { records: limits.behind_records.saturating_mul(PRESENT), bytes: limits.present_bytes };
-    let bound = |one: &Seen| if one.presence == Presence::There { far } else { absent };
+    let is_there = |one: &Seen| matches!(one.presence, Presence::There | Presence::Still);
+    let bound = |one: &Seen| if is_there(one) { far } else { absent };
     let held = |one: &&Seen| newest.is_near(&one.published, bound(one));
     let lowest = replicas.iter().filter(held).map(|one| one.published.needs).min();
     // What is given up lies in restore points on two volumes, whoever is away. Only when nobody else comes near for very
-    // long, as after scaling down to one, one must do: in records, or in bytes of those that are gone.
+    // long, as after scaling down to one, one must do: in records, or in bytes of those that are gone or stand still.
     let whatever_bytes = Bound { bytes: u64::MAX, ..far };
-    let reach = |one: &Seen| if one.presence == Presence::Gone { far } else { whatever_bytes };
+    let reach = |one: &Seen| if one.presence.is_given_up() { far } else { whatever_bytes };
     let near = |one: &&Seen| newest.is_near(&one.published, reach(one));
     let (mut durable, coming): (Vec<_>, Vec<_>) = replicas.iter().filter(near).partition(|one| one.published.durable);
     durable.sort_unstable_by_key(|one| Reverse(one.published.needs));
@@ -181,6 +197,7 @@ mod tests {
                 beat: 0,
                 executed: 0,
                 bytes: None,
+                forward: 0,
             },
             presence: Presence::Away,
         }
@@ -196,6 +213,10 @@ mod tests {
 
     fn present(seen: Seen) -> Seen {
         Seen { presence: Presence::There, ..seen }
+    }
+
+    fn still(seen: Seen) -> Seen {
+        Seen { presence: Presence::Still, ..seen }
     }
 
     fn gone(seen: Seen) -> Seen {
@@ -321,6 +342,34 @@ mod tests {
                 vec![1, 2],
             ),
             (
+                "all others are there and stand still, as where their Cassandras are dead: one must do",
+                vec![present(at(0, 60, 1800)), still(at(1, 20, 100)), still(at(2, 40, 250))],
+                0,
+                below(60, Some(1800)),
+                vec![1, 2],
+            ),
+            (
+                "one of them comes forward: it is waited for",
+                vec![present(at(0, 60, 1800)), still(at(1, 20, 100)), present(at(2, 40, 250))],
+                0,
+                below(40, Some(250)),
+                vec![1],
+            ),
+            (
+                "the only other one copies, and its copy stands still",
+                vec![present(at(0, 60, 1800)), still(copying(at(1, 20, 100)))],
+                0,
+                below(60, Some(1800)),
+                vec![1],
+            ),
+            (
+                "one that stands still not far behind",
+                vec![present(at(0, 60, 1800)), still(at(1, 40, 300))],
+                0,
+                below(40, Some(300)),
+                vec![],
+            ),
+            (
                 "all others are gone, not far",
                 vec![present(at(0, 60, 1800)), gone(at(1, 20, 100)), gone(at(2, 40, 300))],
                 0,
@@ -356,7 +405,7 @@ mod tests {
     fn what_says_nothing_of_bytes_is_read() {
         let text = r#"{"replica":1,"incarnation":7,"needs":{"segment":2,"sequence":3},"index":9,"source":"","durable":true,"beat":4}"#;
         let read: Published = serde_json::from_str(text).expect("an old one");
-        assert_eq!((read.index, read.bytes), (9, None));
+        assert_eq!((read.index, read.bytes, read.forward), (9, None, 0));
     }
 
     proptest! {
@@ -366,7 +415,7 @@ mod tests {
             members in prop::collection::vec(
                 (
                     (0u32..4, 0u32..40, 0u64..3000, prop::option::of(0u64..4000)),
-                    prop::sample::select(vec![Presence::There, Presence::Away, Presence::Gone]),
+                    prop::sample::select(vec![Presence::There, Presence::Away, Presence::Gone, Presence::Still]),
                 ),
                 0..6,
             ),
@@ -395,14 +444,14 @@ mod tests {
                     let left = decision.left_behind.contains(&published.replica);
                     prop_assert!(published.needs >= below.position || left);
                     let far = match presence {
-                        Presence::There => is_far(published, most, LIMITS.present_bytes),
+                        Presence::There | Presence::Still => is_far(published, most, LIMITS.present_bytes),
                         Presence::Away | Presence::Gone => is_far(published, LIMITS.behind_records, LIMITS.away_bytes),
                     };
                     prop_assert!(!left || far);
                 }
                 let is_gone = |one: &&Seen| match one.presence {
                     Presence::There | Presence::Away => newest - one.published.index > most,
-                    Presence::Gone => is_far(&one.published, most, LIMITS.present_bytes),
+                    Presence::Gone | Presence::Still => is_far(&one.published, most, LIMITS.present_bytes),
                 };
                 let on = replicas.iter().filter(|one| one.published.needs >= below.position).count();
                 let gone = replicas.iter().filter(is_gone).count();

@@ -9,14 +9,13 @@
 //! statement is prepared against the schema at its own index. A restore point or a stop waits at an entry's end until
 //! all lanes are free: then the store is exactly at the state's index.
 
+mod told;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
-use replicateddb_cql::frame::Opcode;
-use replicateddb_cql::response;
 use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::{Committed, Position, TailError};
 use tokio::sync::{mpsc, oneshot};
@@ -28,11 +27,10 @@ use crate::execute::{Executed, Execution, plan_until_known};
 use crate::lag::Lag;
 use crate::lanes::{Lanes, Scheduler, Ticket};
 use crate::look_ahead::look_on;
-use crate::metrics::KindLabel;
 use crate::mutations::{Mutation, mutated};
+use crate::premise;
 use crate::reads::{Hold, Reads};
 use crate::record::{Entry, RecordKind, flags};
-use crate::replica::{Outcome, SchemaEvent};
 use crate::restore_point::{RestorePoints, Step};
 use crate::shared::Shared;
 use crate::site::{Agent, Backend, Failure, Plan, Reply};
@@ -42,8 +40,6 @@ use crate::watermark::Watermark;
 
 /// How often due restore points are looked for and progress is published without other events.
 const BEAT: Duration = Duration::from_millis(250);
-/// How often a replay's progress is logged.
-const LOG_PROGRESS: Duration = Duration::from_secs(3);
 
 /// A record that holds or waits for its lanes.
 struct Waiting {
@@ -106,7 +102,9 @@ where
         tail: T,
     ) -> Self {
         let done = Watermark::at(state.index());
-        shared.schema.send_replace(state.schema_version());
+        let (replica, incarnation) = shared.own();
+        shared.log_room.all_arrived(|first| state.contains(replica, incarnation, first));
+        shared.has_schema(&state);
         Self {
             shared,
             backend,
@@ -235,6 +233,11 @@ where
         self.intake_records += entry.records.len();
         self.intake_bytes += entry.log_bytes();
         self.shared.log_room.read_to(self.state.bytes().map(|bytes| bytes.saturating_add(self.intake_bytes)));
+        if (entry.origin, entry.incarnation) == self.shared.own()
+            && let Some(first) = entry.records.iter().map(|record| record.sequence).min()
+        {
+            self.shared.log_room.arrived(first);
+        }
         self.intake.push_back((at, committed.commit_time_ms, entry));
         Ok(())
     }
@@ -327,6 +330,11 @@ where
                         pass(Fault::BarrierAppended);
                     }
                 }
+                self.complete(&admitted);
+            }
+            // Everything before it is applied, so this is the schema at its place, and the same on every replica.
+            RecordKind::Ddl if !premise::holds(&admitted.record, self.state.schema_index()) => {
+                self.answer(&admitted, premise::moved());
                 self.complete(&admitted);
             }
             RecordKind::Ddl | RecordKind::Truncate | RecordKind::Digest => {
@@ -431,74 +439,6 @@ where
     fn rewind(&mut self, index: u64, reason: String) -> Exit {
         self.by_verdict = self.shared.stuck.verdict_on(index).is_some();
         Exit::Rewind(reason)
-    }
-
-    fn schema_applied(&mut self, admitted: &Admitted, reply: &Reply) {
-        self.shared.last_ddl.store(admitted.index, Ordering::Release);
-        // Even a refused DDL may have gone half its way in Cassandra's caches: preparing again is cheap.
-        self.backend.forget_prepared();
-        let Some(message) = reply.message().filter(|_| reply.is_result()) else { return };
-        if !matches!(response::result_kind(&message), Ok(response::ResultKind::SchemaChange)) {
-            return;
-        }
-        self.state.schema_changed(admitted.index);
-        self.shared.schema.send_replace(self.state.schema_version());
-        // Nobody listening is fine.
-        let _ = self.shared.events.send(SchemaEvent { index: admitted.index, body: message.slice(4..) });
-    }
-
-    fn answer(&self, admitted: &Admitted, reply: Reply) {
-        if (admitted.origin, admitted.incarnation) == self.shared.own() {
-            let Reply { flags, opcode, body } = reply;
-            let outcome = Outcome { index: admitted.index, flags, opcode, body };
-            pass(Fault::AnswerUnsent);
-            self.shared.unresolved.applied(admitted.record.sequence, outcome);
-            pass(Fault::AnswerGiven);
-        }
-    }
-
-    /// A record is applied: moves the applied index and answers the barriers that it passes.
-    fn complete(&mut self, admitted: &Admitted) {
-        let kind = admitted.record.kind.name().to_owned();
-        self.shared.metrics.applied.get_or_create(&KindLabel { kind }).inc();
-        self.done.complete(admitted.index);
-        self.shared.stuck.executed(admitted.index);
-        if !self.shared.is_current() {
-            pass(Fault::Replayed);
-        }
-        // Published at once: readers look at it after their barrier, and the other replicas after a DDL.
-        self.shared.progress(self.done.upto(), self.log_end());
-        let upto = if mutated(Mutation::BarrierTooEarly) { u64::MAX } else { self.done.upto() };
-        while let Some(entry) = self.barriers.first_entry().filter(|entry| *entry.key() <= upto) {
-            let (index, sequence) = entry.remove_entry();
-            let outcome = Outcome { index, flags: 0, opcode: Opcode::Result.code(), body: response::void() };
-            self.shared.unresolved.applied(sequence, outcome);
-        }
-    }
-
-    fn log_end(&self) -> u64 {
-        self.state.index() + self.intake_records as u64
-    }
-
-    fn publish(&mut self) {
-        self.shared.progress(self.done.upto(), self.log_end());
-        let metrics = &self.shared.metrics;
-        let next = self.intake.front().map(|&(_, commit_time_ms, _)| commit_time_ms);
-        let now_ms = self.shared.config.clock.now_us() / 1000;
-        metrics.lag_seconds.set(self.lag.seconds(self.done.upto(), next, now_ms));
-        metrics.remembered.set(self.state.remembered() as u64);
-        metrics.in_lanes.set(self.scheduler.records() as u64);
-        metrics.executing.set(self.executing.len() as u64);
-        if !matches!(*self.shared.serving.borrow(), crate::replica::Serving::Yes { .. }) {
-            let replay = self.shared.replayed(self.done.upto());
-            if let Some(replay) = replay
-                && self.logged.elapsed() >= LOG_PROGRESS
-            {
-                self.logged = Instant::now();
-                let (applied, end, seconds) = (self.done.upto(), self.log_end(), replay.seconds);
-                tracing::info!(applied, end, replayed = replay.records, seconds, "replaying");
-            }
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use replicateddb_ordering::truncation;
+use replicateddb_ordering::{presence, truncation};
 
 use crate::clock::Clock;
 use crate::propose::Limits;
@@ -78,6 +78,8 @@ pub struct Config {
 /// How many times longer than a replica that is away one must have been silent before nobody waits for it: as many as the
 /// log holds more for one that is there.
 const SILENCES: u32 = 10;
+/// Rounds of the log's keeper that may be missed with the time still counted for which others were silent or stood still.
+const LOOKS_MISSED: u32 = 3;
 
 /// What the log may hold, bytes, as [`Entry::log_bytes`](crate::record::Entry::log_bytes) counts: three eighths of a heap of
 /// 256 MiB. ZooKeeper holds every node in memory; besides that the last 500 transactions once more, for servers that
@@ -115,8 +117,18 @@ impl Config {
         }
     }
 
+    /// For how long others are waited for, as they are seen by who gives the log up.
+    pub fn patience(&self) -> presence::Patience {
+        presence::Patience {
+            away: self.log_away_after,
+            gone: self.silent_after(),
+            far_bytes: self.present_bytes(),
+            gap: self.log_keep_interval.saturating_mul(LOOKS_MISSED),
+        }
+    }
+
     /// Silence after which a verdict does not wait for a replica, reads ask it no longer, and the log is not kept for the sake
-    /// of having it on its volume, too, if it is far behind.
+    /// of having it on its volume, too, if it is far behind. So long the log is kept for one that is there and stands still, too.
     pub fn silent_after(&self) -> Duration {
         self.log_away_after.saturating_mul(SILENCES)
     }

@@ -9,6 +9,7 @@
 //!                 └── outcome ────────┘
 //! supervise: recovery (take_over) → replay → barrier → serving; again when the backend dies
 //! log_keeper: what restore points need of the log, and giving up the rest; log_room: how much it may hold
+//! premise: by which schema a statement was judged, and whether that still holds
 //! stuck, look_ahead: records that Cassandra fails to execute, until a verdict on them (verdict) or success
 //! ```
 
@@ -33,6 +34,7 @@ mod log_room;
 mod look_ahead;
 pub mod metrics;
 pub mod mutations;
+mod premise;
 pub mod propose;
 pub mod reads;
 pub mod record;

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use replicateddb_faults::{Fault, pass};
 use replicateddb_ordering::silence::Silence;
-use replicateddb_ordering::truncation::{Presence, Published, Seen, decide};
+use replicateddb_ordering::truncation::{Published, Seen, decide};
 use replicateddb_ordering::{Beginning, LogError, OrderedLog, Position};
 use replicateddb_store::api::{RESTORE_POINTS_KEPT, RestorePoint};
 use replicateddb_store::client::StoreError;
@@ -28,8 +28,8 @@ pub struct LogKeeper<L, A> {
     shared: Arc<Shared>,
     log: L,
     agent: A,
-    /// What each replica has made known, and since when that is the same.
-    seen: BTreeMap<u32, (Published, Instant)>,
+    /// What all replicas have made known, at the last look.
+    seen: Vec<Published>,
     /// What each restore point needs, by its id.
     known: BTreeMap<String, Needs>,
     /// Who gives signs of life.
@@ -56,7 +56,7 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
             shared,
             log,
             agent,
-            seen: BTreeMap::new(),
+            seen: Vec::new(),
             known: BTreeMap::new(),
             silence: Silence::default(),
             unfinished: None,
@@ -150,29 +150,17 @@ impl<L: OrderedLog, A: Agent> LogKeeper<L, A> {
     /// What all replicas have made known, and which of them are away or gone.
     async fn look_at_all(&mut self) -> Result<Vec<Seen>, LogError> {
         let all = self.log.published().await?;
-        self.seen.retain(|replica, _| all.iter().any(|one| one.replica == *replica));
-        let (now, config) = (Instant::now(), &self.shared.config);
-        let presence = |silence: Duration| match silence {
-            silence if silence > config.silent_after() => Presence::Gone,
-            silence if silence > config.log_away_after => Presence::Away,
-            _ => Presence::There,
-        };
-        let mut look = |published: Published| {
-            let known = self.seen.entry(published.replica).or_insert_with(|| (published.clone(), now));
-            if known.0 != published {
-                *known = (published.clone(), now);
-            }
-            Seen { presence: presence(now - known.1), published }
-        };
-        Ok(all.into_iter().map(&mut look).collect())
+        self.seen.clone_from(&all);
+        // A look is complete before anything that may panic.
+        let mut presences = self.shared.presences.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(presences.look(all, Instant::now(), self.shared.config.patience()))
     }
 
     /// Ends the lives of replicas that are gone, which reads would ask for ever.
     async fn retire_silent(&mut self) -> Result<(), LogError> {
         let living = self.log.living().await?;
-        let published: Vec<_> = self.seen.values().map(|(published, _)| published.clone()).collect();
         let limit = self.shared.config.silent_after();
-        for life in self.silence.look(&living, &published, Instant::now(), limit) {
+        for life in self.silence.look(&living, &self.seen, Instant::now(), limit) {
             let (replica, incarnation) = life;
             if replica != self.shared.config.replica {
                 tracing::warn!(replica, %incarnation, ?limit, "it gives no sign of life: reads ask it no longer");
@@ -233,7 +221,8 @@ pub async fn publish<L: OrderedLog, A: Agent>(shared: &Shared, log: &L, agent: &
         shared.stuck.earlier_executed(earlier);
     }
     let (source, beat, executed) = (agent.source(), shared.next_beat(), shared.stuck.executed_upto());
-    log.publish(Published { replica, incarnation, needs, index, source, durable, beat, executed, bytes }).await
+    let forward = shared.forward();
+    log.publish(Published { replica, incarnation, needs, index, source, durable, beat, executed, bytes, forward }).await
 }
 
 /// Says that this replica is there, whatever it is doing, and needs what it needs.

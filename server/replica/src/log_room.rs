@@ -2,7 +2,8 @@
 //!
 //! Bytes are counted from the log's beginning, by the state ([`State::bytes`]); what is held is the difference between what was
 //! read of the log and what was given up of it, which stands beside the log's first position. Both are the same on every
-//! replica, and after a restart, too. As long as one of them is not known nothing is refused.
+//! replica, and after a restart, too. As long as one of them is not known nothing is refused. What this replica has sent to the log
+//! and not read there yet counts, too: while its applier is behind, or many entries are large, that may be much.
 //!
 //! ```text
 //! 0 ... three quarters ....... seven eighths .......... limit
@@ -17,6 +18,7 @@
 //!
 //! [`State::bytes`]: crate::state::State::bytes
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +46,8 @@ struct Known {
     own: Option<u64>,
     /// Restore points since then.
     points: u32,
+    /// Bytes of this replica's entries that are on their way, or stand in the log and were not read, by their first number.
+    sent: BTreeMap<u64, u64>,
 }
 
 /// See the module's head.
@@ -73,6 +77,24 @@ impl LogRoom {
         if before <= self.much() && now > self.much() {
             self.bell.notify_waiters();
         }
+    }
+
+    /// An entry of this replica, whose first number this is, is sent to the log.
+    pub fn sends(&self, first: u64, bytes: u64) {
+        self.lock().sent.insert(first, bytes);
+    }
+
+    /// It was read, and counts with that, or it comes to stand nowhere.
+    pub fn arrived(&self, first: u64) {
+        if self.lock().sent.remove(&first).is_some() {
+            self.bell.notify_waiters();
+        }
+    }
+
+    /// The same of all those whose first number is one of these: a state holds them that was not read here.
+    pub fn all_arrived(&self, is_held: impl Fn(u64) -> bool) {
+        self.lock().sent.retain(|first, _| !is_held(*first));
+        self.bell.notify_waiters();
     }
 
     /// The log begins behind so many bytes.
@@ -113,9 +135,15 @@ impl LogRoom {
         Some(known.end?.saturating_sub(known.first?))
     }
 
+    /// Bytes that the log holds or is sent, if that is known.
+    fn taken(&self) -> Option<u64> {
+        let held = self.held()?;
+        Some(self.lock().sent.values().fold(held, |sum, bytes| sum.saturating_add(*bytes)))
+    }
+
     /// Why a write can't be taken, if it can't.
     pub fn refusal(&self) -> Option<ProposeError> {
-        let held = self.held().filter(|held| *held >= self.limit)?;
+        let held = self.taken().filter(|taken| *taken >= self.limit)?;
         Some(ProposeError::LogFull { held, limit: self.limit })
     }
 
@@ -124,7 +152,7 @@ impl LogRoom {
     /// # Errors
     /// [`ProposeError::LogFull`]: there is no room.
     pub async fn enter(&self) -> Result<(), ProposeError> {
-        let pause = pause(self.held().unwrap_or(0), self.limit);
+        let pause = pause(self.taken().unwrap_or(0), self.limit);
         if !pause.is_zero() {
             sleep(pause).await;
         }
@@ -191,6 +219,30 @@ mod tests {
         let (entered, ()) = tokio::join!(room.enter(), given_up);
         assert_eq!((entered, room.held(), room.refusal()), (Ok(()), Some(999), None));
         assert_eq!(room.metrics.log_bytes_held.get(), 999);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_sent_and_not_read_takes_room() {
+        let room = room(900, 0);
+        room.sends(7, 60);
+        room.sends(9, 40);
+        let full = ProposeError::LogFull { held: 1000, limit: 1000 };
+        assert_eq!((room.refusal(), room.held()), (Some(full), Some(900)));
+        let gone = async {
+            sleep(ROOM_WAIT / 2).await;
+            room.arrived(7);
+        };
+        let (entered, ()) = tokio::join!(room.enter(), gone);
+        assert_eq!(entered, Ok(()));
+        // Read: it is at the end now, and nothing has changed.
+        room.read_to(Some(940));
+        room.arrived(9);
+        room.arrived(9);
+        assert_eq!((room.taken(), room.held()), (Some(940), Some(940)));
+        room.sends(11, 10);
+        room.sends(12, 20);
+        room.all_arrived(|first| first == 11);
+        assert_eq!(room.taken(), Some(960));
     }
 
     #[tokio::test(start_paused = true)]

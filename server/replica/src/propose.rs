@@ -291,6 +291,7 @@ impl<L: OrderedLog> ProposerTask<L> {
                         sequences,
                         self.limits.clone(),
                         self.unresolved.clone(),
+                        self.room.clone(),
                         self.metrics.clone(),
                     ));
                 }
@@ -351,6 +352,7 @@ impl<L: OrderedLog> ProposerTask<L> {
             floor: if mutated(Mutation::FloorTooHigh) { begin } else { self.unresolved.floor(begin) },
             records,
         };
+        self.room.sends(begin, entry.log_bytes());
         Some((entry.encode(), begin..*next))
     }
 }
@@ -368,6 +370,7 @@ async fn append_until_known<L: OrderedLog>(
     sequences: std::ops::Range<u64>,
     limits: Arc<Limits>,
     unresolved: Arc<Unresolved>,
+    room: Arc<LogRoom>,
     metrics: Metrics,
 ) -> Result<Appended, Ended> {
     let records = usize::try_from(sequences.end - sequences.start).unwrap_or(usize::MAX);
@@ -389,6 +392,7 @@ async fn append_until_known<L: OrderedLog>(
             Err(AppendError::Fenced) => return Err(Ended::Fenced),
             Err(AppendError::TooLarge { bytes, limit }) if nowhere => {
                 metrics.error("append_too_large");
+                room.arrived(sequences.start);
                 unresolved.refuse(sequences, &ProposeError::TooLarge { size: bytes, limit });
                 return Ok(appended());
             }
@@ -410,6 +414,7 @@ async fn append_until_known<L: OrderedLog>(
             return Ok(appended());
         }
         if nowhere && unresolved.abandon_if_nobody_waits(sequences.clone()) {
+            room.arrived(sequences.start);
             return Ok(appended());
         }
         tokio::time::sleep(pause).await;

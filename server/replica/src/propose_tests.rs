@@ -3,7 +3,7 @@ use std::task::Poll;
 use replicateddb_ordering::memory::{MemoryLog, MemoryStorage};
 
 use super::*;
-use crate::record::StatementText;
+use crate::record::{StatementText, Values};
 
 /// A proposer of replica 0 over a log in memory.
 fn over(log: &MemoryStorage) -> (Proposer, ProposerTask<MemoryLog>, Arc<Unresolved>) {
@@ -103,10 +103,47 @@ async fn a_full_log_takes_no_writes_and_all_else() {
     }
     proposer.complain(Record::bare(RecordKind::Complaint)).expect("it is taken").await.expect("it stands there");
     room.begins(Some(1));
+    room.all_arrived(|_| true);
     let written = ask(RecordKind::Dml);
     while storage.entries().len() < 5 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     written.abort();
+    running.abort();
+}
+
+/// I7: however much waits, and however far the applier is behind, no more than one entry of a replica comes to stand in the log
+/// above its limit: what was sent counts before it is read.
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_counts() {
+    const LIMIT: u64 = 10_000;
+    let storage = MemoryStorage::default();
+    let room = Arc::new(LogRoom::new(LIMIT, Metrics::default()));
+    room.begins(Some(0));
+    let (proposer, task, _unresolved) = with_room(&storage, room.clone());
+    let large = || {
+        let text = "x".repeat(1000);
+        Record { statements: vec![StatementText { text, values: Values::none() }], ..Record::bare(RecordKind::Dml) }
+    };
+    let asked: Vec<_> = (0..100)
+        .map(|_| {
+            let proposer = proposer.clone();
+            tokio::spawn(async move { proposer.propose(large()).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let running = tokio::spawn(task.run());
+    let mut refused = 0;
+    for asked in asked {
+        // Nothing is ever read of the log, so what came to stand there is in doubt until its client gives up.
+        match asked.await.unwrap() {
+            Err(ProposeError::LogFull { .. }) => refused += 1,
+            other => assert!(matches!(other, Err(ProposeError::Unavailable { maybe_written: true, .. })), "{other:?}"),
+        }
+    }
+    let entries = storage.entries().into_iter().map(|committed| Entry::decode(committed.entry).unwrap().log_bytes());
+    let (sizes, largest) = entries.fold((0, 0), |(sum, max), size| (sum + size, max.max(size)));
+    assert!(sizes >= LIMIT && sizes < LIMIT + largest, "{sizes} bytes, {refused} refused");
+    assert!(refused > 50, "{refused}");
     running.abort();
 }

@@ -39,8 +39,13 @@ pub mod flags {
     pub const COUNTERS: u32 = 2;
     /// A schema statement, or one about roles, with grants behind it for what it makes.
     pub const GRANTS: u32 = 4;
+    /// A schema statement that was judged at the schema in [`Record::argument`](super::Record::argument), and is to be executed
+    /// at no other one (`crate::premise`).
+    pub const JUDGED: u32 = 8;
+    /// A statement about roles of somebody who is no superuser: what only superusers may do to superusers is judged at its place.
+    pub const NO_SUPERUSER: u32 = 16;
     /// Every bit this version knows.
-    pub const KNOWN: u32 = NOT_REPEATABLE | COUNTERS | GRANTS;
+    pub const KNOWN: u32 = NOT_REPEATABLE | COUNTERS | GRANTS | JUDGED | NO_SUPERUSER;
 }
 
 /// What a record is; decides how it is applied. The numbers stand in the log and never change.
@@ -127,7 +132,8 @@ pub struct Record {
     pub sequence: u64,
     /// Wall clock of the proposer, µs since 1970.
     pub clock_us: i64,
-    /// [`RecordKind::Semantics`]: the version. [`RecordKind::Complaint`]: the index. Otherwise 0.
+    /// [`RecordKind::Semantics`]: the version. [`RecordKind::Complaint`]: the index. With [`flags::JUDGED`]: the index of the
+    /// record that made the schema. Otherwise 0.
     pub argument: u64,
     /// For unqualified names.
     pub keyspace: Option<String>,

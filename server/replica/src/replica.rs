@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::frontier::Standing;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
+use crate::premise::judged_at;
 use crate::propose::{Proposer, proposer};
 use crate::reads::{Early, Hold};
 use crate::record::Record;
@@ -233,6 +234,10 @@ impl Digest {
     }
 }
 
+fn record_of(Request { kind, keyspace, statements, flags }: Request) -> Record {
+    Record { flags, keyspace, statements, ..Record::bare(kind) }
+}
+
 /// Requests to the applier that may wait.
 const COMMANDS: usize = 16;
 /// How long whoever has a store built anew waits until its agent knows.
@@ -308,8 +313,16 @@ impl ReplicaHandle {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, request: Request) -> Result<Outcome, ProposeError> {
-        let Request { kind, keyspace, statements, flags } = request;
-        self.propose_record(Record { flags, keyspace, statements, ..Record::bare(kind) }).await
+        self.propose_record(record_of(request)).await
+    }
+
+    /// The same for a schema statement that was judged at the schema of this [index](Self::schema_index): at another one it is
+    /// not executed, and its outcome says so (`crate::premise`).
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_judged(&self, request: Request, schema: u64) -> Result<Outcome, ProposeError> {
+        self.propose_record(judged_at(record_of(request), schema)).await
     }
 
     async fn propose_record(&self, record: Record) -> Result<Outcome, ProposeError> {
@@ -382,6 +395,12 @@ impl ReplicaHandle {
     /// The version of the schema applied here.
     pub fn schema(&self) -> watch::Receiver<SchemaVersion> {
         self.shared.schema.subscribe()
+    }
+
+    /// The index of the record that made the schema that is applied here; 0 before the first. Read it before what is judged by
+    /// the schema: it may be behind, never ahead.
+    pub fn schema_index(&self) -> u64 {
+        self.shared.schema_index.load(Ordering::Acquire)
     }
 
     /// The index of the last record applied here, by this process, that may have changed the schema, roles or permissions.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use replicateddb_ordering::Position;
+use replicateddb_ordering::presence::Presences;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
@@ -112,6 +113,8 @@ pub struct Shared {
     pub serving: watch::Sender<Serving>,
     /// The schema version applied here.
     pub schema: watch::Sender<Uuid>,
+    /// The index of the record that made it.
+    pub schema_index: AtomicU64,
     /// The index of the last record applied here that may have changed the schema, roles or permissions.
     pub last_ddl: AtomicU64,
     /// What was in the log when the replica last looked is applied.
@@ -127,6 +130,11 @@ pub struct Shared {
     moved: Notify,
     /// Times that what this replica needs of the log was made known.
     beats: AtomicU64,
+    /// Times that the store has come forward.
+    forward: AtomicU64,
+    /// What was seen of the other replicas, for as long as this process lives: whose Cassandra starts again and again would
+    /// otherwise never find out who is gone.
+    pub presences: Mutex<Presences>,
     /// Applied schema changes.
     pub events: broadcast::Sender<SchemaEvent>,
     /// Why the core has ended.
@@ -161,6 +169,7 @@ impl Shared {
             stuck: Stuck::default(),
             serving: watch::Sender::new(Serving::No { reason: "starting".to_owned() }),
             schema: watch::Sender::new(Uuid::nil()),
+            schema_index: AtomicU64::new(0),
             last_ddl: AtomicU64::new(0),
             current: AtomicBool::new(false),
             born: Instant::now(),
@@ -168,6 +177,8 @@ impl Shared {
             standing: Standing::default(),
             moved: Notify::new(),
             beats: AtomicU64::new(0),
+            forward: AtomicU64::new(0),
+            presences: Mutex::default(),
             events: broadcast::Sender::new(EVENTS),
             finished: watch::Sender::new(None),
             known: Mutex::new(known),
@@ -222,6 +233,12 @@ impl Shared {
         self.serving.send_replace(Serving::Yes { generation, backend });
     }
 
+    /// The schema of this state is applied.
+    pub fn has_schema(&self, state: &State) {
+        self.schema_index.store(state.schema_index(), Ordering::Release);
+        self.schema.send_replace(state.schema_version());
+    }
+
     /// What is wrong, or `None` when it is right again.
     pub fn condition(&self, condition: Condition, text: Option<String>) {
         let mut known = self.lock();
@@ -254,9 +271,12 @@ impl Shared {
         self.metrics.applied_index.set(applied);
         self.metrics.lag.set(log_end.saturating_sub(applied));
         let mut known = self.lock();
-        known.applied = applied;
+        let before = std::mem::replace(&mut known.applied, applied);
         known.log_end = Some(log_end);
         drop(known);
+        if before != applied {
+            self.came_forward();
+        }
         self.moved.notify_waiters();
     }
 
@@ -333,6 +353,16 @@ impl Shared {
     /// Another number each time.
     pub fn next_beat(&self) -> u64 {
         self.beats.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The store holds more than before, or more was copied for it.
+    pub fn came_forward(&self) {
+        self.forward.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it has come forward.
+    pub fn forward(&self) -> u64 {
+        self.forward.load(Ordering::Relaxed)
     }
 
     /// See [`Shared::set_needs`].

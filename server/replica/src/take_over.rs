@@ -159,9 +159,13 @@ async fn copy<L: OrderedLog, A: Agent>(
 
 /// Shows how far a copy is.
 async fn progress<A: Agent>(shared: &Shared, agent: &A, what: &str) -> std::convert::Infallible {
+    let mut before = 0;
     loop {
         tokio::time::sleep(PROGRESS).await;
         if let Ok(Some(copy)) = agent.status().await.map(|status| status.installing) {
+            if std::mem::replace(&mut before, copy.done_bytes) != copy.done_bytes {
+                shared.came_forward();
+            }
             let mib = |bytes: u64| bytes >> 20;
             shared
                 .enter(Phase::Recovering, format!("{what}: {} of {} MiB", mib(copy.done_bytes), mib(copy.total_bytes)));

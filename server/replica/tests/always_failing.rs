@@ -114,7 +114,7 @@ async fn what_always_fails_has_a_result() {
 }
 
 /// A table whose column has a type that is nested deeper than is read here: what is written with values is refused, and the answer
-/// to a condition is passed on as it is.
+/// to a condition is passed on as it is. Replicas can be compared all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn types_nested_too_deep_hold_nobody_up() {
     let site = Site::new();
@@ -133,6 +133,19 @@ async fn types_nested_too_deep_hold_nobody_up() {
         assert_eq!(claim.opcode, 8, "{claim:?}");
     }
     done(&handle, request(RequestKind::Dml, vec![("INSERT INTO deep (k, v) VALUES (2, [])", vec![])])).await;
+    // So deep by types that each are not.
+    ddl(&handle, "CREATE TYPE n0 (f int)").await;
+    for n in 1..=depth {
+        ddl(&handle, &format!("CREATE TYPE n{n} (f frozen<n{}>)", n - 1)).await;
+    }
+    ddl(&handle, &format!("CREATE TABLE chain (k int PRIMARY KEY, v frozen<n{depth}>)")).await;
+    done(&handle, request(RequestKind::Dml, vec![("INSERT INTO chain (k, v) VALUES (1, {f: null})", vec![])])).await;
+    let digest = tokio::time::timeout(ANSWER_LIMIT, handle.digest()).await.expect("an answer").expect("a digest");
+    assert_eq!((digest.tables["ks.deep"].rows, digest.tables["ks.chain"].rows), (2, 1));
+    done(&handle, request(RequestKind::Dml, vec![("UPDATE deep SET v = [[]] WHERE k = 2", vec![])])).await;
+    let other = tokio::time::timeout(ANSWER_LIMIT, handle.digest()).await.expect("an answer").expect("a digest");
+    assert_ne!(digest.tables["ks.deep"], other.tables["ks.deep"], "values count");
+    assert_eq!(digest.tables["ks.chain"], other.tables["ks.chain"]);
 }
 
 /// What is not known to be the statement's own is tried until every replica has complained of it. The front end lets no

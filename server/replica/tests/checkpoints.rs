@@ -408,7 +408,7 @@ async fn a_checkpoint_for_whoever_asks() {
         done(&handle, request(RequestKind::Dml, vec![(text, Vec::new())])).await;
     }
     let (listener, source) = listener();
-    let router = exchange::router(points.clone(), handle.clone(), Some(asked));
+    let router = exchange::router(points.clone(), handle.clone(), Some(asked), Some(site::TOKEN));
     tokio::spawn(async move { axum::serve(listener, router).await });
 
     handle.restore_point().await.unwrap();
@@ -416,7 +416,8 @@ async fn a_checkpoint_for_whoever_asks() {
     ddl(&handle, "CREATE TABLE ks.beside (k int PRIMARY KEY)").await;
     let stop = CancellationToken::new();
     let writer = tokio::spawn(write_until(handle.clone(), stop.clone()));
-    let peer = Peer::default();
+    nothing_without_the_token(&source).await;
+    let peer = Peer::showing(Some(site::TOKEN.to_owned()));
     let point = peer.make(&source).await.unwrap();
     stop.cancel();
     let written = writer.await.unwrap();
@@ -442,6 +443,16 @@ async fn a_checkpoint_for_whoever_asks() {
     }
     let tables: Vec<_> = manifest.documents.iter().map(|document| document.table.as_str()).collect();
     assert_eq!(tables, ["ks.beside", "ks.n", "ks.t", "other.Mixed", "other.gone"]);
+}
+
+/// Neither is one made, nor is anything of one shown.
+async fn nothing_without_the_token(source: &str) {
+    for peer in [Peer::default(), Peer::showing(Some("another token".to_owned()))] {
+        let refused = peer.make(source).await.unwrap_err().to_string();
+        assert!(refused.contains("--agent-token-file"), "{refused}");
+        assert!(peer.list(source).await.unwrap_err().to_string().contains("401"));
+        assert!(peer.manifest(source, "any").await.unwrap_err().to_string().contains("401"));
+    }
 }
 
 /// Inserts row after row into `ks.beside`; the index of each.

@@ -6,7 +6,7 @@ mod model;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use model::cluster::simulate;
+use model::cluster::history::simulate;
 use model::replaced;
 use replicateddb_replica::mutations::{Mistaken, Mutation};
 

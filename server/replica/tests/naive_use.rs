@@ -247,8 +247,7 @@ async fn no_role_is_told_from_another(handle: &ReplicaHandle) {
         rack: "r".into(),
     };
     let (_members, watched) = watch::channel(Vec::new());
-    let config =
-        frontend::Config { listen, max_clients: 10, identity, authentication: false, keyspace: None, tls: None };
+    let config = frontend::Config { listen, max_clients: 10, identity, superuser: None, keyspace: None, tls: None };
     let frontend = Frontend::new(handle.clone(), config, Arc::new(Peers::new(0, watched)), Arc::default());
     let stop = CancellationToken::new();
     let running = tokio::spawn(frontend.run(stop.clone()));

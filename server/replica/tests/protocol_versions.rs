@@ -23,7 +23,7 @@ const PAGE: i32 = 999;
 async fn every_version_is_answered_as_cassandra_answers_it() {
     let site = Site::new();
     let handle = site.serve(&MemoryStorage::default(), 0).await;
-    let address = in_front_of(&handle, false);
+    let address = in_front_of(&handle, None);
     tokio::time::timeout(PATIENCE, async {
         let mut differences = Vec::new();
         for (number, (version, compression)) in KINDS.into_iter().enumerate() {

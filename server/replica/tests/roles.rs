@@ -16,7 +16,7 @@ use replicateddb_ordering::memory::MemoryStorage;
 use replicateddb_ordering::{OrderedLog, Position};
 use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::frontend::superuser::{Superuser, keep};
-use replicateddb_replica::replica::Serving;
+use replicateddb_replica::replica::{Request, RequestKind, Serving, StatementText, Values};
 use replicateddb_store::login::{Login, ROLE};
 use site::direct::auth_response;
 use site::plain::Plain;
@@ -245,7 +245,7 @@ async fn roles_may_what_they_may_at_a_plain_cassandra() {
     let handle = site.serve(&log, 0).await;
     let file = dir.path().join("password");
     std::fs::write(&file, BOSS).unwrap();
-    let address = in_front_of(&handle, true);
+    let address = in_front_of(&handle, Some(BOSS));
     tokio::spawn(keep(Superuser::new(BOSS, &file).unwrap(), handle.clone()));
     drop(superuser(&address).await);
     until("Cassandra's own superuser gone", async || {
@@ -276,6 +276,7 @@ async fn roles_may_what_they_may_at_a_plain_cassandra() {
     a_cassandra_without_logins_waits(&log).await;
     the_same_after_a_replay(&site, &handle, &log).await;
     no_password_is_logged(&log).await;
+    the_superuser_is_kept(&address, &handle).await;
     a_password_is_changed_in_the_file(&address, &file).await;
 }
 
@@ -397,6 +398,23 @@ async fn no_password_is_logged(log: &MemoryStorage) {
         }
     }
     assert!(passwords > 3, "there were some");
+}
+
+/// What it is kept with is not changed by clients, and comes back if it is changed some other way.
+async fn the_superuser_is_kept(address: &str, handle: &ReplicaHandle) {
+    let mut boss = superuser(address).await;
+    boss.done("CREATE ROLE second WITH SUPERUSER = true AND LOGIN = true AND PASSWORD = 'second'").await;
+    let mut second = Direct::logged_in(address, "second", "second").await.unwrap();
+    for text in ["ALTER ROLE boss WITH PASSWORD = 'x'", "ALTER ROLE boss WITH SUPERUSER = false", "DROP ROLE boss"] {
+        let (_, body) = second.statement(text, &[]).await;
+        let error = parse_error(&body).unwrap();
+        assert!(error.message.contains("--superuser-password-file"), "{text}: {error:?}");
+    }
+    // As a replica would that keeps another one.
+    let statements = vec![StatementText { text: "ALTER ROLE boss WITH LOGIN = false".into(), values: Values::none() }];
+    let request = Request { kind: RequestKind::Ddl, keyspace: None, statements, flags: 0 };
+    handle.propose(request).await.unwrap();
+    drop(superuser(address).await);
 }
 
 async fn a_password_is_changed_in_the_file(address: &str, file: &Path) {

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use model::cluster::{Cluster, Report, request, simulate};
+use model::cluster::history::{request, simulate};
+use model::cluster::{Cluster, Report};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use replicateddb_ordering::{OrderedLog, Position};

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod bearer;
 pub mod bounded;
 pub mod client;
 pub mod generation;

@@ -62,8 +62,11 @@ pub fn scenarios() -> Vec<Scenario<Local>> {
 /// Has replica `i` make a checkpoint, in this folder.
 fn checkpoint(local: &Local, i: u8, name: &str) -> Result<PathBuf> {
     let output = local.stack.dir().join(name);
-    let (done, said) =
-        tool(["checkpoint", "--replica", &local.stack.admin(i).to_string(), "--output", text(&output)?])?;
+    let (admin, token) = (local.stack.admin(i).to_string(), local.stack.token_file());
+    let words = ["checkpoint", "--replica", &admin, "--output", text(&output)?];
+    let (done, said) = tool(words)?;
+    ensure!(!done && said.contains("--agent-token-file"), "without the token: {said}");
+    let (done, said) = tool(words.into_iter().chain(["--agent-token-file", text(&token)?]))?;
     ensure!(done, "{said}");
     Ok(output)
 }

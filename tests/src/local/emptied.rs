@@ -99,7 +99,10 @@ async fn kill_and_empty(local: &Local) -> Result<()> {
 fn exported(local: &Local) -> Result<()> {
     let (admin, output) = (local.stack.admin(1).to_string(), local.stack.dir().join("exported"));
     let folder = output.to_str().context("a folder's name that is no text")?;
-    let (done, said) = tool(["checkpoint", "--replica", &admin, "--output", folder])?;
+    let token = local.stack.token_file();
+    let token = token.to_str().context("a file's name that is no text")?;
+    let words = ["checkpoint", "--replica", &admin, "--output", folder, "--agent-token-file", token];
+    let (done, said) = tool(words)?;
     ensure!(done && said.contains("1 lines") && said.contains("emptied.jsonl.gz"), "{said}");
     for file in ["manifest.json", "emptied.jsonl.gz"] {
         ensure!(output.join(file).is_file(), "{file} is missing: {said}");

@@ -239,12 +239,26 @@ fn params(reader: &mut Reader, version: Version) -> Result<(Params, Own), Protoc
     let consistency = Consistency::from_code(reader.short("consistency")?)?;
     let flags = flags(reader, version)?;
     let has = |flag: u8| flags & u32::from(flag) != 0;
-    let values = if has(FLAG_VALUES) { Values::read(reader, has(FLAG_NAMES), version)? } else { Values::none() };
-    let page_size = has(FLAG_PAGE_SIZE).then(|| reader.int("page size")).transpose()?;
-    let paging_state = if has(FLAG_PAGING_STATE) { reader.bytes("paging state")? } else { None };
+    let Options { values, page_size, paging_state } = options(reader, flags, version)?;
     let (serial_consistency, timestamp, own) = tail(reader, flags)?;
     let skip_metadata = has(FLAG_SKIP_METADATA);
     Ok((Params { consistency, values, skip_metadata, page_size, paging_state, serial_consistency, timestamp }, own))
+}
+
+/// What stands behind the flags of QUERY and EXECUTE, and may stand behind those of BATCH.
+struct Options {
+    values: Values,
+    page_size: Option<i32>,
+    paging_state: Option<Bytes>,
+}
+
+fn options(reader: &mut Reader, flags: u32, version: Version) -> Result<Options, ProtocolError> {
+    let has = |flag: u8| flags & u32::from(flag) != 0;
+    Ok(Options {
+        values: if has(FLAG_VALUES) { Values::read(reader, has(FLAG_NAMES), version)? } else { Values::none() },
+        page_size: has(FLAG_PAGE_SIZE).then(|| reader.int("page size")).transpose()?,
+        paging_state: if has(FLAG_PAGING_STATE) { reader.bytes("paging state")? } else { None },
+    })
 }
 
 /// The flags of QUERY, EXECUTE and BATCH.
@@ -281,11 +295,9 @@ pub fn parse_batch(body: &Bytes, version: Version) -> Result<(Batch, Own), Proto
     let (kind, statements) = members(&mut reader, version)?;
     let consistency = Consistency::from_code(reader.short("consistency")?)?;
     let flags = flags(&mut reader, version)?;
-    // Names in a batch can't be read (the protocol says so itself); the bit means nothing and is tolerated.
-    let known = u32::from(FLAG_SERIAL_CONSISTENCY | FLAG_TIMESTAMP | FLAG_NAMES) | FLAG_KEYSPACE | FLAG_NOW_IN_SECONDS;
-    if flags & !known != 0 {
-        return Err(ProtocolError::Unsupported { what: "this flag of BATCH" });
-    }
+    // Cassandra reads what QUERY may say besides, and takes no notice of it: values that belong to no statement, paging, and whether
+    // metadata is wanted.
+    options(&mut reader, flags, version)?;
     let (serial_consistency, timestamp, own) = tail(&mut reader, flags)?;
     Ok((Batch { kind, statements, consistency, serial_consistency, timestamp }, own))
 }

@@ -64,6 +64,12 @@ pub fn as_elements(cell: &[u8]) -> Vec<&[u8]> {
     .collect()
 }
 
+/// The elements of a set or list of texts; none where there is none.
+pub fn as_texts(cell: Option<&Option<Bytes>>) -> Vec<String> {
+    let elements = cell.and_then(Option::as_deref).map(as_elements).unwrap_or_default();
+    elements.into_iter().filter_map(|element| Some(as_text(element)?.to_owned())).collect()
+}
+
 /// Reads `int`.
 pub fn as_int(cell: &[u8]) -> Option<i32> {
     cell.try_into().ok().map(i32::from_be_bytes)

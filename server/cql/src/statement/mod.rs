@@ -397,7 +397,12 @@ pub fn is_system_keyspace(name: &str) -> bool {
 /// Says what a text is and does. Any text gets an answer; what is not understood is [`Kind::Other`].
 pub fn classify(text: &str) -> Statement {
     let tokens: Vec<lex::Token> = lex::tokens(text).collect();
-    let cursor = Cursor::new(text, &tokens);
+    classify_lexed(text, &tokens)
+}
+
+/// The same of a text whose tokens are known.
+pub fn classify_lexed(text: &str, tokens: &[lex::Token]) -> Statement {
+    let cursor = Cursor::new(text, tokens);
     let Some(first) = cursor.first_word() else {
         return Statement::new(Kind::Other);
     };

@@ -15,6 +15,7 @@ mod nulls;
 pub mod outcome;
 pub mod pool;
 mod prepared;
+mod revoked;
 pub(crate) mod roles;
 pub mod scan;
 mod vectors;

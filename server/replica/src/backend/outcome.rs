@@ -31,6 +31,11 @@ impl Reply {
         Self { flags: 0, opcode: Opcode::Error.code(), body: response::error_text(ErrorCode::Invalid, message) }
     }
 
+    /// ERROR Unauthorized, with this message.
+    pub fn unauthorized(message: &str) -> Self {
+        Self { flags: 0, opcode: Opcode::Error.code(), body: response::error_text(ErrorCode::Unauthorized, message) }
+    }
+
     /// Whether it is a RESULT.
     pub fn is_result(&self) -> bool {
         self.opcode == Opcode::Result.code()

@@ -1,14 +1,17 @@
 //! Statements about the schema and about roles, executed: one, and, where it has made something, the grants to its creator that
 //! the proposer has put behind it.
 
+use std::collections::BTreeSet;
+
 use replicateddb_cql::Consistency;
-use replicateddb_cql::response::{self, ChangeKind, ResultBody};
+use replicateddb_cql::response::{self, ChangeKind, ResultBody, cell};
 use replicateddb_cql::rewrite;
 use replicateddb_cql::statement::{Action, Kind, ResourceName, RoleChange, Statement, classify};
 
 use super::executor::Cassandra;
 use super::outcome::{Failure, Reply};
-use crate::record::{Record, StatementText};
+use super::revoked::Dropped;
+use crate::record::{Record, StatementText, flags};
 use crate::site::Place;
 
 /// Tables of Cassandra's that show what it remembers of roles, for two seconds by default; emptied, it forgets.
@@ -18,6 +21,10 @@ const MAX_ROLE_NAME: usize = 1024;
 /// Highest cost of a hash (bcrypt's log2 of the rounds) that a client brings along: Cassandra checks one when it is set, and at each
 /// login, which takes a third of a second at this one and twice as long at each that follows.
 const MAX_COST: u32 = 12;
+/// What Cassandra says to whoever drops a superuser and is none.
+pub const NO_SUPERUSERS_ROLE: &str = "Only superusers can drop a role with superuser status";
+/// Roles that one role may have, directly or not, when it is looked up whether it is a superuser by one of them.
+const MEMBERSHIPS: usize = 1_000;
 /// What Cassandra says of a function that is not there, as an unexpected error, before anything is executed.
 const NO_FUNCTION: &str = "java.util.NoSuchElementException: No value present";
 
@@ -71,6 +78,13 @@ impl Cassandra {
             let reason = "this replica's Cassandra has no logins yet: it is to be started with agent --authentication";
             return Err(Failure::Retry { reason: reason.to_owned(), ambiguous: false });
         }
+        let is_no_superusers = record.flags & flags::NO_SUPERUSER != 0;
+        if let Some(RoleChange::Role { action: Action::Drop, role, .. }) = said.role.as_deref()
+            && is_no_superusers
+            && self.is_superuser(role).await?
+        {
+            return Ok(Reply::unauthorized(NO_SUPERUSERS_ROLE));
+        }
         let role_is_there = match said.role.as_deref() {
             Some(RoleChange::Role { action: Action::Create, role, .. }) => self.has_role(role).await?,
             _ => false,
@@ -86,7 +100,11 @@ impl Cassandra {
         if made {
             self.execute_grants(place, keyspace, grants).await.map_err(ambiguous)?;
         }
-        if said.role.is_some() || !grants.is_empty() {
+        let dropped = Dropped::by(&said, &reply).filter(|_| self.pool.asks_for_logins());
+        if let Some(dropped) = &dropped {
+            self.revoke_the_rest(dropped).await.map_err(ambiguous)?;
+        }
+        if said.role.is_some() || !grants.is_empty() || dropped.is_some() {
             self.forget_roles(place).await;
         }
         Ok(reply)
@@ -113,6 +131,26 @@ impl Cassandra {
     async fn has_role(&self, role: &str) -> Result<bool, Failure> {
         let text = format!("SELECT role FROM system_auth.roles WHERE role = {}", quoted(role));
         Ok(!self.rows(text).await?.is_empty())
+    }
+
+    /// Whether a role may do everything, by itself or by another one that it has.
+    async fn is_superuser(&self, role: &str) -> Result<bool, Failure> {
+        let (mut known, mut waiting) = (BTreeSet::from([role.to_owned()]), vec![role.to_owned()]);
+        while let Some(next) = waiting.pop() {
+            let select = "SELECT is_superuser, member_of FROM system_auth.roles WHERE role =";
+            for row in self.rows(format!("{select} {}", quoted(&next))).await? {
+                let superuser = row.first().and_then(Option::as_deref).and_then(cell::as_boolean);
+                if superuser == Some(true) {
+                    return Ok(true);
+                }
+                for other in cell::as_texts(row.get(1)) {
+                    if known.len() < MEMBERSHIPS && known.insert(other.clone()) {
+                        waiting.push(other);
+                    }
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// What was granted holds at once, and what was revoked no longer, for reads that Cassandra judges, too; in two seconds where this

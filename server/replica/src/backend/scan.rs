@@ -54,7 +54,8 @@ pub(super) async fn digest(
         let mut hash = Sha256::new();
         hash.update(table.definition.as_bytes());
         let mut count = 0u64;
-        let mut pages = Pages::new(connection, table.select, Some(now_s));
+        // Bytes alone are hashed: columns are not asked for, whose types may be nested deeper than is read here.
+        let mut pages = Pages { skip_metadata: true, ..Pages::new(connection, table.select, Some(now_s)) };
         while let Some(Rows { rows, .. }) = pages.next().await? {
             count += rows.len() as u64;
             rows.iter().for_each(|row| hash_row(&mut hash, row));
@@ -149,13 +150,14 @@ pub(crate) struct Pages<'a> {
     now_s: Option<i32>,
     state: Option<Bytes>,
     size: i32,
+    skip_metadata: bool,
     over: bool,
 }
 
 impl<'a> Pages<'a> {
     /// Of a SELECT as of this second since 1970, if it is one that any second matters to. Asks nothing yet.
     pub(crate) fn new(connection: &'a Connection, select: String, now_s: Option<i32>) -> Self {
-        Self { connection, select, now_s, state: None, size: PAGE, over: false }
+        Self { connection, select, now_s, state: None, size: PAGE, skip_metadata: false, over: false }
     }
 
     /// The next one; `None` after the last.
@@ -166,7 +168,11 @@ impl<'a> Pages<'a> {
         if self.over {
             return Ok(None);
         }
-        let mut rows = page(self.connection, &self.select, self.now_s, self.state.take(), self.size).await?;
+        let mut params = Params::new(Consistency::One, Values::none());
+        params.page_size = Some(self.size);
+        params.paging_state = self.state.take();
+        params.skip_metadata = self.skip_metadata;
+        let mut rows = page(self.connection, &self.select, self.now_s, &params).await?;
         self.size = next_size(self.size, &rows.rows);
         self.state = rows.paging_state.take();
         self.over = self.state.is_none();
@@ -199,14 +205,10 @@ pub(crate) async fn page(
     connection: &Connection,
     text: &str,
     now_s: Option<i32>,
-    paging_state: Option<Bytes>,
-    size: i32,
+    params: &Params,
 ) -> Result<Rows, Failure> {
     let retry = |reason: String| Failure::Retry { reason, ambiguous: false };
-    let mut params = Params::new(Consistency::One, Values::none());
-    params.page_size = Some(size);
-    params.paging_state = paging_state;
-    let body = request::v5::query(text, &params, now_s).map_err(|e| retry(e.to_string()))?;
+    let body = request::v5::query(text, params, now_s).map_err(|e| retry(e.to_string()))?;
     let answer = connection.ask(Opcode::Query, body).await.map_err(|lost| retry(lost.reason))?;
     let reply = match judge(answer) {
         Meaning::Reply(reply) => reply,

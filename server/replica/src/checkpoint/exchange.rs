@@ -1,5 +1,8 @@
 //! Checkpoints for others, over HTTP. What is copied is checked like any other before it is used.
 //!
+//! A checkpoint is all data of the replica. Where replica and agent share a token, whoever asks must show it, as the agent has it;
+//! replicas that share a Cassandra have none, and whoever reaches them may read.
+//!
 //! | | |
 //! |---|---|
 //! | `POST /checkpoint` | makes one now and says which |
@@ -12,14 +15,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path as Segments, State};
+use axum::extract::{Path as Segments, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use replicateddb_store::api::RestorePoint;
-use replicateddb_store::bounded;
 use replicateddb_store::client::StoreError;
+use replicateddb_store::{bearer, bounded};
+use reqwest::RequestBuilder;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
@@ -33,11 +38,24 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// Attempts at making one: one that was being made when it was asked for has no documents.
 const ATTEMPTS: usize = 3;
 
-/// The routes of a replica. `asked`: where to say that a restore point is to have documents, if not each has.
-pub fn router(points: Points, replica: ReplicaHandle, asked: Option<Arc<AtomicBool>>) -> Router {
+/// The routes of a replica. `asked`: where to say that a restore point is to have documents, if not each has. `token`: what whoever
+/// asks must show.
+pub fn router(points: Points, replica: ReplicaHandle, asked: Option<Arc<AtomicBool>>, token: Option<&str>) -> Router {
     let made = points.clone();
     let make = post(async move || make(made, replica, asked).await);
-    Router::new().route("/checkpoint", make).merge(reading(points))
+    let router = Router::new().route("/checkpoint", make).merge(reading(points));
+    let Some(token) = token else { return router };
+    let token: Arc<str> = token.into();
+    router.layer(from_fn(move |request: Request, next: Next| {
+        let shown = bearer::is_shown(request.headers(), &token);
+        async move { if shown { next.run(request).await } else { unshown() } }
+    }))
+}
+
+fn unshown() -> Response {
+    let text = "a checkpoint is all data of the replica, for whoever shows the token of replica and agent: give its file by \
+                --agent-token-file (RDB_AGENT_TOKEN_FILE), or the token itself by the header 'Authorization: Bearer TOKEN'\n";
+    (StatusCode::UNAUTHORIZED, text).into_response()
 }
 
 /// The routes of a replica that has no folder for checkpoints: they say so.
@@ -117,11 +135,24 @@ fn unread(error: bounded::Unread) -> StoreError {
 #[derive(Clone, Default)]
 pub struct Peer {
     client: reqwest::Client,
+    token: Option<String>,
 }
 
 impl Peer {
+    /// One that shows this token.
+    pub fn showing(token: Option<String>) -> Self {
+        Self { token, ..Self::default() }
+    }
+
+    fn asking(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
     async fn get(&self, url: String) -> Result<reqwest::Response, StoreError> {
-        let asked = tokio::time::timeout(SILENCE, self.client.get(&url).send()).await;
+        let asked = tokio::time::timeout(SILENCE, self.asking(self.client.get(&url)).send()).await;
         let response = asked.map_err(|_| StoreError::Unreachable(format!("{url}: no answer within {SILENCE:?}")))?;
         response.and_then(reqwest::Response::error_for_status).map_err(unreachable)
     }
@@ -139,7 +170,8 @@ impl Peer {
     /// # Errors
     /// It can't be reached, or why it can't.
     pub async fn make(&self, source: &str) -> Result<RestorePoint, StoreError> {
-        let response = self.client.post(format!("{source}/checkpoint")).send().await.map_err(unreachable)?;
+        let request = self.asking(self.client.post(format!("{source}/checkpoint")));
+        let response = request.send().await.map_err(unreachable)?;
         if response.status().is_success() {
             return bounded::json(response).await.map_err(unread);
         }

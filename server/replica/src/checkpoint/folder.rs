@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::binary::hex;
 use super::line::Line;
+use crate::backend::MAX_ANSWER_BYTES;
 
 /// Version of the format.
 pub const FORMAT: u32 = 1;
@@ -26,8 +27,9 @@ pub const MANIFEST: &str = "manifest.json";
 const UNFINISHED: &str = "manifest.json.new";
 /// Largest manifest, bytes: the replica's whole state is in it.
 pub const MAX_MANIFEST: usize = 64 << 20;
-/// Longest line, bytes: above the largest answer that Cassandra gives for a row, with room for escapes.
-const MAX_LINE: u64 = 1 << 30;
+/// Longest line, bytes: the largest answer that Cassandra gives, of one row, in hexadecimal digits. A longer one is not written, and a
+/// document that unpacks to a longer one is not read: what unpacks to so much may be a few bytes in the file.
+const MAX_LINE: usize = 2 * MAX_ANSWER_BYTES;
 /// Bytes that are read or written at once.
 const BLOCK: usize = 64 << 10;
 
@@ -49,6 +51,16 @@ pub enum CheckpointError {
         file: PathBuf,
         /// What it said.
         error: io::Error,
+    },
+    /// A row that no checkpoint can hold.
+    #[error("a row of {table} takes {bytes} bytes as JSON, and a line of a checkpoint has at most {limit}")]
+    LargeRow {
+        /// The document's name.
+        table: String,
+        /// Its bytes as JSON.
+        bytes: usize,
+        /// The most that there may be.
+        limit: usize,
     },
     /// Cassandra did not do its part.
     #[error("{0}")]
@@ -137,6 +149,7 @@ pub struct DocumentWriter {
     file: String,
     out: GzEncoder<Hashing<BufWriter<File>>>,
     lines: u64,
+    max_line: usize,
 }
 
 impl DocumentWriter {
@@ -150,17 +163,22 @@ impl DocumentWriter {
         let path = folder.join(&file);
         let out = File::create(&path).map_err(disk(&path))?;
         let out = GzEncoder::new(Hashing::new(BufWriter::with_capacity(BLOCK, out)), Compression::fast());
-        Ok(Self { table: table.to_owned(), path, file, out, lines: 0 })
+        Ok(Self { table: table.to_owned(), path, file, out, lines: 0, max_line: MAX_LINE })
     }
 
     /// Adds a line.
     ///
     /// # Errors
-    /// The disk.
+    /// The disk, or the row takes more than a line may.
     pub fn line(&mut self, line: &Line) -> Result<(), CheckpointError> {
+        let mut text = serde_json::to_vec(line).map_err(|error| disk(&self.path)(error.into()))?;
+        text.push(b'\n');
+        if text.len() > self.max_line {
+            let (table, bytes) = (self.table.clone(), text.len());
+            return Err(CheckpointError::LargeRow { table, bytes, limit: self.max_line });
+        }
         self.lines += 1;
-        let text = serde_json::to_writer(&mut self.out, line).map_err(io::Error::from);
-        text.and_then(|()| self.out.write_all(b"\n")).map_err(disk(&self.path))
+        self.out.write_all(&text).map_err(disk(&self.path))
     }
 
     /// Ends it; it is not synced yet.
@@ -168,7 +186,7 @@ impl DocumentWriter {
     /// # Errors
     /// The disk.
     pub fn finish(self) -> Result<Document, CheckpointError> {
-        let Self { table, path, file, out, lines } = self;
+        let Self { table, path, file, out, lines, .. } = self;
         let mut hashed = out.finish().map_err(disk(&path))?;
         hashed.flush().map_err(disk(&path))?;
         Ok(Document { table, file, lines, bytes: hashed.bytes, sha256: hex(&hashed.hash.finalize()) })
@@ -288,6 +306,7 @@ pub struct DocumentReader {
     expected: u64,
     read: u64,
     line: Vec<u8>,
+    max_line: usize,
 }
 
 impl DocumentReader {
@@ -299,7 +318,7 @@ impl DocumentReader {
         let path = folder.join(&document.file);
         let file = File::open(&path).map_err(disk(&path))?;
         let input = BufReader::new(MultiGzDecoder::new(BufReader::with_capacity(BLOCK, file)));
-        Ok(Self { path, input, expected: document.lines, read: 0, line: Vec::new() })
+        Ok(Self { path, input, expected: document.lines, read: 0, line: Vec::new(), max_line: MAX_LINE })
     }
 
     /// The next line; `None` at the end.
@@ -308,7 +327,10 @@ impl DocumentReader {
     /// It is damaged: [`verify`] finds the same, and earlier.
     pub fn next_line(&mut self) -> Result<Option<Line>, CheckpointError> {
         self.line.clear();
-        let read = (&mut self.input).take(MAX_LINE).read_until(b'\n', &mut self.line);
+        let read = (&mut self.input).take(self.max_line as u64 + 1).read_until(b'\n', &mut self.line);
+        if self.line.len() > self.max_line {
+            return Err(damaged(&self.path, format!("line {} has more than {} bytes", self.read + 1, self.max_line)));
+        }
         if read.map_err(|error| damaged(&self.path, error))? == 0 {
             return match self.read == self.expected {
                 true => Ok(None),

@@ -53,6 +53,36 @@ fn what_was_written_is_read_and_only_once_it_is_complete() {
     assert_eq!(read(&folder).expect("whole"), Some(60));
 }
 
+/// I7: a line has a bound, whatever unpacks to it, and nothing is written that could not be read again.
+#[test]
+fn no_line_is_longer_than_may_be() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path().join("one");
+    let document = &written(&folder).documents[0];
+    let longest = serde_json::to_vec(&line(59)).expect("JSON").len() + 1;
+    let read_with = |max_line| {
+        let mut reader = DocumentReader { max_line, ..DocumentReader::open(&folder, document).expect("there") };
+        let mut lines = 0;
+        loop {
+            match reader.next_line() {
+                Ok(Some(_)) => lines += 1,
+                Ok(None) => return Ok(lines),
+                Err(error) => return Err((lines, error.to_string())),
+            }
+        }
+    };
+    assert_eq!(read_with(longest), Ok(60));
+    let (lines, error) = read_with(longest - 1).expect_err("line 11 has two digits");
+    assert!(lines == 10 && error.contains("line 11 has more than"), "{lines}: {error}");
+
+    let mut writer = DocumentWriter::create(&folder, "other").expect("a document");
+    writer.max_line = longest - 1;
+    writer.line(&line(9)).expect("short");
+    let error = writer.line(&line(10)).expect_err("long").to_string();
+    assert!(error.contains("a row of other takes"), "{error}");
+    assert_eq!(writer.finish().expect("finished").lines, 1);
+}
+
 /// Each file that is changed in any byte, cut anywhere, or lost, is named.
 #[test]
 fn damage_is_found_and_named() {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use replicateddb_cql::Consistency;
+use replicateddb_cql::request::{Params, Values};
 use replicateddb_cql::response::{Row, Rows, cell};
 use replicateddb_cql::statement::{Ident, is_system_keyspace};
 
@@ -96,7 +98,9 @@ impl<'a> Reading<'a> {
     /// # Errors
     /// Cassandra can't be asked now.
     pub async fn shape(&self, table: &Table) -> Result<Shape, CheckpointError> {
-        let page = page(self.connection, &format!("{} LIMIT 1", table.select()), Some(self.second), None, 1).await;
+        let select = format!("{} LIMIT 1", table.select());
+        let one = Params { page_size: Some(1), ..Params::new(Consistency::One, Values::none()) };
+        let page = page(self.connection, &select, Some(self.second), &one).await;
         table.typed(&page.map_err(failed)?.columns).map_err(CheckpointError::Cassandra)
     }
 

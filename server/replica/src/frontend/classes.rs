@@ -2,7 +2,7 @@
 //! notices some of them only when the table is in its schema, and does not start with that schema again.
 
 use replicateddb_cql::{
-    lex::{self, Token, TokenKind},
+    lex::{Token, TokenKind},
     statement::{Action, Kind, Object, Statement},
 };
 
@@ -19,8 +19,7 @@ const INDEXES: [&str; 4] = ["sai", "StorageAttachedIndex", "SASIIndex", "legacy_
 const OWN: &str = "org.apache.cassandra.";
 
 /// What the statement names that is not known, and what there is.
-pub fn unknown_class(text: &str, statement: &Statement) -> Option<String> {
-    let tokens: Vec<Token> = lex::tokens(text).collect();
+pub fn unknown_class(text: &str, tokens: &[Token], statement: &Statement) -> Option<String> {
     match statement.kind {
         Kind::Ddl(Action::Create, Object::Index) => {
             let using = tokens.iter().position(|token| token.is_word(text, "USING"))?;
@@ -53,7 +52,7 @@ fn string<'a>(text: &'a str, token: &Token) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use replicateddb_cql::statement::classify;
+    use replicateddb_cql::{lex, statement::classify};
 
     use super::*;
 
@@ -79,7 +78,8 @@ mod tests {
             ("CREATE CUSTOM INDEX i ON a.t (v) USING 'org.apache.cassandra.index.sasi.SASIIndex'", false),
             ("CREATE CUSTOM INDEX i ON a.t (v) USING 'org.apache.cassandra.index.internal.CassandraIndex'", true),
         ] {
-            assert_eq!(unknown_class(text, &classify(text)).is_some(), refused, "{text}");
+            let tokens: Vec<Token> = lex::tokens(text).collect();
+            assert_eq!(unknown_class(text, &tokens, &classify(text)).is_some(), refused, "{text}");
         }
     }
 }

@@ -74,12 +74,7 @@ impl Control {
     /// See [`ControlError`]; the connection is given up after any of them, the next question opens another.
     pub async fn query(&self, text: &str, values: Values) -> Result<Rows, ControlError> {
         let body = request::query(text, &Params::new(Consistency::One, values))?;
-        let mut slot = timeout(CONTROL_TIMEOUT, self.connection.lock()).await.map_err(|_| ControlError::Timeout)?;
-        // Taken while it is in use: a question that is given up half-way leaves no connection with a stray answer.
-        let taken = slot.take();
-        let (connection, answer) =
-            timeout(CONTROL_TIMEOUT, self.ask(taken, body)).await.map_err(|_| ControlError::Timeout)??;
-        *slot = Some(connection);
+        let answer = self.answer(Opcode::Query, body).await?;
         let message = answer.message()?;
         match answer.opcode {
             Opcode::Result => match response::parse_result(&message)? {
@@ -91,16 +86,39 @@ impl Control {
         }
     }
 
+    /// The body of the ERROR that says where the text breaks the grammar, if it does. It is prepared, and not executed.
+    ///
+    /// # Errors
+    /// See [`ControlError`], and [`Control::query`].
+    pub async fn syntax_error(&self, text: &str) -> Result<Option<Bytes>, ControlError> {
+        let answer = self.answer(Opcode::Prepare, request::prepare(text)?).await?;
+        let message = answer.message()?;
+        let is_syntax = || Ok(response::parse_error(&message)?.kind() == Some(ErrorCode::Syntax));
+        let wrong = answer.opcode == Opcode::Error && is_syntax().map_err(ControlError::Protocol)?;
+        Ok(wrong.then_some(message))
+    }
+
+    async fn answer(&self, opcode: Opcode, body: Bytes) -> Result<Envelope, ControlError> {
+        let mut slot = timeout(CONTROL_TIMEOUT, self.connection.lock()).await.map_err(|_| ControlError::Timeout)?;
+        // Taken while it is in use: a question that is given up half-way leaves no connection with a stray answer.
+        let taken = slot.take();
+        let asked = timeout(CONTROL_TIMEOUT, self.ask(taken, opcode, body)).await;
+        let (connection, answer) = asked.map_err(|_| ControlError::Timeout)??;
+        *slot = Some(connection);
+        Ok(answer)
+    }
+
     async fn ask(
         &self,
         connection: Option<Framed<TcpStream, Codec>>,
+        opcode: Opcode,
         body: Bytes,
     ) -> Result<(Framed<TcpStream, Codec>, Envelope), ControlError> {
         let mut connection = match connection {
             Some(connection) => connection,
             None => backend::connect(&self.at, Some(self.generation)).await?,
         };
-        connection.send(Envelope::request(0, Opcode::Query, body)).await?;
+        connection.send(Envelope::request(0, opcode, body)).await?;
         let answer = connection.next().await.ok_or(ControlError::Closed)??;
         Ok((connection, answer))
     }

@@ -15,6 +15,12 @@ pub trait Core: Clone + Send + Sync + 'static {
     fn serving(&self) -> watch::Receiver<Serving>;
     /// Orders a request; completes when it is applied here. Bounded in time.
     fn propose(&self, request: Request) -> impl Future<Output = Result<Outcome, ProposeError>> + Send;
+    /// The same for a schema statement that was judged at the schema of this index, and is executed at no other one.
+    fn propose_judged(
+        &self,
+        request: Request,
+        schema: u64,
+    ) -> impl Future<Output = Result<Outcome, ProposeError>> + Send;
     /// Completes when everything acknowledged anywhere before the call is applied here; gives the index. Bounded.
     fn barrier(&self) -> impl Future<Output = Result<u64, ProposeError>> + Send;
     /// What is applied here now, if a read of one partition may begin before its barrier has passed.
@@ -27,6 +33,8 @@ pub trait Core: Clone + Send + Sync + 'static {
     fn prove(&self) -> impl Future<Output = Result<(), ProposeError>> + Send;
     /// The version of the schema applied here.
     fn schema(&self) -> watch::Receiver<SchemaVersion>;
+    /// The index of the record that made it, or of an earlier one.
+    fn schema_index(&self) -> u64;
     /// The index of the last record applied here that may have changed the schema, roles or permissions.
     fn last_ddl(&self) -> u64;
     /// Schema changes as they are applied here.
@@ -40,6 +48,10 @@ impl Core for ReplicaHandle {
 
     async fn propose(&self, request: Request) -> Result<Outcome, ProposeError> {
         ReplicaHandle::propose(self, request).await
+    }
+
+    async fn propose_judged(&self, request: Request, schema: u64) -> Result<Outcome, ProposeError> {
+        ReplicaHandle::propose_judged(self, request, schema).await
     }
 
     async fn barrier(&self) -> Result<u64, ProposeError> {
@@ -64,6 +76,10 @@ impl Core for ReplicaHandle {
 
     fn schema(&self) -> watch::Receiver<SchemaVersion> {
         ReplicaHandle::schema(self)
+    }
+
+    fn schema_index(&self) -> u64 {
+        ReplicaHandle::schema_index(self)
     }
 
     fn last_ddl(&self) -> u64 {

@@ -14,7 +14,7 @@ use replicateddb_cql::{
     Compression, Consistency, Version,
     frame::{Codec, Envelope, Opcode},
     request::{self, Params, Values},
-    response::{self, Column, ColumnType, ErrorBody, Prepared, Rows, cell},
+    response::{self, Column, ColumnType, ErrorBody, ErrorCode, Prepared, Rows, cell},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -31,6 +31,8 @@ use crate::lanes::Lanes;
 use crate::reads::{Early, Hold};
 use crate::replica::{Outcome, ProposeError, Request, SchemaEvent, SchemaVersion, Serving};
 
+/// What no statement may have in it.
+pub const WRONG: &str = "WRONG";
 /// Longest wait for anything that has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -47,6 +49,8 @@ pub struct FakeCore {
     pub events: broadcast::Sender<SchemaEvent>,
     pub proposed: Arc<Mutex<Vec<Request>>>,
     pub fail: Arc<Mutex<Option<ProposeError>>>,
+    /// The body of the ERROR that all proposals end with, if they do.
+    pub answer: Arc<Mutex<Option<Bytes>>>,
     /// Where reads begin before their barrier; its index is 1.
     pub early: Arc<Mutex<Option<Early>>>,
     /// Lanes held by reads, ever; and whether they are held too long.
@@ -70,6 +74,7 @@ impl FakeCore {
             proposed: Arc::default(),
             early: Arc::default(),
             fail: Arc::default(),
+            answer: Arc::default(),
             held: Arc::default(),
             expired: Arc::default(),
             standing: Standing::default(),
@@ -93,7 +98,14 @@ impl Core for FakeCore {
         self.proposed.lock().unwrap().push(request);
         self.gate.acquire().await.unwrap().forget();
         self.failure()?;
-        Ok(Outcome { index: 1, flags: 0, opcode: Opcode::Result.code(), body: response::void() })
+        Ok(match self.answer.lock().unwrap().clone() {
+            Some(body) => Outcome { index: 1, flags: 0, opcode: Opcode::Error.code(), body },
+            None => Outcome { index: 1, flags: 0, opcode: Opcode::Result.code(), body: response::void() },
+        })
+    }
+
+    async fn propose_judged(&self, request: Request, _schema: u64) -> Result<Outcome, ProposeError> {
+        self.propose(request).await
     }
 
     async fn barrier(&self) -> Result<u64, ProposeError> {
@@ -127,6 +139,10 @@ impl Core for FakeCore {
 
     fn schema(&self) -> watch::Receiver<SchemaVersion> {
         self.schema.subscribe()
+    }
+
+    fn schema_index(&self) -> u64 {
+        0
     }
 
     fn last_ddl(&self) -> u64 {
@@ -193,6 +209,10 @@ fn reply(envelope: &Envelope, generation: &Mutex<u64>, levels: &Mutex<Vec<Consis
         Opcode::Startup => (Opcode::Ready, response::ready()),
         Opcode::Prepare => {
             let text = request::parse_prepare(&envelope.body, version(envelope)).unwrap().text;
+            if let Some(at) = text.find(WRONG) {
+                let message = format!("line 1:{at} no viable alternative at input '{WRONG}'");
+                return (Opcode::Error, response::error_text(ErrorCode::Syntax, &message));
+            }
             let prepared = Prepared {
                 id: id_of(&text),
                 metadata_id: Bytes::new(),
@@ -255,7 +275,7 @@ impl Bed {
         };
         let members = watch::Sender::new(Vec::new());
         let peers = Arc::new(Peers::new(0, members.subscribe()));
-        let config = Config { listen: address, max_clients, identity, authentication: false, keyspace: None, tls };
+        let config = Config { listen: address, max_clients, identity, superuser: None, keyspace: None, tls };
         let metrics = Arc::new(Metrics::default());
         let frontend = Frontend::new(core.clone(), config, peers, metrics.clone());
         let stop = CancellationToken::new();

@@ -68,6 +68,10 @@ pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PEER_CACHE: Duration = Duration::from_millis(20);
 /// Time a peer has to answer about its state.
 pub const PEER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Members of a refused batch of which Cassandra is asked whether they are well formed.
+pub const SYNTAX_LOOKS: usize = 100;
+/// Times that the permission for a schema statement is judged, if the schema changes each time before its turn comes.
+pub const JUDGEMENTS: u32 = 10;
 /// Time that the acknowledgement of a schema change waits for the other live replicas to apply it.
 pub const SCHEMA_CHANGE_WAIT: Duration = Duration::from_secs(10);
 /// Time between two looks at the other replicas while a schema change waits for them.

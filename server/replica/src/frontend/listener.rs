@@ -49,8 +49,8 @@ pub struct Config {
     pub max_clients: usize,
     /// Who this replica is to drivers.
     pub identity: Identity,
-    /// Clients log in.
-    pub authentication: bool,
+    /// Clients log in, and this is the superuser to begin with ([`superuser`](super::superuser)).
+    pub superuser: Option<Arc<str>>,
     /// The keyspace that clients are confined to, if the replica shares its Cassandra with others.
     pub keyspace: Option<Arc<str>>,
     /// Clients use TLS.
@@ -168,7 +168,7 @@ impl<C: Core> Frontend<C> {
             topology: Topology::new(self.config.identity.clone(), self.peers.clone()),
             peers: self.peers.clone(),
             metrics: self.metrics.clone(),
-            authentication: self.config.authentication,
+            superuser: self.config.superuser.clone(),
             keyspace: self.config.keyspace.clone(),
             tls: self.config.tls.clone(),
             budget: self.budget.clone(),

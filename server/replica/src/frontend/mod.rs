@@ -37,12 +37,14 @@ pub mod tls;
 mod tokens;
 mod topology;
 mod write;
+#[cfg(test)]
+mod write_tests;
 
 /// What judges texts of clients, for fuzz targets.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     pub use super::plan::{Plan, Refusal, WritePlan, plan};
-    pub use super::refuse::too_deep;
+    pub use super::refuse::{lexed, too_deep};
     pub use super::select::Select;
     pub use super::topology::Table;
 }

@@ -6,7 +6,7 @@ use replicateddb_cql::{
     Consistency,
     frame::Envelope,
     response::ErrorCode,
-    statement::{Ident, Kind, Object, Statement, classify, is_system_keyspace},
+    statement::{Ident, Kind, Object, Statement, classify_lexed, is_system_keyspace},
 };
 
 use super::{
@@ -90,10 +90,12 @@ impl Refusal {
 
 /// Decides about a statement in a session that uses `keyspace`.
 pub fn plan(text: &str, keyspace: Option<&str>) -> Plan {
-    if let Some(refusal) = refuse::too_long(text) {
-        return Plan::Refuse(refusal);
-    }
-    let statement = classify(text);
+    // Once: whatever is asked of a text is asked of these.
+    let tokens = match refuse::lexed(text) {
+        Ok(tokens) => tokens,
+        Err(refusal) => return Plan::Refuse(refusal),
+    };
+    let statement = classify_lexed(text, &tokens);
     let named = statement.keyspace.as_ref().map(Ident::as_str).or(keyspace);
     let kind = match statement.kind {
         Kind::Select => {
@@ -107,8 +109,8 @@ pub fn plan(text: &str, keyspace: Option<&str>) -> Plan {
         Kind::Ddl(..) | Kind::Role => RequestKind::Ddl,
         Kind::Truncate => RequestKind::Truncate,
     };
-    let unknown_class = || classes::unknown_class(text, &statement).map(Refusal::invalid);
-    let too_deep = || refuse::too_deep(text);
+    let unknown_class = || classes::unknown_class(text, &tokens, &statement).map(Refusal::invalid);
+    let too_deep = || refuse::too_deep(text, &tokens);
     match refuse::by_text(&statement, keyspace).or_else(unknown_class).or_else(too_deep) {
         Some(refusal) => Plan::Refuse(refusal),
         None => Plan::Write(Box::new(WritePlan { kind, statement })),

@@ -36,6 +36,19 @@ impl Prepared {
     }
 }
 
+/// A statement of which more is known than is remembered of all prepared ones together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this statement can't be prepared: what is known of it takes {bytes} bytes, and all prepared statements together may take {limit}. \
+     Execute it as it is, or prepare smaller ones: of a batch each member alone, for a BATCH of the protocol"
+)]
+pub struct TooLarge {
+    /// What it takes, bytes.
+    pub bytes: usize,
+    /// What all may take, bytes.
+    pub limit: usize,
+}
+
 /// A bounded cache: what was prepared longest ago goes first.
 #[derive(Debug)]
 pub struct PreparedCache {
@@ -63,10 +76,16 @@ impl PreparedCache {
     }
 
     /// Remembers a statement. The same id again replaces the old entry and keeps its place.
-    pub fn insert(&self, id: &[u8], prepared: Prepared) {
-        let id = Bytes::copy_from_slice(id);
+    ///
+    /// # Errors
+    /// It alone takes more than all may: it is not remembered, and nothing is forgotten for it.
+    pub fn insert(&self, id: &[u8], prepared: Prepared) -> Result<(), TooLarge> {
+        let (id, bytes) = (Bytes::copy_from_slice(id), prepared.bytes());
+        if bytes > self.max_bytes {
+            return Err(TooLarge { bytes, limit: self.max_bytes });
+        }
         let mut inner = self.lock();
-        inner.bytes += prepared.bytes();
+        inner.bytes += bytes;
         if let Some(old) = inner.by_id.insert(id.clone(), Arc::new(prepared)) {
             inner.bytes -= old.bytes();
         } else {
@@ -78,6 +97,7 @@ impl PreparedCache {
                 inner.bytes -= gone.bytes();
             }
         }
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -101,19 +121,22 @@ mod tests {
     fn i7_bounded_by_entries_and_by_bytes() {
         let cache = PreparedCache::new(2, 1000);
         for id in [b"a", b"b", b"c"] {
-            cache.insert(id, statement("x"));
+            cache.insert(id, statement("x")).expect("small");
         }
         assert!(cache.get(b"a").is_none() && cache.get(b"b").is_some() && cache.get(b"c").is_some());
         assert_eq!(len(&cache), 2);
 
         let cache = PreparedCache::new(100, 10);
-        cache.insert(b"a", statement("123456"));
-        cache.insert(b"b", statement("1234"));
+        cache.insert(b"a", statement("123456")).expect("small");
+        cache.insert(b"b", statement("1234")).expect("small");
         assert_eq!(len(&cache), 2);
-        cache.insert(b"c", statement("1"));
+        cache.insert(b"c", statement("1")).expect("small");
         assert!(cache.get(b"a").is_none());
-        cache.insert(b"d", statement(&"y".repeat(11)));
-        assert_eq!(len(&cache), 0);
+        let too_large = cache.insert(b"d", statement(&"y".repeat(11)));
+        assert_eq!(too_large, Err(TooLarge { bytes: 11, limit: 10 }));
+        assert_eq!(len(&cache), 2, "nothing is forgotten for it");
+        cache.insert(b"d", statement(&"y".repeat(10))).expect("as large as may be");
+        assert_eq!(len(&cache), 1);
     }
 
     #[test]
@@ -122,7 +145,7 @@ mod tests {
         let prepared = Prepared { keyspace: None, plan: super::super::plan::plan(&text, None), text };
         assert!(prepared.bytes() > 10 * prepared.text.len());
         let cache = PreparedCache::new(2, prepared.bytes() - 1);
-        cache.insert(b"a", prepared);
+        assert!(cache.insert(b"a", prepared).is_err());
         assert_eq!((len(&cache), cache.lock().bytes), (0, 0));
     }
 
@@ -130,10 +153,10 @@ mod tests {
     fn the_same_id_again_counts_once() {
         let cache = PreparedCache::new(2, 10);
         for _ in 0..20 {
-            cache.insert(b"a", statement("12345"));
+            cache.insert(b"a", statement("12345")).expect("small");
         }
         assert_eq!(len(&cache), 1);
-        cache.insert(b"b", statement("12345"));
+        cache.insert(b"b", statement("12345")).expect("small");
         assert_eq!(len(&cache), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! What is refused: everything that could not be executed exactly the same, and exactly once, on every replica.
 
-use replicateddb_cql::lex::{self, TokenKind};
+use replicateddb_cql::lex::{self, Token, TokenKind};
 use replicateddb_cql::response::MAX_TYPE_DEPTH;
 use replicateddb_cql::statement::{Action, Ident, Kind, Object, Statement, is_native_function, is_system_keyspace};
 
@@ -50,29 +50,32 @@ const MAX_MARKERS: usize = u16::MAX as usize;
 const MAX_MEMBERS: usize = u16::MAX as usize;
 const _: () = assert!(MAX_MEMBERS == MAX_STATEMENTS);
 
-/// Why there is more in a text than is to be read of it, if there is.
-pub fn too_long(text: &str) -> Option<Refusal> {
+/// The tokens of a text.
+///
+/// # Errors
+/// There is more in it than is to be read of it.
+pub fn lexed(text: &str) -> Result<Vec<Token>, Refusal> {
     // Each of what is counted has a byte at least.
     if text.len() <= MAX_MARKERS.min(MAX_MEMBERS) {
-        return None;
+        return Ok(lex::tokens(text).collect());
     }
-    let is_member = |token: lex::Token| MEMBERS.iter().any(|word| token.is_word(text, word));
-    let (mut all, mut markers, mut members) = (0, 0, 0);
+    let is_member = |token: Token| MEMBERS.iter().any(|word| token.is_word(text, word));
+    let (mut all, mut markers, mut members) = (Vec::new(), 0, 0);
     for token in lex::tokens(text) {
-        all += 1;
+        all.push(token);
         markers += usize::from(token.kind == TokenKind::QuestionMark);
         members += usize::from(is_member(token));
         let what = match () {
             () if markers > MAX_MARKERS => format!("Too many markers(?): at most {MAX_MARKERS} are allowed"),
             () if members > MAX_MEMBERS => format!("a batch has at most {MAX_MEMBERS} statements"),
-            () if all > MAX_TOKENS => {
+            () if all.len() > MAX_TOKENS => {
                 format!("the statement has more than {MAX_TOKENS} names, numbers and signs: bind values, or split it")
             }
             () => continue,
         };
-        return Some(Refusal::invalid(what));
+        return Err(Refusal::invalid(what));
     }
-    None
+    Ok(all)
 }
 
 /// Deepest nesting of brackets and types, and most operators in one term, of a write: Cassandra's parser and its terms call
@@ -82,9 +85,9 @@ const MAX_NESTING: usize = 60;
 const _: () = assert!(MAX_NESTING < MAX_TYPE_DEPTH);
 
 /// Why a text is nested too deep to be ordered, if it is.
-pub fn too_deep(text: &str) -> Option<Refusal> {
+pub fn too_deep(text: &str, tokens: &[Token]) -> Option<Refusal> {
     let (mut depth, mut operators) = (0_usize, 0_usize);
-    for token in lex::tokens(text) {
+    for token in tokens {
         match token.kind {
             TokenKind::Symbol(b'(' | b'[' | b'{' | b'<') => depth += 1,
             TokenKind::Symbol(b')' | b']' | b'}' | b'>') => depth = depth.saturating_sub(1),
@@ -189,7 +192,8 @@ mod tests {
             (types(61), true),
             ("DELETE FROM a.t WHERE k < 1; ".repeat(200), false),
         ] {
-            assert_eq!(too_deep(&text).is_some(), refused, "{text}");
+            let tokens = lexed(&text).expect("short");
+            assert_eq!(too_deep(&text, &tokens).is_some(), refused, "{text}");
         }
     }
 
@@ -207,7 +211,7 @@ mod tests {
             (values("7,", MAX_TOKENS / 2), Some("more than 1048576")),
             (values("'a string of a megabyte'", 1 << 16), None),
         ] {
-            let refused = too_long(&text).map(|refusal| refusal.message);
+            let refused = lexed(&text).err().map(|refusal| refusal.message);
             let said = refused.as_deref().unwrap_or("nothing");
             assert_eq!(refused.is_some(), why.is_some(), "{}: {said}", &text[..50]);
             assert!(said.contains(why.unwrap_or("nothing")), "{said}");

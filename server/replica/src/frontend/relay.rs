@@ -206,8 +206,11 @@ impl Relay {
                     let message = "the session has changed its keyspace while this was prepared: prepare it again";
                     return Noted::Now(answer::error(envelope.stream, ErrorCode::Invalid, message));
                 }
-                self.prepared.insert(&id, prepared);
-                envelope
+                match self.prepared.insert(&id, prepared) {
+                    Ok(()) => envelope,
+                    // It would be unknown as soon as it is executed, and prepared again, for ever.
+                    Err(error) => answer::error(envelope.stream, ErrorCode::Invalid, &error.to_string()),
+                }
             }
             Expect::Verdict if envelope.opcode == Opcode::Error => envelope,
             Expect::Verdict => {

@@ -19,11 +19,11 @@ use replicateddb_store::login;
 use tokio::sync::Semaphore;
 
 use super::{
-    access::{Access, Denied, Roles, grants_to_creator},
+    access::{Access, Denied, Roles, depends_on_schema, grants_to_creator},
     answer,
     control::{Control, ControlError},
     core::Core,
-    limits::SCHEMA_CHANGE_WAIT,
+    limits::{JUDGEMENTS, SCHEMA_CHANGE_WAIT, SYNTAX_LOOKS},
     metrics::Metrics,
     peers::Peers,
     plan::Refusal,
@@ -39,6 +39,7 @@ use super::{
 };
 use crate::backend::Endpoint;
 use crate::keyspace::confine;
+use crate::premise::is_moved;
 use crate::reads::{Early, Hold};
 use crate::record::flags;
 use crate::replica::{Outcome, ProposeError, Request, StatementText};
@@ -72,8 +73,8 @@ pub struct Service<C> {
     pub peers: Arc<Peers>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Clients log in.
-    pub authentication: bool,
+    /// Clients log in, and this is the superuser to begin with, which the replicas keep as it is.
+    pub superuser: Option<Arc<str>>,
     /// The keyspace that clients are confined to, if they are.
     pub keyspace: Option<Arc<str>>,
     /// How connections begin, where clients use TLS.
@@ -154,32 +155,19 @@ impl<C: Core> Service<C> {
         if write.parts().is_empty() {
             return Envelope::response(stream, Opcode::Result, response::void());
         }
-        if let Err(denied) = self.may(&write, role).await {
-            return match denied {
-                Denied::Refused(refusal) => refusal.answer(stream),
-                Denied::NotThere(None) => Envelope::response(stream, Opcode::Result, response::void()),
-                Denied::NotThere(Some(refusal)) => refusal.answer(stream),
-                Denied::NoTable { keyspace, table } => {
-                    Refusal::invalid(self.missing(&keyspace, &table).await).answer(stream)
-                }
-                Denied::Unknown(error) => answer::error_body(stream, error.body()),
-                Denied::NotNow(error) => answer::error_body(stream, answer::read_error(&error, consistency)),
-            };
-        }
-        if let Some(own) = &self.keyspace {
-            for part in write.parts() {
-                let Some(statement) = part.statement() else { continue };
-                match confine::judge(own, part.text(), statement) {
-                    confine::Verdict::Fine => {}
-                    confine::Verdict::Nothing => return Envelope::response(stream, Opcode::Result, response::void()),
-                    confine::Verdict::Refused(reason) => return Refusal::invalid(reason).answer(stream),
-                }
-            }
-        }
-        match self.ordered(&write, consistency, role).await {
-            Err(body) => answer::error_body(stream, body),
+        match self.judged_and_ordered(stream, &write, consistency, role).await {
+            Err(answer) if is_refusal(&answer) => match self.syntax_error(&write).await {
+                Some(body) => answer::error_body(stream, body),
+                None => answer,
+            },
+            Err(answer) => answer,
             Ok(outcome) => {
                 let opcode = Opcode::from_code(outcome.opcode).unwrap_or(Opcode::Error);
+                if is_syntax_error(&outcome)
+                    && let Some(body) = self.syntax_error(&write).await
+                {
+                    return answer::error_body(stream, body);
+                }
                 if write.changes_schema()
                     && opcode == Opcode::Result
                     && !self.peers.applied(outcome.index, SCHEMA_CHANGE_WAIT).await
@@ -194,8 +182,81 @@ impl<C: Core> Service<C> {
         }
     }
 
+    /// The ERROR of the first part of a write that breaks the grammar, which Cassandra notices before anything else; where it is, is where
+    /// it is in what the client wrote, whatever was made of that. What is about roles is read here by the whole grammar, and
+    /// has passwords that Cassandra would keep with a prepared text.
+    async fn syntax_error(&self, write: &Write) -> Option<Bytes> {
+        let of_rows = |part: &&Part| part.statement().is_some_and(|statement| statement.role.is_none());
+        for part in write.parts().iter().filter(of_rows).take(SYNTAX_LOOKS) {
+            match self.control.syntax_error(part.text()).await {
+                Ok(None) => {}
+                Ok(found) => return found,
+                // There is another answer.
+                Err(error) => {
+                    tracing::debug!(%error, "whether a refused statement is well formed is not known");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// The outcome, or the answer that says why there is none. Judged anew if the schema has changed before its turn came.
+    async fn judged_and_ordered(
+        &self,
+        stream: i16,
+        write: &Write,
+        consistency: Consistency,
+        role: Option<&str>,
+    ) -> Result<Outcome, Envelope> {
+        let mut attempt = 1;
+        loop {
+            let judged = match self.may(write, role).await {
+                Ok(judged) => judged,
+                Err(denied) => return Err(self.denied(stream, denied, consistency).await),
+            };
+            if let Some(answer) = self.confined(stream, write) {
+                return Err(answer);
+            }
+            let outcome = self.ordered(write, consistency, role, judged).await;
+            let outcome = outcome.map_err(|body| answer::error_body(stream, body))?;
+            if !is_moved(&outcome) || attempt == JUDGEMENTS {
+                return Ok(outcome);
+            }
+            attempt += 1;
+        }
+    }
+
+    /// What is answered to a write that reaches out of the keyspace that clients are confined to.
+    fn confined(&self, stream: i16, write: &Write) -> Option<Envelope> {
+        let own = self.keyspace.as_deref()?;
+        write.parts().iter().find_map(|part| match confine::judge(own, part.text(), part.statement()?) {
+            confine::Verdict::Fine => None,
+            confine::Verdict::Nothing => Some(Envelope::response(stream, Opcode::Result, response::void())),
+            confine::Verdict::Refused(reason) => Some(Refusal::invalid(reason).answer(stream)),
+        })
+    }
+
+    async fn denied(&self, stream: i16, denied: Denied, consistency: Consistency) -> Envelope {
+        match denied {
+            Denied::Refused(refusal) | Denied::NotThere(Some(refusal)) => refusal.answer(stream),
+            Denied::NotThere(None) => Envelope::response(stream, Opcode::Result, response::void()),
+            Denied::NoTable { keyspace, table } => {
+                Refusal::invalid(self.missing(&keyspace, &table).await).answer(stream)
+            }
+            Denied::Unknown(error) => answer::error_body(stream, error.body()),
+            Denied::NotNow(error) => answer::error_body(stream, answer::read_error(&error, consistency)),
+        }
+    }
+
     /// The outcome, or the body of the ERROR that says why there is none.
-    async fn ordered(&self, write: &Write, consistency: Consistency, role: Option<&str>) -> Result<Outcome, Bytes> {
+    async fn ordered(
+        &self,
+        write: &Write,
+        consistency: Consistency,
+        role: Option<&str>,
+        judged: Judged,
+    ) -> Result<Outcome, Bytes> {
         let repeatable = self.repeatable(write, consistency).await?;
         let mut request = write.request(repeatable, now_micros()).map_err(|refusal| body(&refusal))?;
         if let (Some(role), [part]) = (role, write.parts()) {
@@ -209,16 +270,21 @@ impl<C: Core> Service<C> {
                     confine::stripped(own, &statement.text, kind).map_err(|reason| body(&Refusal::invalid(reason)))?;
             }
         }
-        self.core.propose(request).await.map_err(|error| answer::write_error(&error, consistency))
+        request.flags |= judged.flags;
+        let outcome = match judged.schema {
+            Some(schema) => self.core.propose_judged(request, schema).await,
+            None => self.core.propose(request).await,
+        };
+        outcome.map_err(|error| answer::write_error(&error, consistency))
     }
 
-    /// Whether the role may have all of a write executed.
-    async fn may(&self, write: &Write, role: Option<&str>) -> Result<(), Denied> {
+    /// Whether the role may have all of a write executed, and what has to be so at its place in the order.
+    async fn may(&self, write: &Write, role: Option<&str>) -> Result<Judged, Denied> {
         let is_about_roles = |part: &&Part| part.statement().is_some_and(|statement| statement.role.is_some());
         let Some(role) = role else {
             return match write.parts().iter().any(|part| is_about_roles(&part)) {
                 true => Err(Denied::Refused(refuse::roles_of_nobody())),
-                false => Ok(()),
+                false => Ok(Judged::default()),
             };
         };
         // What is rare is judged by all that was acknowledged anywhere before it was asked.
@@ -236,15 +302,24 @@ impl<C: Core> Service<C> {
     }
 
     /// The same, by what is applied here.
-    async fn may_now(&self, write: &Write, role: &str) -> Result<(), Denied> {
+    async fn may_now(&self, write: &Write, role: &str) -> Result<Judged, Denied> {
         // First: what is read then is no older.
         let (version, schema_version) = (self.core.last_ddl(), *self.core.schema().borrow());
-        let access = Access { control: &self.control, schema: &self.schema, schema_version, version };
+        let schema = self.core.schema_index();
+        let superuser = self.superuser.as_deref();
+        let access = Access { control: &self.control, schema: &self.schema, schema_version, version, superuser };
+        let mut judged = Judged::default();
         for part in write.parts() {
             let Some(statement) = part.statement() else { continue };
-            access.check(&self.roles, role, statement, part.keyspace()).await?;
+            let allowed = access.check(&self.roles, role, statement, part.keyspace()).await?;
+            if !allowed.superuser && depends_on_schema(statement) {
+                judged.schema = Some(schema);
+            }
+            if !allowed.superuser && statement.role.is_some() {
+                judged.flags |= flags::NO_SUPERUSER;
+            }
         }
-        Ok(())
+        Ok(judged)
     }
 
     /// Passwords do not go into the log, only their hashes; and whoever makes something may do everything with it.
@@ -351,6 +426,26 @@ impl<C: Core> Service<C> {
         let columns = self.schema.columns(&self.control, version, keyspace, table).await?;
         Ok(columns.map(|columns| refuse::by_columns(statement, &columns)))
     }
+}
+
+/// What a write was judged by, that has to be so at its place in the order, too.
+#[derive(Debug, Default, Clone, Copy)]
+struct Judged {
+    /// The schema, by the index of the record that made it.
+    schema: Option<u64>,
+    /// What the record says of who asks: [`flags::NO_SUPERUSER`].
+    flags: u32,
+}
+
+/// Whether an answer says that the statement, or who asks, is wrong, and not that something is not possible now.
+fn is_refusal(answer: &Envelope) -> bool {
+    let refuses = |code| matches!(code, Some(ErrorCode::Invalid | ErrorCode::Unauthorized));
+    answer.opcode == Opcode::Error && response::parse_error(&answer.body).is_ok_and(|error| refuses(error.kind()))
+}
+
+fn is_syntax_error(outcome: &Outcome) -> bool {
+    outcome.opcode == Opcode::Error.code()
+        && response::parse_error(&outcome.body).is_ok_and(|error| error.kind() == Some(ErrorCode::Syntax))
 }
 
 fn body(refusal: &Refusal) -> Bytes {

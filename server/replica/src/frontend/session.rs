@@ -4,6 +4,8 @@
 //! Writes are answered after they are applied here, and the backend's connection is only read from after that, so a
 //! session's reads are never older than the writes it got an answer for.
 
+mod begin;
+
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use replicateddb_cql::{
@@ -14,7 +16,6 @@ use replicateddb_cql::{
     statement::{RoleChange, Statement, classify, is_system_keyspace},
 };
 use replicateddb_faults::{Fault, pass};
-use replicateddb_store::generation;
 use tokio::{
     net::TcpStream,
     sync::{Semaphore, oneshot, watch},
@@ -22,17 +23,15 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+use self::begin::{Beginning, accept, begin};
 use super::{
     answer,
     core::Core,
     early::read_early,
     events::{self, Interest},
-    handshake::{handshake, log_in, readable},
+    handshake::readable,
     levels::Levels,
-    limits::{
-        BODY_TIMEOUT, DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, LOGIN_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY,
-        MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT,
-    },
+    limits::{BODY_TIMEOUT, DRAIN_TIMEOUT, MAX_BODY, MAX_IN_FLIGHT_BYTES, MAX_IN_FLIGHT_PER_CLIENT},
     metrics::{RequestClass, Ticket},
     plan::{self, Plan, Refusal},
     prepared::Prepared,
@@ -40,11 +39,9 @@ use super::{
     select::Select,
     service::Service,
     socket::{self, Out, Reader, linger},
-    stream::Stream,
     tls::Accepted,
     write::{self, Write},
 };
-use crate::backend::{self, BackendError, Opened};
 use crate::keyspace::confine;
 
 /// Whether sessions may go on.
@@ -117,81 +114,14 @@ async fn run<C: Core>(
     }
 }
 
-/// What CQL is spoken on: TLS, where clients use it. `None`: the client was not let in, or nobody is any more.
-async fn accept<C: Core>(
-    service: &Service<C>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    closing: &mut watch::Receiver<Closing>,
-) -> Option<Accepted> {
-    let Some(tls) = &service.tls else { return Some(Accepted { stream: Stream::Plain(socket), open: None }) };
-    tokio::select! {
-        // In a box: it is large, and done before the session begins, whose memory it would be part of.
-        accepted = Box::pin(tls.accept(socket, peer)) => accepted,
-        _ = closing.wait_for(|closing| *closing != Closing::Open) => None,
-    }
-}
-
 async fn converse<C: Core>(
     service: Arc<Service<C>>,
     reader: &mut Reader,
     out: Out,
     closing: &mut watch::Receiver<Closing>,
 ) -> Result<(), End> {
-    let (stream, agreed) = tokio::select! {
-        started = timeout(HANDSHAKE_TIMEOUT, handshake(reader, &out)) => started.map_err(|_| End::Closed)??,
-        _ = closing.wait_for(|closing| *closing != Closing::Open) => return Ok(()),
-    };
-    let version = agreed.version;
-    let begun = async {
-        let opened = backend::open(version, &service.backend).await.map_err(|error| unavailable(&error))?;
-        let mut backend = match (opened, service.authentication) {
-            (Opened::Login(backend, asked), true) => {
-                of_serving(&service).await?;
-                return Ok(Begun::Asked(backend, asked));
-            }
-            (Opened::Ready(_), true) => {
-                return Err(
-                    "this replica's Cassandra lets everybody in: it is not started with --authentication yet".into()
-                );
-            }
-            (Opened::Ready(backend), false) => backend,
-            (Opened::Login(backend, _), false) => {
-                backend::log_in_in_time(&service.backend, backend).await.map_err(|error| unavailable(&error))?
-            }
-        };
-        backend =
-            backend::of_generation(&service.backend, backend, service.generation).await.map_err(|e| unavailable(&e))?;
-        confined(&service, backend).await.map(Begun::Ready)
-    };
-    let (backend, role) = match begun.await {
-        Err(message) => {
-            let refusal = answer::error(stream, ErrorCode::Bootstrapping, &message);
-            let _ = out.send(Envelope { version: version.code(), ..refusal }).await;
-            return Ok(());
-        }
-        Ok(Begun::Ready(backend)) => {
-            reader.begin(agreed, MAX_BODY);
-            let ready = Envelope::response(stream, Opcode::Ready, response::ready());
-            let _ = out.send_ready(Envelope { version: version.code(), ..ready }, agreed).await;
-            (backend, None)
-        }
-        Ok(Begun::Asked(mut backend, asked)) => {
-            reader.begin(agreed, MAX_HANDSHAKE_BODY);
-            let asked = Envelope { version: version.code(), stream, ..asked };
-            out.send_ready(asked, agreed).await.map_err(|_| End::Closed)?;
-            let role = tokio::select! {
-                role = timeout(LOGIN_TIMEOUT, log_in(reader, &out, &mut backend, version, &service.logins)) => role.map_err(|_| End::Closed)??,
-                _ = closing.wait_for(|closing| *closing != Closing::Open) => return Ok(()),
-            };
-            reader.begin(agreed, MAX_BODY);
-            let confined = confined(&service, backend).await.map_err(|error| {
-                tracing::warn!(error, "a client that has logged in is let go");
-                End::Closed
-            })?;
-            (confined, Some(role))
-        }
-    };
+    let Some(beginning) = begin(&service, reader, &out, closing).await? else { return Ok(()) };
+    let Beginning { version, backend, role } = beginning;
     let (backend_reader, backend_writer) = socket::backend_halves(backend);
     let (to_backend, backend_queue) = Out::new();
     let relay = Arc::new(Relay::new(to_backend, service.prepared.clone(), service.keyspace.as_deref()));
@@ -203,42 +133,6 @@ async fn converse<C: Core>(
         end = session.requests(reader, closing) => end,
         _ = socket::pump(backend_queue, backend_writer) => Err(End::Closed),
         () = answers => Err(End::Closed),
-    }
-}
-
-/// A client's own connection to the local Cassandra, in the client's version, so that answers are passed on as they are.
-enum Begun {
-    /// It may be used.
-    Ready(backend::Framed),
-    /// As soon as the client has answered this AUTHENTICATE.
-    Asked(backend::Framed, Envelope),
-}
-
-/// For the client.
-fn unavailable(error: &BackendError) -> String {
-    tracing::warn!(%error, "no backend connection for a client");
-    format!("this replica's Cassandra is not available: {error}")
-}
-
-/// Whether the connection of a client that is yet to log in, made before, is to the right generation: another one's Cassandra, which is
-/// not recovered, must not judge passwords either. A role may not read the generation. The replica's may, and one JVM
-/// follows another: if it is the right one now, the connection was made to that, or to one that has taken it along. The error is
-/// for the client.
-async fn of_serving<C: Core>(service: &Service<C>) -> Result<(), String> {
-    let answer = service.control.query(generation::QUERY, Values::none()).await;
-    answer.map(drop).map_err(|error| {
-        tracing::warn!(%error, "no backend connection for a client");
-        format!("this replica's Cassandra is not available: {error}")
-    })
-}
-
-/// In the keyspace that clients are confined to, if they are. The error is for the client.
-async fn confined<C: Core>(service: &Service<C>, backend: backend::Framed) -> Result<backend::Framed, String> {
-    match service.keyspace.as_deref() {
-        None => Ok(backend),
-        Some(keyspace) => {
-            backend::in_keyspace(&service.backend, backend, keyspace).await.map_err(|error| error.to_string())
-        }
     }
 }
 

@@ -4,7 +4,13 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use replicateddb_cql::{Version, request::Values, response::cell, wire::Value};
+use replicateddb_cql::{
+    Version,
+    request::Values,
+    response::cell,
+    statement::{Action, RoleChange},
+    wire::Value,
+};
 use replicateddb_store::login::{self, DEFAULT_ROLE};
 use tokio::time::sleep;
 
@@ -54,7 +60,8 @@ impl Superuser {
 }
 
 /// Whenever the replica serves, sees to it that there is this role, a superuser with this password, and that the one that
-/// Cassandra starts with is gone. Looks again when the password changes.
+/// Cassandra starts with is gone. Looks again when the password changes in the file, and after changes of the schema or of roles:
+/// the front end refuses those that would take from it what it is kept with ([`kept`]), but others may come by the order.
 pub async fn keep(superuser: Superuser, handle: ReplicaHandle) -> Infallible {
     let mut serving = handle.serving();
     let mut settled = None;
@@ -66,11 +73,13 @@ pub async fn keep(superuser: Superuser, handle: ReplicaHandle) -> Infallible {
                 Err(_) => return std::future::pending().await,
             }
         };
+        // First: what is looked at then is no older.
+        let roles = handle.last_ddl();
         let pause = match superuser.password() {
-            Ok(password) if settled.as_ref() == Some(&(generation, password.clone())) => LOOK,
+            Ok(password) if settled.as_ref() == Some(&(generation, roles, password.clone())) => LOOK,
             Ok(password) => match settle(&superuser.name, &password, &handle, backend, generation).await {
                 Ok(true) => {
-                    settled = Some((generation, password));
+                    settled = Some((generation, roles, password));
                     LOOK
                 }
                 Ok(false) => AGAIN,
@@ -126,6 +135,23 @@ async fn settle(
     Ok(true)
 }
 
+/// Why a role may not be changed so, if it is the one that is kept: it would be changed back.
+pub(super) fn kept(superuser: &str, change: &RoleChange) -> Option<String> {
+    let RoleChange::Role { action, role, options } = change else { return None };
+    let takes = options.password.is_some()
+        || options.hash.is_some()
+        || options.superuser == Some(false)
+        || options.others.contains(&"LOGIN");
+    let refused = role == superuser && (*action == Action::Drop || (*action == Action::Alter && takes));
+    refused.then(|| {
+        format!(
+            "the replicas keep the role {role} as a superuser that may log in, with the password in the file of \
+             --superuser-password-file (in Kubernetes: the Secret in status.superuserSecret): change the password there, or name \
+             another superuser before this role is dropped or loses its rights"
+        )
+    })
+}
+
 struct Role {
     superuser: bool,
     login: bool,
@@ -161,7 +187,38 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 #[cfg(test)]
 mod tests {
+    use replicateddb_cql::statement::classify;
+
     use super::*;
+
+    #[test]
+    fn what_would_be_changed_back_is_refused() {
+        let refused = |text: &str| kept("boss", classify(text).role.as_deref().expect("it is about roles"));
+        for text in [
+            "ALTER ROLE boss WITH PASSWORD = 'x'",
+            "ALTER ROLE boss WITH HASHED PASSWORD = 'x'",
+            "ALTER USER boss WITH PASSWORD 'x'",
+            "ALTER ROLE boss WITH ACCESS TO ALL DATACENTERS AND PASSWORD = 'x'",
+            "ALTER ROLE boss WITH SUPERUSER = false",
+            "ALTER USER boss NOSUPERUSER",
+            "ALTER ROLE boss WITH LOGIN = false",
+            "DROP ROLE IF EXISTS boss",
+            "DROP USER boss",
+        ] {
+            let reason = refused(text).unwrap_or_else(|| panic!("{text}"));
+            assert!(reason.contains("--superuser-password-file") && reason.contains("boss"), "{reason}");
+        }
+        for text in [
+            "ALTER ROLE other WITH PASSWORD = 'x'",
+            "DROP ROLE other",
+            "ALTER ROLE boss WITH ACCESS TO ALL DATACENTERS",
+            "CREATE ROLE boss WITH PASSWORD = 'x'",
+            "CREATE ROLE IF NOT EXISTS boss WITH PASSWORD = 'x' AND LOGIN = false",
+            "GRANT boss TO other",
+        ] {
+            assert_eq!(refused(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_superuser_has_a_name_and_a_password() {

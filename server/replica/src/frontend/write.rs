@@ -236,8 +236,8 @@ mod tests {
             keyspace: Some(keyspace.into()),
             plan: plan::plan(text, Some(keyspace)),
         };
-        cache.insert(b"one", prepared("one", insert));
-        cache.insert(b"two", prepared("Two", "UPDATE t SET v = 1 WHERE k = 1"));
+        cache.insert(b"one", prepared("one", insert)).expect("small");
+        cache.insert(b"two", prepared("Two", "UPDATE t SET v = 1 WHERE k = 1")).expect("small");
         let id = |id: &'static [u8]| BatchStatement { body: BatchBody::Id(id.into()), values: Values::none() };
         let statements = vec![id(b"one"), id(b"two"), text("DELETE FROM three.t WHERE k = 1")];
         let write = batch(of(BatchKind::Logged, statements), Some("two".into()), &cache).expect("fine");

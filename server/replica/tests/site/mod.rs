@@ -24,7 +24,7 @@ use replicateddb_replica::ReplicaHandle;
 use replicateddb_replica::backend::Endpoint;
 use replicateddb_replica::backend::executor::CassandraConnector;
 use replicateddb_replica::config::Config;
-use replicateddb_replica::frontend::{self, Frontend, Identity, Peers};
+use replicateddb_replica::frontend::{self, Core, Frontend, Identity, Peers};
 use replicateddb_replica::metrics::Metrics;
 use replicateddb_replica::record::Values;
 use replicateddb_replica::replica::{Digest, Outcome, Request, RequestKind, Serving, StatementText};
@@ -226,7 +226,12 @@ impl Site {
 }
 
 /// A front end over a replica; whether its clients log in. Gives its address.
-pub fn in_front_of(handle: &ReplicaHandle, authentication: bool) -> String {
+pub fn in_front_of(handle: &ReplicaHandle, superuser: Option<&str>) -> String {
+    in_front(handle.clone(), superuser)
+}
+
+/// The same, of something that does what a replica does.
+pub fn in_front<C: Core>(core: C, superuser: Option<&str>) -> String {
     let [port] = replicateddb_ports::reserve();
     let listen = SocketAddr::from(([127, 0, 0, 1], port));
     let identity = Identity {
@@ -237,9 +242,10 @@ pub fn in_front_of(handle: &ReplicaHandle, authentication: bool) -> String {
         data_center: "dc".into(),
         rack: "r".into(),
     };
+    let superuser = superuser.map(Into::into);
     let peers = Arc::new(Peers::new(0, watch::Sender::new(Vec::new()).subscribe()));
-    let config = frontend::Config { listen, max_clients: 100, identity, authentication, keyspace: None, tls: None };
-    let frontend = Frontend::new(handle.clone(), config, peers, Arc::default());
+    let config = frontend::Config { listen, max_clients: 100, identity, superuser, keyspace: None, tls: None };
+    let frontend = Frontend::new(core, config, peers, Arc::default());
     tokio::spawn(frontend.run(CancellationToken::new()));
     listen.to_string()
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,6 +18,7 @@ use super::plan::Caller;
 use super::supervisor::{Agent, blocking, failed};
 use super::{exchange, probe};
 use crate::api::{Code, INCARNATION_HEADER, LOG_HEADER, MAX_REQUEST_BODY, Refusal};
+use crate::bearer;
 
 /// Bytes of a file that are read at once.
 const FILE_CHUNK: usize = 128 << 10;
@@ -134,8 +135,7 @@ where
 }
 
 fn authorize(agent: &Agent, headers: &HeaderMap) -> Result<(), Refusal> {
-    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    if shown.is_some_and(|shown| same(shown, agent.setup.token.as_bytes())) {
+    if bearer::is_shown(headers, &agent.setup.token) {
         return Ok(());
     }
     Err(Refusal { code: Code::Unauthorized, message: "no token, or a wrong one".to_owned() })
@@ -150,11 +150,6 @@ fn refuse_shared(shared: bool) -> Result<(), Refusal> {
                    of its own, so that none can claim, rewind, snapshot or mark it; start the replica with --keyspace, \
                    without --agent";
     Err(Refusal { code: Code::SharedMode, message: message.to_owned() })
-}
-
-/// Compares in a time that does not tell where two secrets differ.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
 fn caller(headers: &HeaderMap) -> Result<Caller, Refusal> {
@@ -195,17 +190,5 @@ fn status_of(code: Code) -> StatusCode {
         Code::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
         Code::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::same;
-
-    #[test]
-    fn tokens_are_compared_as_a_whole() {
-        for (a, b, expected) in [("abc", "abc", true), ("abc", "abd", false), ("abc", "ab", false), ("", "a", false)] {
-            assert_eq!(same(a.as_bytes(), b.as_bytes()), expected);
-        }
     }
 }

@@ -22,7 +22,9 @@ pub fn run(input: &[u8]) {
     texts::check(&text, false);
     judgements::check(&text, Some("ks"));
     conditions::check(&text, &[]);
-    let _ = front::too_deep(&text);
+    if let Ok(tokens) = front::lexed(&text) {
+        let _ = front::too_deep(&text, &tokens);
+    }
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {

@@ -68,8 +68,10 @@ fn seen(replica: u32, source: &mut Source<'_>) -> Seen {
         beat: source.any_long(),
         executed: source.any_long(),
         bytes: source.flag().then(|| source.any_long()),
+        forward: source.any_long(),
     };
-    Seen { published, presence: source.pick(&[Presence::There, Presence::Away, Presence::Gone]) }
+    let presences = [Presence::There, Presence::Away, Presence::Gone, Presence::Still];
+    Seen { published, presence: source.pick(&presences) }
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {

@@ -91,7 +91,7 @@ pub async fn receiver(said: Said<'_>) -> usize {
 }
 
 /// Says it, and listens until the other end has gone.
-async fn say(framed: Framed<DuplexStream, LengthDelimitedCodec>, session: &Keyed, first: u64, said: Said<'_>) {
+async fn say(framed: Framed<DuplexStream, Frames>, session: &Keyed, first: u64, said: Said<'_>) {
     let frames = match said {
         Said::Frames(frames) => frames,
         Said::Bytes(bytes) => {

@@ -40,12 +40,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio_util::codec::Framed;
 use uuid::Uuid;
 
 pub(super) use self::carry::{Carry, MAX_CARRIED_BYTES};
 use self::carry::{Told, can_carry, parse_told, told};
-use self::wire::{Keyed, MAC_BYTES, framed, keyed, next, opened, put, sealed, whole};
+use self::wire::{Frames, Keyed, MAC_BYTES, framed, keyed, next, opened, put, sealed, whole};
 use super::append::{Outcome, Writer};
 use crate::{AppendError, Committed, Incarnation, Life, LogId, Position};
 
@@ -446,7 +446,7 @@ impl Pushes {
     }
 
     /// The first exchange, from the receiver's side: the connection's key, and whose it is.
-    async fn greeted<S>(&self, framed: &mut Framed<S, LengthDelimitedCodec>) -> Result<(Keyed, Life), PushError>
+    async fn greeted<S>(&self, framed: &mut Framed<S, Frames>) -> Result<(Keyed, Life), PushError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {

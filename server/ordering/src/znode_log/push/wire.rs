@@ -8,7 +8,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
-use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio_util::codec::{Decoder, Encoder, Framed, LengthDelimitedCodec};
 
 use super::{MAX_ENTRY_BYTES, PATIENCE, PushError};
 
@@ -16,6 +16,13 @@ use super::{MAX_ENTRY_BYTES, PATIENCE, PushError};
 pub(super) const MAC_BYTES: usize = 16;
 /// The most that a frame has beside its MAC and an entry, bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 128;
+
+/// The most that a frame has, bytes.
+const MAX_FRAME_BYTES: usize = MAX_ENTRY_BYTES + MAX_HEAD_BYTES + MAC_BYTES;
+/// Bytes of a frame's length.
+const LENGTH_BYTES: usize = 4;
+/// Bytes of a frame that memory is taken for before they have come.
+const STEP_BYTES: usize = 8 << 10;
 
 /// What a connection's MACs are made with.
 pub(super) type Keyed = Hmac<Sha256>;
@@ -47,10 +54,38 @@ pub(super) fn opened(session: &Keyed, number: u64, mut frame: Bytes) -> Result<B
     }
 }
 
-pub(super) fn framed<S: AsyncRead + AsyncWrite>(stream: S) -> Framed<S, LengthDelimitedCodec> {
-    let codec =
-        LengthDelimitedCodec::builder().max_frame_length(MAX_ENTRY_BYTES + MAX_HEAD_BYTES + MAC_BYTES).new_codec();
-    Framed::new(stream, codec)
+pub(super) fn framed<S: AsyncRead + AsyncWrite>(stream: S) -> Framed<S, Frames> {
+    Framed::new(stream, Frames(LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME_BYTES).new_codec()))
+}
+
+/// Frames by their lengths. Memory is taken for what has come and a [`STEP_BYTES`] more, and not for what a length announces: whoever
+/// sends it may be anybody until its first MAC has come.
+#[derive(Debug)]
+pub(super) struct Frames(LengthDelimitedCodec);
+
+impl Decoder for Frames {
+    type Item = BytesMut;
+    type Error = std::io::Error;
+
+    fn decode(&mut self, from: &mut BytesMut) -> std::io::Result<Option<BytesMut>> {
+        let announced = from.first_chunk().map(|length| u32::from_be_bytes(*length) as usize);
+        // One that may not be so long is an error at once.
+        if let Some(length) = announced.filter(|length| *length <= MAX_FRAME_BYTES)
+            && let Some(missing) = (LENGTH_BYTES + length).checked_sub(from.len()).filter(|missing| *missing > 0)
+        {
+            from.reserve(missing.min(STEP_BYTES));
+            return Ok(None);
+        }
+        self.0.decode(from)
+    }
+}
+
+impl Encoder<Bytes> for Frames {
+    type Error = std::io::Error;
+
+    fn encode(&mut self, frame: Bytes, to: &mut BytesMut) -> std::io::Result<()> {
+        self.0.encode(frame, to)
+    }
 }
 
 /// A frame, unless the connection has ended.
@@ -78,6 +113,41 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_taken_for_what_has_come() {
+        let mut frames = Frames(LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME_BYTES).new_codec());
+        let frame = Bytes::from(vec![7; MAX_FRAME_BYTES]);
+        let mut sent = BytesMut::new();
+        frames.encode(frame.clone(), &mut sent).expect("not too large");
+        let mut come = BytesMut::new();
+        let mut got = None;
+        for part in sent.chunks(1000) {
+            assert_eq!(got, None);
+            come.extend_from_slice(part);
+            got = frames.decode(&mut come).expect("a frame");
+            assert!(come.capacity() <= 2 * come.len() + 2 * STEP_BYTES, "{} for {}", come.capacity(), come.len());
+        }
+        assert_eq!(got.map(BytesMut::freeze), Some(frame));
+        // Whole, in parts of one byte, two at once; and none that is longer.
+        let mut two = BytesMut::new();
+        for frame in [&b"one"[..], b""] {
+            frames.encode(Bytes::from_static(frame), &mut two).expect("small");
+        }
+        let mut come = BytesMut::new();
+        let got: Vec<_> = two
+            .iter()
+            .filter_map(|byte| {
+                come.put_u8(*byte);
+                frames.decode(&mut come).expect("a frame")
+            })
+            .collect();
+        assert_eq!(got, [&b"one"[..], b""]);
+        assert_eq!(frames.decode(&mut two).expect("a frame").as_deref(), Some(&b"one"[..]));
+        assert_eq!(frames.decode(&mut two).expect("a frame").as_deref(), Some(&b""[..]));
+        let mut long = BytesMut::from(&(MAX_FRAME_BYTES as u32 + 1).to_be_bytes()[..]);
+        assert!(frames.decode(&mut long).is_err());
+    }
 
     #[test]
     fn a_frame_is_good_once_and_whole() {

@@ -97,7 +97,7 @@ async fn read(control: &Control, role: &str) -> Result<Grants, ControlError> {
         if next == role {
             grants.exists = true;
         }
-        for member_of in texts(row.get(1)) {
+        for member_of in cell::as_texts(row.get(1)) {
             if grants.roles.len() < MEMBERSHIPS && grants.roles.insert(member_of.clone()) {
                 waiting.push(member_of);
             }
@@ -105,17 +105,11 @@ async fn read(control: &Control, role: &str) -> Result<Grants, ControlError> {
         let permissions = control.query(PERMISSIONS, name).await?;
         let pair = |row: &Vec<Option<Bytes>>| {
             let resource = cell::as_text(row.first()?.as_ref()?)?.to_owned();
-            Some((resource, texts(row.get(1)).into_iter().collect()))
+            Some((resource, cell::as_texts(row.get(1)).into_iter().collect()))
         };
         grants.of_role(permissions.rows.iter().filter_map(pair).collect());
     }
     Ok(grants)
-}
-
-/// The elements of a set or list of texts.
-pub(super) fn texts(cell: Option<&Option<Bytes>>) -> Vec<String> {
-    let elements = cell.and_then(Option::as_ref).map(|cell| cell::as_elements(cell)).unwrap_or_default();
-    elements.into_iter().filter_map(|element| Some(cell::as_text(element)?.to_owned())).collect()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use replicateddb_cql::{
 };
 use replicateddb_store::login;
 
-pub use needs::created;
+pub use needs::{created, depends_on_schema};
 
 use self::grants::{Grants, GrantsCache};
 use self::needs::{Facts, Need, needs};
@@ -23,8 +23,9 @@ use super::{
     control::{Control, ControlError},
     plan::Refusal,
     schema::SchemaCache,
+    superuser::kept,
 };
-use crate::backend::roles::{quoted, unfit};
+use crate::backend::roles::{NO_SUPERUSERS_ROLE, quoted, unfit};
 use crate::replica::{ProposeError, SchemaVersion};
 
 const INDEXES: &str = "SELECT index_name, table_name FROM system_schema.indexes WHERE keyspace_name = ?";
@@ -45,6 +46,8 @@ pub struct Access<'a> {
     pub schema_version: SchemaVersion,
     /// The index of the last change of the schema or of roles applied here.
     pub version: u64,
+    /// The role that the replicas keep as it is.
+    pub superuser: Option<&'a str>,
 }
 
 /// Why something is not done.
@@ -81,6 +84,13 @@ fn unauthorized(message: impl Into<String>) -> Denied {
 #[derive(Debug, Default)]
 pub struct Roles(GrantsCache);
 
+/// Whoever may do something, may do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowed {
+    /// It is a superuser, who may do everything.
+    pub superuser: bool,
+}
+
 impl Access<'_> {
     /// Whether `role` may have a statement executed in a session that uses `keyspace`; of a batch, all of them.
     ///
@@ -92,13 +102,18 @@ impl Access<'_> {
         role: &str,
         statement: &Statement,
         keyspace: Option<&str>,
-    ) -> Result<(), Denied> {
+    ) -> Result<Allowed, Denied> {
         let grants = roles.0.of(self.control, self.version, role).await?;
+        let allowed = Allowed { superuser: grants.superuser };
         if let Some(change) = statement.role.as_deref() {
-            return self.check_role(roles, role, &grants, change, keyspace).await;
+            self.check_role(roles, role, &grants, change, keyspace).await?;
+            return match self.superuser.and_then(|superuser| kept(superuser, change)) {
+                Some(reason) => Err(Denied::Refused(Refusal::invalid(reason))),
+                None => Ok(allowed),
+            };
         }
         if grants.superuser {
-            return Ok(());
+            return Ok(allowed);
         }
         for each in statement.each() {
             if each.keyspace.is_none() && keyspace.is_none() {
@@ -107,7 +122,7 @@ impl Access<'_> {
             let facts = self.facts(each, keyspace).await?;
             allow(role, &grants, needs(each, keyspace, &facts))?;
         }
-        Ok(())
+        Ok(allowed)
     }
 
     async fn check_role(
@@ -131,7 +146,7 @@ impl Access<'_> {
                 allow_about_role(role, grants, "DROP", Resource::Role(dropped.clone()))?;
                 let other = roles.0.of(self.control, self.version, dropped).await?;
                 if other.exists && other.superuser && !grants.superuser {
-                    return Err(unauthorized("Only superusers can drop a role with superuser status"));
+                    return Err(unauthorized(NO_SUPERUSERS_ROLE));
                 }
                 match dropped == role {
                     true => Err(Denied::Refused(Refusal::invalid("Cannot DROP primary role for current login"))),
@@ -243,7 +258,7 @@ impl Access<'_> {
         let names = Values::positional(&[keyspace, name].map(|name| Value::Bytes(cell::text(name))))?;
         let mut found = self.control.query(FUNCTIONS, names.clone()).await?.rows;
         found.extend(self.control.query(AGGREGATES, names).await?.rows);
-        Ok(found.iter().map(|row| grants::texts(row.first())).collect())
+        Ok(found.iter().map(|row| cell::as_texts(row.first())).collect())
     }
 }
 

@@ -85,6 +85,19 @@ fn ddl(statement: &Statement, action: Action, object: Object, keyspace: &str, fa
     resource.map(|resource| Need::new(permission, resource)).into_iter().collect()
 }
 
+/// Whether what a statement needs permissions for is one of the objects that are there, whose name may be another's by the time
+/// that the statement has its place in the order. What is made anew needs one on what it is made in.
+pub fn depends_on_schema(statement: &Statement) -> bool {
+    match statement.kind {
+        Kind::Ddl(Action::Create, Object::Keyspace | Object::Table | Object::Type) => false,
+        Kind::Ddl(Action::Create, Object::Function | Object::Aggregate) => {
+            statement.replaces || !statement.made_of.is_empty()
+        }
+        Kind::Ddl(..) => true,
+        _ => false,
+    }
+}
+
 fn functions(statement: &Statement, action: Action, keyspace: &str, facts: &Facts) -> Vec<Need> {
     let name = statement.object.as_ref().map(Ident::to_string).unwrap_or_default();
     let meant = statement.arguments.as_ref().or(facts.overloads.first()).cloned().unwrap_or_default();
@@ -192,6 +205,24 @@ mod tests {
         );
         assert_eq!(needed("DROP INDEX i", &Facts::default()), [""; 0]);
         assert_eq!(needs(&classify("INSERT INTO t (k) VALUES (1)"), None, &Facts::default()), []);
+    }
+
+    #[test]
+    fn what_may_be_anothers_by_then() {
+        let function = "FUNCTION f (a int) CALLED ON NULL INPUT RETURNS int LANGUAGE java AS 'x'";
+        for (text, depends) in [
+            (format!("CREATE OR REPLACE {function}"), true),
+            (format!("CREATE {function}"), false),
+            ("CREATE AGGREGATE g (int) SFUNC s STYPE int".to_owned(), true),
+            ("CREATE TABLE t (k int PRIMARY KEY)".to_owned(), false),
+            ("CREATE INDEX ON t (v)".to_owned(), true),
+            ("DROP TABLE t".to_owned(), true),
+            ("ALTER KEYSPACE a WITH durable_writes = false".to_owned(), true),
+            ("INSERT INTO t (k) VALUES (1)".to_owned(), false),
+            ("DROP ROLE a".to_owned(), false),
+        ] {
+            assert_eq!(depends_on_schema(&classify(&text)), depends, "{text}");
+        }
     }
 
     #[test]
