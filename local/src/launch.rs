@@ -18,6 +18,8 @@ pub const MEMBER_VARIABLE: &str = "REPLICATEDDB_LOCAL_MEMBER";
 const SHARED_KEYSPACE: &str = "replica_{id}";
 /// The superuser of a stack whose clients log in.
 pub const SUPERUSER: &str = "admin";
+/// The engine whose replicas keep a state log.
+const LED: &str = "ZooKeeperLeader";
 /// The znode below which a local stack keeps everything.
 pub const ROOT: &str = "/replicateddb";
 
@@ -214,6 +216,9 @@ fn replica_args(settings: &Settings, layout: &Layout, i: u8) -> Vec<String> {
         flag(&mut args, "--tls-key", text(&layout.tls_key()));
     }
     flag(&mut args, "--checkpoint-dir", text(&layout.data(Member::Replica(i)).join("checkpoints")));
+    if settings.engine == LED {
+        flag(&mut args, "--state-log", text(&layout.data(Member::Replica(i)).join("state-log")));
+    }
     flag(&mut args, "--listen", settings.replica_cql(i));
     flag(&mut args, "--advertise", settings.replica_cql(i).ip());
     flag(&mut args, "--admin-listen", settings.replica_admin(i));
