@@ -321,8 +321,10 @@ impl World {
             }
             Ok(()) if self.model.lives.get(&life.0) != Some(&life.1) => Err(format!("{life:?} is over and has appended")),
             Ok(()) => Ok(()),
-            Err(_) => {
-                self.processes[index].mandate = None;
+            Err(failed) => {
+                let process = &mut self.processes[index];
+                process.mandate = None;
+                process.own.over |= failed == Some(Op::Check(Node::Incarnation, 0));
                 Ok(())
             }
         }
@@ -361,9 +363,10 @@ impl World {
 
     /// Without further trouble all come to one mind, and rest.
     fn settles(&mut self) -> Result<(), String> {
-        for process in self.processes.iter().filter(|process| process.crashed) {
-            self.model.expire(process.session);
-        }
+        // What is left of a replica that has a new life is not waited for.
+        let lost = |process: &&Process| process.crashed && !self.model.lives.contains_key(&process.own.life.0);
+        let lost: Vec<i64> = self.processes.iter().filter(lost).map(|process| process.session).collect();
+        lost.into_iter().for_each(|session| self.model.expire(session));
         let mut rests = false;
         for _ in 0..ROUNDS {
             rests = true;
@@ -373,6 +376,8 @@ impl World {
                     self.look(index);
                     self.look(index);
                     rests &= !self.act(index)?;
+                    // One that is over learns of it by this.
+                    self.append(index)?;
                 }
             }
         }
@@ -382,7 +387,8 @@ impl World {
         };
         let living: Vec<&Process> = self.processes.iter().filter(lives).collect();
         let stays = living.iter().any(|process| !process.own.about.leaving);
-        let leading: Vec<&Process> = self.processes.iter().filter(|process| process.mandate.is_some()).collect();
+        let leads = |process: &&Process| !process.crashed && process.mandate.is_some();
+        let leading: Vec<&Process> = self.processes.iter().filter(leads).collect();
         match leading.as_slice() {
             _ if !rests => Err("it goes on and on".into()),
             [] if living.is_empty() => Ok(()),
