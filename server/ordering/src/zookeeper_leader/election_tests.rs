@@ -11,7 +11,7 @@ use super::*;
 
 const REPLICAS: u32 = 3;
 const STEPS: usize = 120;
-const HISTORIES: u64 = 1500;
+const HISTORIES: u64 = 10_000;
 /// Rounds without trouble after which everybody has to be of one mind.
 const ROUNDS: usize = 12;
 
