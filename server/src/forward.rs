@@ -50,7 +50,8 @@ impl Messenger for Http {
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
         let (client, address) = (self.0.clone(), address.to_owned());
         async move {
-            let stream = connect(&client, &address, &FORWARD).await.map_err(|error| io::Error::other(format!("{error:#}")))?;
+            let stream =
+                connect(&client, &address, &FORWARD).await.map_err(|error| io::Error::other(format!("{error:#}")))?;
             Ok(Box::new(stream) as Box<dyn Duplex>)
         }
         .boxed()
@@ -84,7 +85,11 @@ impl Collector for Counted {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         for (name, help, value) in [
             ("replicateddb_leader_epoch", "The epoch of the replica that leads the log; 0 while none does", epoch),
-            ("replicateddb_leader_leads", "Whether this replica leads the log", self.0.standing().borrow().leads.into()),
+            (
+                "replicateddb_leader_leads",
+                "Whether this replica leads the log",
+                self.0.standing().borrow().leads.into(),
+            ),
             ("replicateddb_leader_pending_entries", "Entries on their way to the log", count(pending)),
             ("replicateddb_leader_pending_bytes", "Their bytes", count(bytes)),
             (

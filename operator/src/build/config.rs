@@ -64,7 +64,8 @@ fn environment(validated: &Validated) -> BTreeMap<String, String> {
         Engine::ZooKeeperLeader => "ZooKeeperLeader",
     };
     // In the pod's own folder, which outlasts the process and not the pod.
-    let state_log = matches!(ordering.engine, Engine::ZooKeeperLeader).then(|| ("RDB_STATE_LOG".to_owned(), STATE_LOG_DIR.to_owned()));
+    let state_log = matches!(ordering.engine, Engine::ZooKeeperLeader)
+        .then(|| ("RDB_STATE_LOG".to_owned(), STATE_LOG_DIR.to_owned()));
     let log_format = match config.log_format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",

@@ -62,9 +62,7 @@ fn the_mode_is_fixed() {
 fn the_engine_is_fixed() {
     let engine = |engine| move |rdb: &mut ReplicatedDB| rdb.spec.ordering.engine = engine;
     assert_eq!(create(engine(Engine::ZooKeeperLeader)), "");
-    for (before, after) in
-        [(Engine::ZnodeLog, Engine::ZooKeeperLeader), (Engine::ZooKeeperLeader, Engine::ZnodeLog)]
-    {
+    for (before, after) in [(Engine::ZnodeLog, Engine::ZooKeeperLeader), (Engine::ZooKeeperLeader, Engine::ZnodeLog)] {
         assert!(update(engine(before), engine(after)).contains("create another ReplicatedDB with the wanted engine"));
     }
 }

@@ -22,6 +22,7 @@ pub mod znode_log;
 pub mod zookeeper_leader;
 
 pub use log::{
-    AppendError, Appended, Beginning, Committed, Incarnation, Leadership, Life, LogError, LogHealth, LogId, OrderedLog, TailError,
+    AppendError, Appended, Beginning, Committed, Incarnation, Leadership, Life, LogError, LogHealth, LogId, OrderedLog,
+    TailError,
 };
 pub use position::{ParsePositionError, Position};

@@ -246,7 +246,8 @@ async fn appends_that_wait_are_bounded() {
     }
     let started = Instant::now();
     let refused = follower.append(entry(1, 2)).await;
-    let is_full = matches!(&refused, Err(AppendError::Unavailable { reason }) if reason.contains("wait for the leader"));
+    let is_full =
+        matches!(&refused, Err(AppendError::Unavailable { reason }) if reason.contains("wait for the leader"));
     assert!(is_full && started.elapsed() < Duration::from_secs(1), "{refused:?} after {:?}", started.elapsed());
     for waited in join_all(waiting).await {
         let refused = waited.expect("no panic");

@@ -91,15 +91,14 @@ async fn large_entries_are_forwarded_by_name() {
     assert_dense(&all);
     let mut found: Vec<_> = all.iter().map(|item| item.entry.to_vec()).collect();
     found.sort();
-    let mut expected: Vec<_> =
-        (0..3).flat_map(|replica| (0..EACH).map(move |number| body(replica, number))).collect();
+    let mut expected: Vec<_> = (0..3).flat_map(|replica| (0..EACH).map(move |number| body(replica, number))).collect();
     expected.sort();
     assert!(found == expected, "{} entries, {} expected", found.len(), expected.len());
 }
 
 async fn exists(server: &ZooKeeper, path: &str) -> bool {
-    let client = Client::connect(&server.connect()).await.unwrap();
-    client.check_stat(path).await.unwrap().is_some()
+    let client = Client::connect(&server.connect()).await.expect("connected");
+    client.check_stat(path).await.expect("looked at").is_some()
 }
 
 /// A log is one engine's, and the other leaves it as it is; a reader takes both.
@@ -153,7 +152,8 @@ async fn paths_are_agreed_on() {
     let server = server();
     let (root, elsewhere, wires) = (new_root(), new_root(), Wires::default());
     let config = |replica| {
-        let log = znode_log::Config { log: Some(format!("{elsewhere}/log")), ..config(&server.connect(), &root, replica) };
+        let log =
+            znode_log::Config { log: Some(format!("{elsewhere}/log")), ..config(&server.connect(), &root, replica) };
         let (election, leader) = (Some(format!("{elsewhere}/those")), Some(format!("{elsewhere}/one")));
         Config { election, leader, ..wires.config(log) }
     };

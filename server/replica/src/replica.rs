@@ -300,7 +300,15 @@ impl ReplicaHandle {
                 Err(error) => watched.fail(&format!("a broken invariant: {error}")),
             }
         });
-        Self { shared, proposer, barriers, commands: sender, leadership, stop, _task: Arc::new(AbortOnDropHandle::new(task)) }
+        Self {
+            shared,
+            proposer,
+            barriers,
+            commands: sender,
+            leadership,
+            stop,
+            _task: Arc::new(AbortOnDropHandle::new(task)),
+        }
     }
 
     /// Whether clients may be answered, and by which backend (I5). Sessions close whenever it changes.

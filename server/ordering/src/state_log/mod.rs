@@ -330,5 +330,22 @@ fn scan_file(path: &Path, log: LogId, mut before: Option<Position>) -> io::Resul
     Ok(Some((kept, newest, good == length)))
 }
 
+/// What is read from files, for fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    use super::record::{encode, read_header, read_record};
+
+    /// The first entry, as it is written again; `None` if it can't be read.
+    pub fn record(mut bytes: &[u8]) -> Option<Vec<u8>> {
+        let record = read_record(&mut bytes).ok()??;
+        Some(encode(record.after, &record.committed).to_vec())
+    }
+
+    /// Whether it is a file's header.
+    pub fn is_header(mut bytes: &[u8]) -> bool {
+        matches!(read_header(&mut bytes), Ok(Some(_)))
+    }
+}
+
 #[cfg(test)]
 mod tests;

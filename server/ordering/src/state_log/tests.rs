@@ -119,7 +119,8 @@ fn a_torn_end_is_cut() {
     for cut in [1, 50, 133, 134, 200] {
         let config = StateLogConfig { folder: folder.path().join(cut.to_string()), max_bytes: 8_000 };
         write(&open(&config, log(1)), None, &all);
-        let mut paths: Vec<_> = fs::read_dir(&config.folder).expect("listed").map(|file| file.expect("there").path()).collect();
+        let mut paths: Vec<_> =
+            fs::read_dir(&config.folder).expect("listed").map(|file| file.expect("there").path()).collect();
         paths.retain(|path| path.extension().is_some());
         let newest = paths.iter().max().expect("a file");
         let file = || {
@@ -157,7 +158,8 @@ fn a_file_that_is_missing_or_damaged_ends_it() {
         let config = StateLogConfig { folder: folder.path().join(damage.to_string()), max_bytes: 40_000 };
         let all = entries(10, 1000);
         write(&open(&config, log(1)), None, &all);
-        let mut paths: Vec<_> = fs::read_dir(&config.folder).expect("listed").map(|file| file.expect("there").path()).collect();
+        let mut paths: Vec<_> =
+            fs::read_dir(&config.folder).expect("listed").map(|file| file.expect("there").path()).collect();
         paths.retain(|path| path.extension().is_some());
         paths.sort();
         assert!(paths.len() >= 3, "{paths:?}");

@@ -470,7 +470,6 @@ impl Transaction {
             start_seal(inner, segment);
         }
     }
-
 }
 
 /// The connected session with the fewest appends under way, waiting for one if there is none.

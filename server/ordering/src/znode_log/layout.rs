@@ -262,7 +262,9 @@ impl LogHeader {
                 let header: Self = serde_json::from_slice(data).map_err(damaged)?;
                 match header.engine.is_some() == (format == Self::LED) {
                     true => Ok(header),
-                    false => Err("the log's header is damaged: its format and its engine do not belong together".into()),
+                    false => {
+                        Err("the log's header is damaged: its format and its engine do not belong together".into())
+                    }
                 }
             }
             Format { format } => {

@@ -151,7 +151,10 @@ impl Config {
         if let Some(StateLogConfig { max_bytes, .. }) = self.state_log
             && max_bytes < Self::MIN_STATE_LOG_BYTES
         {
-            return Err(format!("state_log.max_bytes is {max_bytes}, it must be {} at least", Self::MIN_STATE_LOG_BYTES));
+            return Err(format!(
+                "state_log.max_bytes is {max_bytes}, it must be {} at least",
+                Self::MIN_STATE_LOG_BYTES
+            ));
         }
         if self.connect.trim().is_empty() {
             return Err("connect is empty, it must name ZooKeeper's servers".into());

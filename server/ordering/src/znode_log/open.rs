@@ -324,7 +324,8 @@ impl Opening<'_> {
         };
         if there != court.data() {
             let there = String::from_utf8_lossy(&there).into_owned();
-            let detail = format!("its replicas agree on {there}, and this one is to use others: give it the same paths");
+            let detail =
+                format!("its replicas agree on {there}, and this one is to use others: give it the same paths");
             return Err(StepError::Final(OpenError::Foreign { path, detail }));
         }
         let leader = court.leader.rsplit_once('/').map_or("", |(parent, _)| parent);

@@ -325,8 +325,7 @@ mod tests {
     fn verdicts() {
         let check = || MultiWriteResult::Check;
         let create = |path: &str, czxid| MultiWriteResult::Create { path: path.into(), stat: stat(czxid) };
-        let created =
-            |path: &str, czxid| append_verdict(Ok(vec![check(), check(), create(path, czxid)]), 1, false, 1);
+        let created = |path: &str, czxid| append_verdict(Ok(vec![check(), check(), create(path, czxid)]), 1, false, 1);
         let place = |sequence| Place { sequence, commit_time_ms: 42 };
         let entry = "/r/requests/0000000001/e-0000000007";
         assert_eq!(created(entry, 9), AppendVerdict::Committed(vec![place(7)]));
@@ -345,7 +344,10 @@ mod tests {
         assert_eq!(led(3, Error::BadVersion), AppendVerdict::Deposed);
         assert_eq!(led(3, Error::NoNode), AppendVerdict::Deposed);
         assert!(matches!(led(4, Error::NoNode), AppendVerdict::Refused(_)));
-        assert!(matches!(failed(3, Error::BadVersion), AppendVerdict::Refused(_)), "without a leader nobody is deposed");
+        assert!(
+            matches!(failed(3, Error::BadVersion), AppendVerdict::Refused(_)),
+            "without a leader nobody is deposed"
+        );
         assert_eq!(failed(0, Error::BadVersion), AppendVerdict::Sealed);
         assert_eq!(failed(0, Error::NoNode), AppendVerdict::NoSegment);
         assert_eq!(failed(1, Error::NoNode), AppendVerdict::Fenced(0));

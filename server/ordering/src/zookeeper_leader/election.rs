@@ -116,7 +116,8 @@ pub(super) fn decide(own: &Own, view: &View) -> Decision {
         }),
     };
     // Nobody who hands over, or may no longer lead, acts as if it led.
-    let gives_up = leads.is_some() && (own.over || change.as_ref().is_some_and(|change| change.contains(&Op::Delete(Node::Leader))));
+    let gives_up = leads.is_some()
+        && (own.over || change.as_ref().is_some_and(|change| change.contains(&Op::Delete(Node::Leader))));
     let leader = leader.filter(|_| !gives_up).map(|(reign, _)| reign.clone());
     Decision { leader, change }
 }

@@ -45,7 +45,8 @@ fn names() {
     for one in [life(0, 1), life(7, 0x1_0000_0002), life(u32::MAX, i64::MAX)] {
         assert_eq!(life_of(&name_of(one)), Some(one));
     }
-    for other in ["", "1-2", "0000000001", "0000000001-", "0000000001-00000000000000g1", "+000000001-0000000000000001"] {
+    for other in ["", "1-2", "0000000001", "0000000001-", "0000000001-00000000000000g1", "+000000001-0000000000000001"]
+    {
         assert_eq!(life_of(other), None, "{other}");
     }
     assert!(name_of(life(9, 5)) < name_of(life(10, 1)), "they sort as numbers do");
@@ -81,7 +82,8 @@ fn one_that_is_about_to_stop_hands_over() {
     assert!(decide(&own(1), &view(1, None, both(false))).change.is_some());
     assert!(decide(&leaving(0), &view(0, None, both(true))).change.is_some(), "the last resort");
     // It says so first.
-    let change = decide(&leaving(0), &view(0, Some(reign(0, 4)), vec![candidate(0, false), candidate(1, false)])).change;
+    let change =
+        decide(&leaving(0), &view(0, Some(reign(0, 4)), vec![candidate(0, false), candidate(1, false)])).change;
     assert_eq!(change, Some(vec![Op::Check(Node::Incarnation, 0), Op::SetCandidate(own(0).life, about(true))]));
 }
 
@@ -99,7 +101,8 @@ fn what_is_left_of_an_earlier_life_holds_nobody_up() {
     let decision = decide(&own(1), &view(1, Some(reign(0, 4)), vec![of_new, candidate(1, false)]));
     assert_eq!(decision, Decision { leader: None, change: None }, "0 is the lowest still");
     // A session that was lost with the leader's node: only its own replica knows.
-    let again = View { session: 55, ..view(0, Some(reign(0, 4)), vec![Candidate { session: 55, ..candidate(0, false) }]) };
+    let again =
+        View { session: 55, ..view(0, Some(reign(0, 4)), vec![Candidate { session: 55, ..candidate(0, false) }]) };
     let change = decide(&own(0), &again).change.expect("it takes it");
     assert!(change.contains(&Op::Delete(Node::Leader)), "{change:?}");
 }
@@ -267,7 +270,11 @@ impl World {
         let process = &mut self.processes[index];
         let Some(mut view) = process.view.take() else { return Ok(true) };
         if self.mutation == Mutation::RespectsTheDead {
-            let living = |candidate: &Candidate| view.leader.as_ref().is_none_or(|(reign, _)| candidate.life.0 != reign.replica || candidate.life == reign.life());
+            let living = |candidate: &Candidate| {
+                view.leader
+                    .as_ref()
+                    .is_none_or(|(reign, _)| candidate.life.0 != reign.replica || candidate.life == reign.life())
+            };
             view.candidates.retain(living);
         }
         let Decision { leader, change } = decide(&process.own, &view);
@@ -276,9 +283,10 @@ impl World {
         let takes = ops.iter().any(|op| matches!(op, Op::CreateLeader(_)));
         let yields = !takes && ops.contains(&Op::Delete(Node::Leader)) && !process.own.over;
         match self.mutation {
-            Mutation::TakesBlindly if takes => ops.iter_mut().for_each(|op| match op {
-                Op::Count(version) => *version = self.model.epoch,
-                _ => {}
+            Mutation::TakesBlindly if takes => ops.iter_mut().for_each(|op| {
+                if let Op::Count(version) = op {
+                    *version = self.model.epoch;
+                }
             }),
             Mutation::TakesUncounted => ops.retain(|op| !matches!(op, Op::Count(_))),
             Mutation::TakesSecretly => ops.retain(|op| !matches!(op, Op::CreateLeader(_))),
@@ -319,7 +327,9 @@ impl World {
             Ok(()) if self.model.taken.last_key_value() != Some((&epoch, &life)) => {
                 Err(format!("{life:?} has appended in epoch {epoch} after {:?}", self.model.taken.last_key_value()))
             }
-            Ok(()) if self.model.lives.get(&life.0) != Some(&life.1) => Err(format!("{life:?} is over and has appended")),
+            Ok(()) if self.model.lives.get(&life.0) != Some(&life.1) => {
+                Err(format!("{life:?} is over and has appended"))
+            }
             Ok(()) => Ok(()),
             Err(failed) => {
                 let process = &mut self.processes[index];

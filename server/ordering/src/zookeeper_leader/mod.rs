@@ -41,8 +41,8 @@ use self::pending::Room;
 use crate::truncation::Published;
 use crate::znode_log::{self, Court, Fence, MAX_CARRIED_BYTES, OpenError, PushError, ZnodeLog, is_free, overlap};
 use crate::{
-    AppendError, Appended, Beginning, Committed, Incarnation, Leadership, Life, LogError, LogHealth, LogId, OrderedLog, Position,
-    TailError,
+    AppendError, Appended, Beginning, Committed, Incarnation, Leadership, Life, LogError, LogHealth, LogId, OrderedLog,
+    Position, TailError,
 };
 
 /// Longest wait for another replica to lead, once this one does no longer.
@@ -232,6 +232,22 @@ impl ZooKeeperLeader {
         if timeout(HAND_OVER_WAIT, done).await.is_err() {
             info!("no other replica leads the log yet");
         }
+    }
+}
+
+/// What is read from the election's nodes, for fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    use super::election::{About, Reign, life_of, name_of};
+
+    /// The name of a candidate's node, as it is written again; `None` if it can't be read.
+    pub fn name(name: &str) -> Option<String> {
+        life_of(name).map(name_of)
+    }
+
+    /// What a candidate, or the one that leads, says: either is read or refused.
+    pub fn data(data: &[u8]) -> [bool; 2] {
+        [serde_json::from_slice::<About>(data).is_ok(), serde_json::from_slice::<Reign>(data).is_ok()]
     }
 }
 

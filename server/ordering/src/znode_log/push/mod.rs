@@ -47,8 +47,8 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use uuid::Uuid;
 
 pub(super) use self::carry::Carry;
-use self::carry::{can_carry, parse_told, told};
 pub(crate) use self::carry::{Load, MAX_CARRIED_BYTES, Told};
+use self::carry::{can_carry, parse_told, told};
 use self::wire::{Keyed, MAC_BYTES, framed, keyed, next, opened, put, sealed, whole};
 use super::append::{Outcome, Writer};
 use crate::{AppendError, Committed, Incarnation, Life, LogId, Position};
@@ -178,7 +178,11 @@ impl Peers {
             self.carriers.get(&peer.life.0).and_then(|record| record.avoided_until).is_some_and(|until| until > now)
         };
         let may = |peer: &&Peer| {
-            peer.kind == Kind::Pushes && peer.life.0 < below && self.expected.contains(&peer.life.0) && peer.carries_from <= now && !avoided(peer)
+            peer.kind == Kind::Pushes
+                && peer.life.0 < below
+                && self.expected.contains(&peer.life.0)
+                && peer.carries_from <= now
+                && !avoided(peer)
         };
         self.connected.iter().filter(may).min_by_key(|peer| (peer.life.0, Reverse(peer.life.1), Reverse(peer.number)))
     }

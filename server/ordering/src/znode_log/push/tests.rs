@@ -23,7 +23,8 @@ async fn what_one_commits_the_other_gets() {
     let (near, far) = tokio::io::duplex(1 << 16);
     let (got, mut gets) = tokio::sync::mpsc::unbounded_channel();
     let receiving = receiver.clone();
-    let task = tokio::spawn(async move { receiving.receive(far, Kind::Pushes, |entry| got.send(entry).expect("open")).await });
+    let task =
+        tokio::spawn(async move { receiving.receive(far, Kind::Pushes, |entry| got.send(entry).expect("open")).await });
     let sending = async {
         let mut sent = std::pin::pin!(sender.send(near, Kind::Pushes, nothing_is_appended));
         // Connected with the first sign of life: what is committed before nobody hears.
