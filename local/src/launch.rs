@@ -21,6 +21,8 @@ pub const SUPERUSER: &str = "admin";
 /// The variable by which tokio is told how many threads to work with: one for each processor otherwise, as if a replica had
 /// the machine for itself.
 const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+/// The engine whose replicas keep a state log.
+const LED: &str = "ZooKeeperLeader";
 /// The znode below which a local stack keeps everything.
 pub const ROOT: &str = "/replicateddb";
 
@@ -223,6 +225,9 @@ fn replica_args(settings: &Settings, layout: &Layout, i: u8) -> Vec<String> {
         flag(&mut args, "--tls-key", text(&layout.tls_key()));
     }
     flag(&mut args, "--checkpoint-dir", text(&layout.data(Member::Replica(i)).join("checkpoints")));
+    if settings.engine == LED {
+        flag(&mut args, "--state-log", text(&layout.data(Member::Replica(i)).join("state-log")));
+    }
     flag(&mut args, "--listen", settings.replica_cql(i));
     flag(&mut args, "--advertise", settings.replica_cql(i).ip());
     flag(&mut args, "--admin-listen", settings.replica_admin(i));

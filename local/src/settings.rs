@@ -13,7 +13,7 @@ pub const MAX_REPLICAS: u8 = 9;
 /// Sizes of a ZooKeeper ensemble that make sense: an even one tolerates no more failures than the odd one below.
 pub const ZOOKEEPER_SIZES: [u8; 3] = [1, 3, 5];
 /// The engines a replica can be started with.
-pub const ENGINES: [&str; 1] = ["ZnodeLog"];
+pub const ENGINES: [&str; 2] = ["ZnodeLog", "ZooKeeperLeader"];
 
 /// The name of the settings file in the folder of a stack.
 const FILE: &str = "stack.json";

@@ -68,6 +68,7 @@ pub fn starting(id: u32, engine: &str) -> Status {
         state: Phase::Starting,
         detail: "connecting to the ordered log".to_owned(),
         engine: engine.to_owned(),
+        leader: None,
         applied_index: 0,
         log_end: None,
         lag: None,

@@ -1,6 +1,7 @@
 //! The command line. Every flag of a server can also be given as an environment variable, `RDB_` and its name, or in a file
 //! ([`crate::config_file`]).
 
+mod ordering;
 mod tls;
 
 use std::{
@@ -18,6 +19,7 @@ use replicateddb_replica::config::{AWAY_SHARE, LOG_MAX_BYTES, POINT_SHARE, PRESE
 use replicateddb_replica::{backend::Endpoint, checkpoint::Points, frontend::superuser::Superuser};
 use replicateddb_store::{agent::AgentArgs, login::Login};
 
+pub use ordering::{Engine, LeaderArgs, OrderArgs, StateLogArgs};
 pub use tls::{ClientTlsArgs, TlsArgs};
 
 /// A CQL database whose every write is in one global order: the replica, its store agent, and tools.
@@ -62,37 +64,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// How the order is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "verbatim")]
-pub enum Engine {
-    /// Leaderless, in ZooKeeper.
-    ZnodeLog,
-}
-
-impl Engine {
-    /// As written on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ZnodeLog => "ZnodeLog",
-        }
-    }
-}
-
-/// Where the order is kept.
-#[derive(Debug, Clone, Args)]
-pub struct OrderArgs {
-    /// ZooKeeper servers: HOST:PORT,HOST:PORT,...
-    #[arg(long, env = "RDB_ZOOKEEPER")]
-    pub zookeeper: String,
-    /// Path of the database in ZooKeeper.
-    #[arg(long, env = "RDB_ROOT", default_value = "/replicateddb")]
-    pub root: String,
-    /// Time after which ZooKeeper takes a silent client for dead.
-    #[arg(long, env = "RDB_SESSION_TIMEOUT", default_value = "6s", value_parser = parse_duration)]
-    pub session_timeout: Duration,
-}
-
 /// Flags of a replica.
 #[derive(Debug, Clone, Args)]
 pub struct ReplicaArgs {
@@ -105,6 +76,12 @@ pub struct ReplicaArgs {
     /// How the order is made.
     #[arg(long, env = "RDB_ENGINE", value_enum, default_value_t = Engine::ZnodeLog)]
     pub engine: Engine,
+    /// Where the leader is elected.
+    #[command(flatten)]
+    pub leader: LeaderArgs,
+    /// What is kept of the order.
+    #[command(flatten)]
+    pub state_log: StateLogArgs,
     /// HOST:PORT of the replica's own Cassandra; {id} becomes the replica's number. With --keyspace: of the shared one.
     #[arg(long, env = "RDB_CASSANDRA")]
     pub cassandra: String,
@@ -467,6 +444,25 @@ mod tests {
         assert_eq!(args.advertised().ok(), Some([127, 0, 0, 2].into()));
         assert_eq!(args.restore_point_interval, Duration::from_secs(5));
         assert_eq!((args.restore_point_stride(), args.log_behind()), (24 << 20, 32 << 20));
+        assert_eq!(args.check_engine().ok(), Some(()));
+    }
+
+    #[test]
+    fn paths_of_a_leader_belong_to_its_engine() {
+        let with = |more: &[&str]| {
+            let least =
+                ["replicateddb-server", "replica", "--zookeeper", "a:1", "--cassandra", "b:2", "--keyspace", "k"];
+            match Cli::try_parse_from(least.iter().chain(more)).unwrap_or_else(|error| panic!("{error}")).command {
+                Command::Replica(args) => args.check_engine().map_err(|error| error.to_string()),
+                other => panic!("{other:?}"),
+            }
+        };
+        for path in ["--election-path", "--leader-path", "--log-path"] {
+            let error = with(&[path, "/x"]).expect_err(path);
+            assert!(error.contains(path) && error.contains("--engine ZooKeeperLeader"), "{error}");
+            assert_eq!(with(&[path, "/x", "--engine", "ZooKeeperLeader"]), Ok(()));
+        }
+        assert_eq!(with(&["--state-log", "/x"]), Ok(()), "of any engine in ZooKeeper");
     }
 
     #[test]

@@ -4,6 +4,8 @@ pub mod admin;
 pub mod args;
 pub mod checkpoint;
 pub mod config_file;
+mod engine;
+mod forward;
 pub mod log;
 pub mod logging;
 mod open_files;

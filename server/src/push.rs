@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::Future,
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -18,16 +19,35 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use replicateddb_ordering::{members::Member, znode_log::ZnodeLog};
+use replicateddb_ordering::{
+    members::Member,
+    znode_log::{PushError, ZnodeLog},
+};
 use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// What the connection is upgraded to; see `replicateddb_ordering::znode_log`.
-const PROTOCOL: &str = "replicateddb-push";
+/// What a connection from another replica is for.
+#[derive(Debug)]
+pub(crate) struct Protocol {
+    /// Where it is asked for.
+    pub(crate) path: &'static str,
+    /// What it is upgraded to.
+    pub(crate) name: &'static str,
+    /// What anybody else is told.
+    pub(crate) told: &'static str,
+}
+
+/// See `replicateddb_ordering::znode_log`.
+const PUSH: Protocol = Protocol {
+    path: "/push",
+    name: "replicateddb-push",
+    told: "this is for other replicas, which push what they append to the log\n",
+};
 /// Pushing connections from others at once.
 const MAX_CONNECTIONS: usize = 64;
 /// Longest time to connect.
@@ -44,13 +64,25 @@ struct Taking {
 /// `GET /push`: where the other replicas push what they append.
 pub fn router(log: ZnodeLog) -> Router {
     let taking = Taking { log, room: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
-    Router::new().route("/push", get(take)).with_state(taking)
+    Router::new().route(PUSH.path, get(take)).with_state(taking)
 }
 
 async fn take(State(Taking { log, room }): State<Taking>, request: Request) -> Response {
-    if request.headers().get(UPGRADE).is_none_or(|protocol| protocol != PROTOCOL) {
-        let text = "this is for other replicas, which push what they append to the log\n";
-        return (StatusCode::UPGRADE_REQUIRED, [(UPGRADE, PROTOCOL)], text).into_response();
+    accept(&PUSH, room, request, async move |stream| log.take_pushes(TokioIo::new(stream)).await)
+}
+
+/// Takes a connection from another replica, if there is room for it, and has it served in the background.
+pub(crate) fn accept<F>(
+    protocol: &'static Protocol,
+    room: Arc<Semaphore>,
+    request: Request,
+    serve: impl FnOnce(Upgraded) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = Result<(), PushError>> + Send + 'static,
+{
+    if request.headers().get(UPGRADE).is_none_or(|name| name != protocol.name) {
+        return (StatusCode::UPGRADE_REQUIRED, [(UPGRADE, protocol.name)], protocol.told).into_response();
     }
     let Ok(room) = room.try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many connections\n").into_response();
@@ -59,14 +91,14 @@ async fn take(State(Taking { log, room }): State<Taking>, request: Request) -> R
         let _room = room;
         match hyper::upgrade::on(request).await {
             Ok(stream) => {
-                if let Err(error) = log.take_pushes(TokioIo::new(stream)).await {
-                    tracing::debug!(%error, "a connection of pushed entries has ended");
+                if let Err(error) = serve(stream).await {
+                    tracing::debug!(protocol = protocol.name, %error, "a connection of another replica has ended");
                 }
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
         }
     });
-    (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, PROTOCOL)]).into_response()
+    (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, protocol.name)]).into_response()
 }
 
 /// Pushes what the replica `own` appends to every other member, and has its tail wait for what they push.
@@ -99,7 +131,7 @@ pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<
 /// Connects again and again.
 async fn push_to(client: reqwest::Client, log: ZnodeLog, address: SocketAddr) {
     loop {
-        let ended = match timeout(CONNECT_LIMIT, connect(&client, address)).await {
+        let ended = match timeout(CONNECT_LIMIT, connect(&client, &address.to_string(), &PUSH)).await {
             Ok(Ok(stream)) => log.push_to(stream).await.map_err(anyhow::Error::from),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(anyhow::anyhow!("no answer within {CONNECT_LIMIT:?}")),
@@ -111,9 +143,14 @@ async fn push_to(client: reqwest::Client, log: ZnodeLog, address: SocketAddr) {
     }
 }
 
-async fn connect(client: &reqwest::Client, address: SocketAddr) -> anyhow::Result<reqwest::Upgraded> {
-    let request = client.get(format!("http://{address}/push"));
-    let response = request.header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL).send().await?;
+/// Connects to another replica.
+pub(crate) async fn connect(
+    client: &reqwest::Client,
+    address: &str,
+    protocol: &Protocol,
+) -> anyhow::Result<reqwest::Upgraded> {
+    let request = client.get(format!("http://{address}{}", protocol.path));
+    let response = request.header(CONNECTION, "upgrade").header(UPGRADE, protocol.name).send().await?;
     ensure!(response.status() == StatusCode::SWITCHING_PROTOCOLS, "answered with {}", response.status());
     response.upgrade().await.context("upgrading the connection")
 }

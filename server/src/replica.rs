@@ -2,19 +2,21 @@
 
 use std::{
     convert::Infallible,
+    future::Future,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use axum::Router;
 use prometheus_client::registry::Registry;
 use replicateddb_ordering::{
-    OrderedLog,
+    LogId,
     members::{Member, Members},
-    znode_log::{self, OpenError, ZnodeLog},
+    znode_log,
 };
 use replicateddb_replica::{
     ReplicaHandle, admin as replica_admin,
@@ -37,11 +39,10 @@ use uuid::Uuid;
 use crate::{
     admin::{AdminPort, starting},
     args::{ReplicaArgs, with_id},
+    engine::{Opened, Ordering, open},
     open_files, push, signals, verify,
 };
 
-/// Pause before the ordered log is tried again at start.
-const OPEN_RETRY: Duration = Duration::from_secs(1);
 /// Longest time that writes are held while a checkpoint reads the tables. One that takes longer is given up, and tried again
 /// after a longer pause each time.
 const CHECKPOINT_HOLD: Duration = Duration::from_secs(10);
@@ -54,7 +55,8 @@ const HOST_IDS: Uuid = Uuid::from_u128(0x0f4c_3d0e_9a34_4c7e_8f1d_5b7c_21e6_9a40
 /// # Errors
 /// Wrong flags or files, a port that is taken, or what is in ZooKeeper is not a log that this program can use.
 pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
-    let mut stop_asked = Box::pin(signals::stop_asked()?);
+    let mut stop_asked: StopAsked = Box::pin(signals::stop_asked()?);
+    args.check_engine()?;
     let id = args.id()?;
     open_files::raise(args.max_clients);
     let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name())).await?;
@@ -68,32 +70,59 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let identity = Identity {
-        id,
-        host_id: host_id(&log, id),
-        address,
-        cql_port: args.listen.port(),
-        data_center: args.data_center.clone(),
-        rack: args.rack.clone(),
-    };
-    let mut running = Running::start(&args, id, log, &token, identity, tls, &admin_port)?;
-    let handle = running.handle.clone();
-    let reason = tokio::select! {
-        signal = &mut stop_asked => {
-            tracing::info!(signal, "stopping");
-            let reason = running.stop().await;
-            tracing::info!(%reason, "stopped");
-            return Ok(ExitCode::SUCCESS);
-        }
-        reason = handle.finished() => reason,
-        ended = &mut running.frontend => match ended {
-            // It ends by itself when the replica does.
-            Ok(()) => handle.finished().await,
-            Err(error) => format!("the front end has failed: {error}"),
-        },
-    };
-    tracing::error!(%reason, "the replica has ended");
-    Ok(ExitCode::from(1))
+    let start = Start { args, id, token, address, tls, admin_port };
+    match log {
+        Opened::ZnodeLog(log) => Box::pin(start.run(log, stop_asked)).await,
+        Opened::ZooKeeperLeader(log) => Box::pin(start.run(log, stop_asked)).await,
+    }
+}
+
+/// Completes with the signal that asks the process to stop.
+type StopAsked = Pin<Box<dyn Future<Output = &'static str> + Send>>;
+
+/// What a replica is started with, once its log is open.
+struct Start {
+    args: ReplicaArgs,
+    id: u32,
+    token: String,
+    address: IpAddr,
+    tls: Option<(Arc<Tls>, tls::Keeper)>,
+    admin_port: AdminPort,
+}
+
+impl Start {
+    async fn run<L: Ordering>(self, log: L, mut stop_asked: StopAsked) -> anyhow::Result<ExitCode> {
+        let Self { args, id, token, address, tls, admin_port } = self;
+        let identity = Identity {
+            id,
+            host_id: host_id(log.log_id(), id),
+            address,
+            cql_port: args.listen.port(),
+            data_center: args.data_center.clone(),
+            rack: args.rack.clone(),
+        };
+        let mut running = Running::start(&args, id, log.clone(), &token, identity, tls, &admin_port)?;
+        let handle = running.handle.clone();
+        let reason = tokio::select! {
+            signal = &mut stop_asked => {
+                tracing::info!(signal, "stopping");
+                // At once: what is still to be finished here may take a while.
+                log.hand_over().await;
+                let reason = running.stop().await;
+                tracing::info!(%reason, "stopped");
+                return Ok(ExitCode::SUCCESS);
+            }
+            reason = handle.finished() => reason,
+            ended = &mut running.frontend => match ended {
+                // It ends by itself when the replica does.
+                Ok(()) => handle.finished().await,
+                Err(error) => format!("the front end has failed: {error}"),
+            },
+        };
+        tracing::error!(%reason, "the replica has ended");
+        log.hand_over().await;
+        Ok(ExitCode::from(1))
+    }
 }
 
 /// Everything that runs.
@@ -109,10 +138,10 @@ struct Running {
 }
 
 impl Running {
-    fn start(
+    fn start<L: Ordering>(
         args: &ReplicaArgs,
         id: u32,
-        log: ZnodeLog,
+        log: L,
         token: &str,
         identity: Identity,
         tls: Option<(Arc<Tls>, tls::Keeper)>,
@@ -128,15 +157,16 @@ impl Running {
             tls.register(&mut registry);
         }
 
-        let members = Arc::new(Members::watching(&log));
+        log.register(&mut registry);
+        let members = Arc::new(Members::watching(log.znodes()));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
-        let pushing = tokio::spawn(push::keep_pushing(log.clone(), id, members.watch()));
+        let pushing = tokio::spawn(push::keep_pushing(log.znodes().clone(), id, members.watch()));
         let (handle, checkpoints) = match keyspace.as_deref() {
             Some(keyspace) => start_confined(args, id, log.clone(), keyspace, identity.address, core_metrics)?,
             None => start_core(args, id, log.clone(), token, core_metrics)?,
         };
         let admin = replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch()));
-        admin_port.serve(admin.merge(checkpoints).merge(push::router(log)));
+        admin_port.serve(admin.merge(checkpoints).merge(push::router(log.znodes().clone())).merge(log.router()));
 
         let member = Member {
             id,
@@ -186,10 +216,10 @@ impl Running {
 }
 
 /// On a Cassandra of its own, with the store agent beside it; with what serves its checkpoints.
-fn start_core(
+fn start_core<L: Ordering>(
     args: &ReplicaArgs,
     id: u32,
-    log: ZnodeLog,
+    log: L,
     token: &str,
     metrics: metrics::Metrics,
 ) -> anyhow::Result<(ReplicaHandle, Router)> {
@@ -210,10 +240,10 @@ fn start_core(
 }
 
 /// In a keyspace of a shared Cassandra; with what serves its checkpoints.
-fn start_confined(
+fn start_confined<L: Ordering>(
     args: &ReplicaArgs,
     id: u32,
-    log: ZnodeLog,
+    log: L,
     keyspace: &str,
     address: IpAddr,
     metrics: metrics::Metrics,
@@ -251,30 +281,6 @@ async fn keep_registered(members: Arc<Members>, member: Member, mut serving: wat
     }
 }
 
-/// Opens the log, for as long as ZooKeeper can't be reached.
-async fn open(args: &ReplicaArgs, id: u32) -> anyhow::Result<ZnodeLog> {
-    loop {
-        match ZnodeLog::open(log_config(args, id)).await {
-            Ok((log, incarnation)) => {
-                tracing::info!(id, %incarnation, log = %log.log_id(), "the ordered log is open");
-                return Ok(log);
-            }
-            Err(error @ OpenError::Unavailable { .. }) => tracing::warn!(%error, "trying again"),
-            Err(error) => bail!(error),
-        }
-        tokio::time::sleep(OPEN_RETRY).await;
-    }
-}
-
-fn log_config(args: &ReplicaArgs, id: u32) -> znode_log::Config {
-    znode_log::Config {
-        session_timeout: args.order.session_timeout,
-        batches_in_flight: args.batches_in_flight,
-        segment_entries: args.log_segment_entries,
-        ..znode_log::Config::new(args.order.zookeeper.clone(), args.order.root.clone(), id)
-    }
-}
-
 fn core_config(args: &ReplicaArgs, id: u32) -> config::Config {
     let mut config = config::Config {
         replica: id,
@@ -299,8 +305,8 @@ fn core_config(args: &ReplicaArgs, id: u32) -> config::Config {
 }
 
 /// The same for the life of the log, different for each replica.
-fn host_id(log: &ZnodeLog, id: u32) -> Uuid {
-    let mut name = log.log_id().0.into_bytes().to_vec();
+fn host_id(log: LogId, id: u32) -> Uuid {
+    let mut name = log.0.into_bytes().to_vec();
     name.extend(id.to_be_bytes());
     Uuid::new_v5(&HOST_IDS, &name)
 }

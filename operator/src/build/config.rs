@@ -18,6 +18,9 @@ const JVM_MIB: u128 = 112;
 /// Bytes of the log that are safe in so much heap: numerator and denominator.
 const LOG_SHARE: (u128, u128) = (3, 8);
 
+/// Where a replica keeps what it has read of the log.
+const STATE_LOG_DIR: &str = "/tmp/state-log";
+
 /// File of ZooKeeper's ConfigMap: lines that its image appends to `zoo.cfg`.
 pub const ZOOKEEPER_FILE: &str = "zoo.cfg.extra";
 /// File of Cassandra's ConfigMap: lines that the agent appends to `cassandra.yaml`.
@@ -58,7 +61,11 @@ fn environment(validated: &Validated) -> BTreeMap<String, String> {
     let (ordering, config) = (&validated.spec.ordering, &validated.spec.replica.config);
     let engine = match ordering.engine {
         Engine::ZnodeLog => "ZnodeLog",
+        Engine::ZooKeeperLeader => "ZooKeeperLeader",
     };
+    // In the pod's own folder, which outlasts the process and not the pod.
+    let state_log = matches!(ordering.engine, Engine::ZooKeeperLeader)
+        .then(|| ("RDB_STATE_LOG".to_owned(), STATE_LOG_DIR.to_owned()));
     let log_format = match config.log_format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
@@ -80,7 +87,7 @@ fn environment(validated: &Validated) -> BTreeMap<String, String> {
         ("RDB_LOG_FORMAT", log_format.to_owned()),
     ]
     .map(|(key, value)| (key.to_owned(), value));
-    settings.into_iter().chain(bounds).collect()
+    settings.into_iter().chain(bounds).chain(state_log).collect()
 }
 
 /// What the log may hold, bytes: as wished, or what suits ZooKeeper's heap. `None` where the replica's own default does: that
@@ -133,6 +140,18 @@ mod tests {
         ] {
             assert_eq!(of(memory, wished), expected, "{memory} {wished:?}");
         }
+    }
+
+    #[test]
+    fn the_engine_is_passed_on() {
+        let mut rdb = testing::resource("orders");
+        let of = |rdb: &ReplicatedDB| {
+            let data = data(&validate(rdb, &testing::defaults("1")).expect("valid"), Tier::Replica);
+            ["RDB_ENGINE", "RDB_STATE_LOG"].map(|key| data.get(key).cloned())
+        };
+        assert_eq!(of(&rdb), [Some("ZnodeLog".to_owned()), None]);
+        rdb.spec.ordering.engine = Engine::ZooKeeperLeader;
+        assert_eq!(of(&rdb), [Some("ZooKeeperLeader".to_owned()), Some(STATE_LOG_DIR.to_owned())]);
     }
 
     #[test]

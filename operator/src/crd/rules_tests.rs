@@ -59,6 +59,15 @@ fn the_mode_is_fixed() {
 }
 
 #[test]
+fn the_engine_is_fixed() {
+    let engine = |engine| move |rdb: &mut ReplicatedDB| rdb.spec.ordering.engine = engine;
+    assert_eq!(create(engine(Engine::ZooKeeperLeader)), "");
+    for (before, after) in [(Engine::ZnodeLog, Engine::ZooKeeperLeader), (Engine::ZooKeeperLeader, Engine::ZnodeLog)] {
+        assert!(update(engine(before), engine(after)).contains("create another ReplicatedDB with the wanted engine"));
+    }
+}
+
+#[test]
 fn tls_has_a_certificate_and_asks_all_for_theirs_or_for_a_login() {
     let with = |secret: Option<&str>, certificates, optional, login| {
         let secret_name = secret.map(str::to_owned);

@@ -24,8 +24,9 @@ fn forbidden(rule: &str, message: &str) -> serde_json::Value {
 #[schemars(extend("x-kubernetes-validations" = [rule("!has(self.log.maxBytes) || !has(self.restorePoints.bytes) || self.restorePoints.bytes <= self.log.maxBytes / 4", "restorePoints.bytes must be at most a quarter of log.maxBytes: what two of them are apart stays in the log; lower it or raise log.maxBytes")]))]
 pub struct OrderingSpec {
     /// The engine. `ZnodeLog`: leaderless, every replica appends its batches as sequential znodes, and ZooKeeper's order
-    /// is the order.
-    #[schemars(extend("x-kubernetes-validations" = [forbidden("self == oldSelf", "the engine can't change: the log is its own; create another ReplicatedDB and copy the data")]))]
+    /// is the order. `ZooKeeperLeader`: the replicas elect one of them in ZooKeeper, which appends for all; one that stops hands
+    /// over, one that dies is replaced when its session ends.
+    #[schemars(extend("x-kubernetes-validations" = [forbidden("self == oldSelf", "the engine can't change: the log is its own; put it back, or create another ReplicatedDB with the wanted engine and copy the data")]))]
     pub engine: Engine,
     /// How a replica gathers writes into entries of the log.
     pub batching: Batching,
@@ -60,6 +61,8 @@ pub enum Engine {
     /// Sequential znodes.
     #[default]
     ZnodeLog,
+    /// A leader.
+    ZooKeeperLeader,
 }
 
 /// Bounds of an entry and of what is under way. A replica waits for nothing: it sends what has gathered as soon as fewer

@@ -1,7 +1,7 @@
 //! The ordered log: one global, durable order of entries that every replica appends to and reads.
 //!
-//! [`OrderedLog`] is the contract. [`znode_log::ZnodeLog`] keeps the order in ZooKeeper without a leader;
-//! [`memory::MemoryLog`] keeps it in the process, for tests, and can be told to fail in the ways a real one does.
+//! [`OrderedLog`] is the contract. [`znode_log::ZnodeLog`] keeps the order in ZooKeeper without a leader,
+//! [`zookeeper_leader::ZooKeeperLeader`] with one; [`memory::MemoryLog`] keeps it in the process, for tests, and can be told to fail in the ways a real one does.
 //! [`members`] tells which replicas live. Every engine passes the same suite (feature `conformance`).
 
 #[cfg(feature = "conformance")]
@@ -17,10 +17,13 @@ pub mod memory;
 mod position;
 pub mod presence;
 pub mod silence;
+pub mod state_log;
 pub mod truncation;
 pub mod znode_log;
+pub mod zookeeper_leader;
 
 pub use log::{
-    AppendError, Appended, Beginning, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, TailError,
+    AppendError, Appended, Beginning, Committed, Incarnation, Leadership, Life, LogError, LogHealth, LogId, OrderedLog,
+    TailError,
 };
 pub use position::{ParsePositionError, Position};

@@ -197,6 +197,15 @@ impl LogHealth {
     }
 }
 
+/// Who leads a log that has a leader. A hint: another one may by the time it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leadership {
+    /// The replica that leads.
+    pub replica: u32,
+    /// Greater with each change.
+    pub epoch: i64,
+}
+
 /// A totally ordered, durable sequence of entries.
 ///
 /// A value is a cheap handle of one incarnation of one replica. Appends that do not overlap in time stand in the order
@@ -269,6 +278,11 @@ pub trait OrderedLog: Clone + Send + Sync + 'static {
 
     /// Whether the log can be reached, and changes of it.
     fn health(&self) -> watch::Receiver<LogHealth>;
+
+    /// Who leads, if the engine has a leader and anybody is known to.
+    fn leadership(&self) -> Option<Leadership> {
+        None
+    }
 
     /// Which log this is.
     fn log_id(&self) -> LogId;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use replicateddb_ordering::OrderedLog;
+use replicateddb_ordering::{Leadership, OrderedLog};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -182,6 +182,9 @@ pub struct Status {
     pub detail: String,
     /// Name of the ordering engine.
     pub engine: String,
+    /// Who leads, where the engine has a leader and somebody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<Leadership>,
     /// All records up to this index are applied here.
     pub applied_index: u64,
     /// Highest index known to be committed, if known.
@@ -253,6 +256,7 @@ pub struct ReplicaHandle {
     proposer: Proposer,
     barriers: Barriers,
     commands: mpsc::Sender<Command>,
+    leadership: Arc<dyn Fn() -> Option<Leadership> + Send + Sync>,
     stop: CancellationToken,
     _task: Arc<AbortOnDropHandle<()>>,
 }
@@ -274,6 +278,8 @@ impl ReplicaHandle {
         let (proposer, proposing) = proposer(log.clone(), id, limits, unresolved, room, metrics, clock);
         let (barriers, barrier_task) = Barriers::new(shared.clone(), log.clone(), proposer.clone());
         let (sender, commands) = mpsc::channel(COMMANDS);
+        let led = log.clone();
+        let leadership = Arc::new(move || led.leadership());
         let stop = CancellationToken::new();
         let supervisor = Supervisor {
             shared: shared.clone(),
@@ -299,7 +305,15 @@ impl ReplicaHandle {
                 Err(error) => watched.fail(&format!("a broken invariant: {error}")),
             }
         });
-        Self { shared, proposer, barriers, commands: sender, stop, _task: Arc::new(AbortOnDropHandle::new(task)) }
+        Self {
+            shared,
+            proposer,
+            barriers,
+            commands: sender,
+            leadership,
+            stop,
+            _task: Arc::new(AbortOnDropHandle::new(task)),
+        }
     }
 
     /// Whether clients may be answered, and by which backend (I5). Sessions close whenever it changes.
@@ -415,7 +429,7 @@ impl ReplicaHandle {
 
     /// For people and probes.
     pub fn status(&self) -> Status {
-        self.shared.status()
+        Status { leader: (self.leadership)(), ..self.shared.status() }
     }
 
     /// Orders a digest record and returns what this replica computed at its index; the others keep theirs.

@@ -422,6 +422,7 @@ impl Shared {
             state: known.phase,
             detail: known.detail.clone(),
             engine: self.config.engine.clone(),
+            leader: None,
             applied_index: known.applied,
             log_end: known.log_end,
             lag: known.log_end.map(|end| end.saturating_sub(known.applied)),

@@ -25,6 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(240);
 /// Everything of one replica.
 pub struct Bed {
     dir: tempfile::TempDir,
+    engine: &'static str,
     pub zookeeper: ZooKeeper,
     ports: Ports,
     agent: Child,
@@ -54,12 +55,12 @@ fn free_ports() -> Ports {
 }
 
 impl Bed {
-    pub async fn start() -> Self {
+    pub async fn start(engine: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), "0123456789abcdef0123456789abcdef").unwrap();
         let (zookeeper, ports) = (ZooKeeper::start().unwrap(), free_ports());
         let agent = Self::agent(&dir, &ports).spawn().unwrap();
-        let mut bed = Self { dir, zookeeper, ports, agent, replica: None };
+        let mut bed = Self { dir, engine, zookeeper, ports, agent, replica: None };
         bed.start_replica().await;
         bed
     }
@@ -91,7 +92,9 @@ impl Bed {
         assert!(self.replica.is_none());
         let mut command = Self::server(&self.dir, "replica.log");
         command
-            .args(["replica", "--id", "0", "--zookeeper", &self.zookeeper.connect()])
+            .args(["replica", "--id", "0", "--engine", self.engine, "--zookeeper", &self.zookeeper.connect()])
+            .arg("--state-log")
+            .arg(self.dir.path().join("state-log"))
             .args(["--cassandra", &format!("127.0.0.1:{}", self.ports.cassandra)])
             .args(["--agent", &format!("http://127.0.0.1:{}", self.ports.agent)])
             .arg("--agent-token-file")

@@ -20,7 +20,25 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_from_first_start_to_restart() -> Result<()> {
-    let mut bed = Bed::start().await;
+    from_first_start_to_restart("ZnodeLog").await.map(drop)
+}
+
+/// The same where a replica leads: it is alone, and does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_leads_from_first_start_to_restart() -> Result<()> {
+    let bed = from_first_start_to_restart("ZooKeeperLeader").await?;
+    let leader = bed.status().await.leader.expect("somebody leads");
+    assert_eq!(leader.replica, 0);
+    assert!(leader.epoch > 1, "it has led before");
+    let metrics = reqwest::get(format!("http://{}/metrics", bed.admin())).await?.text().await?;
+    for line in [format!("replicateddb_leader_epoch {}", leader.epoch), "replicateddb_leader_leads 1".to_owned()] {
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+    Ok(())
+}
+
+async fn from_first_start_to_restart(engine: &'static str) -> Result<Bed> {
+    let mut bed = Bed::start(engine).await;
     let session = bed.session(Consistency::Quorum).await;
     statements(&session).await?;
     reads(&bed).await?;
@@ -33,7 +51,7 @@ async fn a_replica_from_first_start_to_restart() -> Result<()> {
     tools(&bed);
     zookeeper_away(&mut bed).await?;
     restart(&mut bed).await?;
-    Ok(())
+    Ok(bed)
 }
 
 async fn run(session: &Session, text: &str) -> Result<()> {

@@ -9,6 +9,7 @@ mod emptied;
 mod faults;
 mod freeze;
 mod history;
+mod led;
 mod lists;
 mod load;
 mod roles;
@@ -104,6 +105,8 @@ pub(crate) enum Cassandras {
     WithTls,
     /// All replicas share one.
     Shared,
+    /// Each replica has its own, and one of them leads the log.
+    Led,
 }
 
 /// Runs the suite, or the scenarios named.
@@ -111,7 +114,7 @@ pub(crate) enum Cassandras {
 /// # Errors
 /// When the stack does not come up or a scenario failed.
 pub fn run(only: &[String]) -> Result<()> {
-    let others = [roles::scenarios(), tls::scenarios(), shared::scenarios()];
+    let others = [roles::scenarios(), tls::scenarios(), shared::scenarios(), led::scenarios()];
     let all: Vec<_> = scenarios().into_iter().chain(others.into_iter().flatten()).collect();
     scenario::check_names(SUITE, &all, only)?;
     let parts = [
@@ -119,6 +122,7 @@ pub fn run(only: &[String]) -> Result<()> {
         run_on(Cassandras::WithLogins, &roles::scenarios(), only),
         run_on(Cassandras::WithTls, &tls::scenarios(), only),
         run_on(Cassandras::Shared, &shared::scenarios(), only),
+        run_on(Cassandras::Led, &led::scenarios(), only),
     ];
     let failed: Vec<_> = parts.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
     match failed.is_empty() {
@@ -153,6 +157,7 @@ impl Local {
             .shared_cassandra(matches!(cassandras, Cassandras::Shared))
             .authentication(matches!(cassandras, Cassandras::WithLogins | Cassandras::WithTls))
             .tls(matches!(cassandras, Cassandras::WithTls))
+            .engine(if matches!(cassandras, Cassandras::Led) { "ZooKeeperLeader" } else { "ZnodeLog" })
             .zookeepers(3)
             .free_loopback()
             .kill_on_drop()

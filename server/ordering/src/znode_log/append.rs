@@ -15,7 +15,7 @@ use super::bodies::{Attempt, BodyError};
 use super::layout::SegmentState;
 use super::plan::{self, AppendVerdict, Place};
 use super::push::{Carry, MAX_CARRIED_BYTES};
-use super::{Inner, gather, open, truncate};
+use super::{Authority, Fence, Inner, gather, open, truncate};
 use crate::connection::{Connection, lost};
 use crate::{AppendError, Appended, Committed, LogError, Position, framing};
 
@@ -59,13 +59,16 @@ pub(super) struct Writer {
 }
 
 /// What became of an entry.
-pub(super) type Outcome = Result<Appended, AppendError>;
+pub(crate) type Outcome = Result<Appended, AppendError>;
 
 /// An entry on its way.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) writer: Writer,
+    /// The entry; what its node is to hold, if its body is stored.
     pub(super) entry: Bytes,
+    /// The segment that its body is stored with, by its writer: it goes in there or nowhere.
+    stored_in: Option<u32>,
     /// Whether it waits for others, and they for the next one of its writer: it has many requests.
     pub(super) waits: bool,
     deadline: Instant,
@@ -86,7 +89,7 @@ impl Part {
         let (answer, outcome) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));
         let coming = Coming { deadline, claimed: claimed.clone(), outcome };
-        (Self { writer, entry, waits, deadline, claimed, answer: Some(answer) }, coming)
+        (Self { writer, entry, stored_in: None, waits, deadline, claimed, answer: Some(answer) }, coming)
     }
 
     /// Takes it for a transaction. `false`: it was given up, and its caller told so.
@@ -116,28 +119,45 @@ impl Coming {
     }
 }
 
+/// Refuses what no append of this handle can bring into the log.
+pub(super) fn check(inner: &Inner, entry: &Bytes) -> Result<(), AppendError> {
+    let limit = inner.config.max_body_bytes;
+    match entry.len() > limit {
+        true => Err(AppendError::TooLarge { bytes: entry.len(), limit }),
+        false if inner.is_fenced() => Err(AppendError::Fenced),
+        false => Ok(()),
+    }
+}
+
 /// See [`crate::OrderedLog::append_requests`]. It waits for others if it has many requests.
 pub(super) async fn append(inner: Arc<Inner>, entry: Bytes, waits: bool) -> Outcome {
-    let limit = inner.config.max_body_bytes;
-    if entry.len() > limit {
-        return Err(AppendError::TooLarge { bytes: entry.len(), limit });
-    }
-    if inner.is_fenced() {
-        return Err(AppendError::Fenced);
-    }
+    check(&inner, &entry)?;
     let deadline = Instant::now() + inner.config.append_timeout;
     let alone = entry.len() > inner.config.max_entry_bytes;
-    if !alone && let Some(outcome) = inner.pushes.carry(&entry, waits).await {
-        if let Ok(Appended { position, commit_time_ms }) = outcome {
-            inner.saw_segment(position.segment);
-            inner.recent.put(Committed { position, commit_time_ms, entry });
+    let may_carry = !alone && matches!(inner.authority, Authority::Everybody);
+    if may_carry && let Some(outcome) = inner.pushes.carry(&entry, waits).await {
+        if let Ok(appended) = outcome {
+            learn(&inner, appended, entry);
             // Whoever appended it seals, unless it can't.
-            if position.sequence as usize >= inner.config.segment_entries as usize + gather::ENTRIES {
-                start_seal(&inner, position.segment);
+            let Position { segment, sequence } = appended.position;
+            if sequence as usize >= inner.config.segment_entries as usize + gather::ENTRIES {
+                start_seal(&inner, segment);
             }
         }
         return outcome;
     }
+    here(inner, entry, waits, deadline).await
+}
+
+/// Another replica has appended this entry for this one.
+pub(super) fn learn(inner: &Inner, Appended { position, commit_time_ms }: Appended, entry: Bytes) {
+    inner.saw_segment(position.segment);
+    inner.recent.put(Committed { position, commit_time_ms, entry });
+}
+
+/// Appends an own entry by this handle itself.
+pub(super) async fn here(inner: Arc<Inner>, entry: Bytes, waits: bool, deadline: Instant) -> Outcome {
+    let alone = entry.len() > inner.config.max_entry_bytes;
     let (part, coming) = Part::new(inner.pushes.own_writer().clone(), entry, waits, deadline);
     // By another task: it lasts until ZooKeeper has answered or its connection is lost, whatever becomes of the caller, since a
     // request that was handed to the client is sent even if its future is dropped.
@@ -151,8 +171,47 @@ pub(super) async fn append(inner: Arc<Inner>, entry: Bytes, waits: bool) -> Outc
     coming.outcome().await
 }
 
+/// An own entry whose body is stored already: what another replica is handed instead of it. Kept until it is known what became of
+/// it.
+pub(crate) struct Stored {
+    attempt: Attempt,
+    /// What the entry's node is to hold.
+    pub(crate) frame: Bytes,
+    /// Where it has to go.
+    pub(crate) segment: u32,
+}
+
+impl Stored {
+    /// An entry names the body, or might.
+    pub(crate) fn set_named(&mut self, named: bool) {
+        self.attempt.set_named(named);
+    }
+}
+
+/// Stores the body of an own entry with the newest segment known, or with the one after it if that is sealed by then.
+pub(super) async fn store(inner: &Arc<Inner>, entry: &Bytes, deadline: Instant) -> Result<Stored, AppendError> {
+    loop {
+        let (client, _boarded) = board(inner, deadline).await?;
+        let segment = inner.segment();
+        let attempt = Attempt::new(inner, &client, segment);
+        match timeout_at(deadline, attempt.store(entry)).await {
+            Ok(Ok(body)) => return Ok(Stored { attempt, frame: framing::encode_side(&body).into(), segment }),
+            Ok(Err(BodyError::SegmentClosed)) => find_segment(inner, segment, deadline).await?,
+            Ok(Err(BodyError::Fenced)) => return Err(over(inner, &client).await),
+            Ok(Err(BodyError::Failed(detail))) => return Err(not_stored(&detail)),
+            Err(_) => return Err(not_stored("ZooKeeper did not answer in time")),
+        }
+    }
+}
+
+/// Looks for the segment after the one that a body was stored with for nothing, if that is sealed.
+pub(super) async fn look_beyond(inner: &Arc<Inner>, segment: u32, deadline: Instant) {
+    // That there is none means that it was refused for another reason.
+    find_segment(inner, segment, deadline).await.ok();
+}
+
 /// Appends an entry of another replica, together with others.
-pub(super) async fn carried(inner: Arc<Inner>, Carry { writer, entry, waits, .. }: Carry) -> Outcome {
+pub(super) async fn carried(inner: Arc<Inner>, Carry { writer, entry, waits, stored_in, .. }: Carry) -> Outcome {
     // What its own replica takes for small enough may be more than what this one does.
     let limit = inner.config.max_entry_bytes.max(MAX_CARRIED_BYTES);
     if entry.len() > limit {
@@ -164,7 +223,8 @@ pub(super) async fn carried(inner: Arc<Inner>, Carry { writer, entry, waits, .. 
     if inner.lanes.iter().all(|lane| lane.connection.connected().is_none()) {
         return Err(unavailable("not connected to ZooKeeper"));
     }
-    let (part, coming) = Part::new(writer, entry, waits, Instant::now() + inner.config.append_timeout);
+    let (mut part, coming) = Part::new(writer, entry, waits, Instant::now() + inner.config.append_timeout);
+    part.stored_in = stored_in;
     if inner.gather.try_send(part).is_err() {
         return Err(too_many());
     }
@@ -188,8 +248,12 @@ fn given_up() -> AppendError {
     AppendError::Unknown { detail: "the append was given up".into() }
 }
 
-fn unavailable(reason: impl Into<String>) -> AppendError {
+pub(super) fn unavailable(reason: impl Into<String>) -> AppendError {
     AppendError::Unavailable { reason: reason.into() }
+}
+
+fn not_stored(detail: &str) -> AppendError {
+    unavailable(format!("the entry's body could not be stored: {detail}"))
 }
 
 /// Entries that are appended together.
@@ -252,23 +316,26 @@ impl Transaction {
     /// Proposes until a segment takes the entries; each round but the last ends with a newer segment known, or a writer less.
     async fn propose(&mut self) -> Result<(), AppendError> {
         let inner = self.inner.clone();
-        while !self.parts.is_empty() {
-            let (client, _boarded) = self.board().await?;
+        loop {
+            let fence = inner.fence()?;
+            let (client, _boarded) = board(&inner, self.deadline()).await?;
             let segment = inner.segment();
+            self.refuse_stored_elsewhere(segment);
+            if self.parts.is_empty() {
+                return Ok(());
+            }
             let (frames, mut bodies) = match self.frames(&client, segment).await {
                 Ok(stored) => stored,
                 Err(BodyError::SegmentClosed) => {
-                    self.find_segment(segment).await?;
+                    find_segment(&inner, segment, self.deadline()).await?;
                     continue;
                 }
-                Err(BodyError::Fenced) => return Err(self.over(&client).await),
-                Err(BodyError::Failed(detail)) => {
-                    return Err(unavailable(format!("the entry's body could not be stored: {detail}")));
-                }
+                Err(BodyError::Fenced) => return Err(over(&inner, &client).await),
+                Err(BodyError::Failed(detail)) => return Err(not_stored(&detail)),
             };
             let writers = self.writers();
             bodies.iter_mut().for_each(|body| body.set_named(true));
-            let verdict = self.commit(&client, segment, &writers, &frames).await;
+            let verdict = self.commit(&client, segment, &writers, fence.as_ref(), &frames).await;
             let named = matches!(verdict, AppendVerdict::Committed(_) | AppendVerdict::Unknown(_));
             bodies.iter_mut().for_each(|body| body.set_named(named));
             match verdict {
@@ -278,9 +345,13 @@ impl Transaction {
                     return Ok(());
                 }
                 AppendVerdict::Sealed => inner.saw_segment(segment.saturating_add(1)),
-                AppendVerdict::NoSegment => self.find_segment(segment).await?,
+                AppendVerdict::NoSegment => find_segment(&inner, segment, self.deadline()).await?,
+                AppendVerdict::Deposed => {
+                    inner.deposed(fence.as_ref());
+                    return Err(unavailable("another replica leads by now"));
+                }
                 AppendVerdict::Fenced(0) => {
-                    let error = self.over(&client).await;
+                    let error = over(&inner, &client).await;
                     let own = inner.pushes.own_writer();
                     self.parts
                         .iter_mut()
@@ -296,7 +367,13 @@ impl Transaction {
                 AppendVerdict::Unknown(detail) => return Err(AppendError::Unknown { detail }),
             }
         }
-        Ok(())
+    }
+
+    /// What names a body of another segment would name none in this one.
+    fn refuse_stored_elsewhere(&mut self, segment: u32) {
+        for mut part in self.parts.extract_if(.., |part| part.stored_in.is_some_and(|stored| stored != segment)) {
+            part.reply(Err(unavailable("the segment that the entry's body is stored with is sealed")));
+        }
     }
 
     /// The life of this writer is over: nothing of it was appended, and the others go without it. It finds out by itself what
@@ -307,28 +384,13 @@ impl Transaction {
         }
     }
 
-    /// The connected session with the fewest appends under way, waiting for one if there is none.
-    async fn board(&self) -> Result<(Client, Boarded), AppendError> {
-        loop {
-            let lanes = self.inner.lanes.iter().enumerate();
-            let connected = lanes.filter_map(|(index, lane)| Some((index, lane, lane.connection.connected()?)));
-            let quietest = connected.min_by_key(|(_, lane, _)| lane.in_flight.load(Ordering::Acquire));
-            if let Some((index, lane, client)) = quietest {
-                lane.in_flight.fetch_add(1, Ordering::AcqRel);
-                return Ok((client, Boarded { inner: self.inner.clone(), lane: index }));
-            }
-            let waits = self.inner.lanes.iter().map(|lane| Box::pin(lane.connection.client()));
-            if timeout_at(self.deadline(), futures::future::select_all(waits)).await.is_err() {
-                return Err(unavailable("not connected to ZooKeeper"));
-            }
-        }
-    }
-
     /// What the entries' znodes will hold; stores large bodies first.
     async fn frames(&self, client: &Client, segment: u32) -> Result<(Vec<Vec<u8>>, Vec<Attempt>), BodyError> {
         let (mut frames, mut bodies) = (Vec::with_capacity(self.parts.len()), Vec::new());
-        for Part { entry, .. } in &self.parts {
-            frames.push(if entry.len() <= self.inner.config.max_entry_bytes {
+        for Part { entry, stored_in, .. } in &self.parts {
+            frames.push(if stored_in.is_some() {
+                entry.to_vec()
+            } else if entry.len() <= self.inner.config.max_entry_bytes {
                 framing::encode_inline(entry)
             } else {
                 let attempt = Attempt::new(&self.inner, client, segment);
@@ -345,7 +407,14 @@ impl Transaction {
 
     /// The transaction. Past its deadline a caller is told that nobody knows, and the answer is awaited all the same, until the
     /// connection is lost: a session that has none may keep what it is given for longer than another takes to be there.
-    async fn commit(&mut self, client: &Client, segment: u32, writers: &[Writer], frames: &[Vec<u8>]) -> AppendVerdict {
+    async fn commit(
+        &mut self,
+        client: &Client,
+        segment: u32,
+        writers: &[Writer],
+        fence: Option<&Fence>,
+        frames: &[Vec<u8>],
+    ) -> AppendVerdict {
         let inner = self.inner.clone();
         let options = CreateMode::PersistentSequential.with_acls(inner.access.acls());
         let mut writer = client.new_multi_writer();
@@ -355,6 +424,10 @@ impl Transaction {
             .and_then(|()| {
                 let mut paths = writers.iter().map(|life| inner.layout.incarnation(life.replica, &life.node));
                 paths.try_for_each(|path| writer.add_check_version(&path, 0))
+            })
+            .and_then(|()| match fence {
+                Some(fence) => writer.add_check_version(&fence.path, fence.version),
+                None => Ok(()),
             })
             .and_then(|()| {
                 let prefix = inner.layout.entry_prefix(segment);
@@ -371,7 +444,7 @@ impl Transaction {
             let deadline = self.next_deadline();
             tokio::select! {
                 biased;
-                answer = &mut answer => return plan::append_verdict(answer, writers.len(), frames.len()),
+                answer = &mut answer => return plan::append_verdict(answer, writers.len(), fence.is_some(), frames.len()),
                 () = &mut lost => return AppendVerdict::Unknown("the connection to ZooKeeper was lost".to_owned()),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     self.expire(&AppendError::Unknown { detail: detail.clone() });
@@ -384,9 +457,12 @@ impl Transaction {
         let inner = &self.inner;
         for (part, place) in self.parts.iter_mut().zip(places) {
             let (position, commit_time_ms) = (Position::new(segment, place.sequence), place.commit_time_ms);
-            let committed = Committed { position, commit_time_ms, entry: part.entry.clone() };
-            inner.pushes.committed(part.writer.replica, &committed);
-            inner.recent.put(committed);
+            // What names a body is not the entry: that is read in the log.
+            if part.stored_in.is_none() {
+                let committed = Committed { position, commit_time_ms, entry: part.entry.clone() };
+                inner.pushes.committed(part.writer.replica, &committed);
+                inner.recent.put(committed);
+            }
             part.reply(Ok(Appended { position, commit_time_ms }));
         }
         let end = places.last().map_or(0, |place| place.sequence.saturating_add(1));
@@ -394,34 +470,50 @@ impl Transaction {
             start_seal(inner, segment);
         }
     }
+}
 
-    /// Nothing was appended, for ZooKeeper does not know the incarnation.
-    async fn over(&self, client: &Client) -> AppendError {
-        match truncate::over(&self.inner, client).await {
-            LogError::Fenced => AppendError::Fenced,
-            error => unavailable(error.to_string()),
+/// The connected session with the fewest appends under way, waiting for one if there is none.
+async fn board(inner: &Arc<Inner>, deadline: Instant) -> Result<(Client, Boarded), AppendError> {
+    loop {
+        let lanes = inner.lanes.iter().enumerate();
+        let connected = lanes.filter_map(|(index, lane)| Some((index, lane, lane.connection.connected()?)));
+        let quietest = connected.min_by_key(|(_, lane, _)| lane.in_flight.load(Ordering::Acquire));
+        if let Some((index, lane, client)) = quietest {
+            lane.in_flight.fetch_add(1, Ordering::AcqRel);
+            return Ok((client, Boarded { inner: inner.clone(), lane: index }));
+        }
+        let waits = inner.lanes.iter().map(|lane| Box::pin(lane.connection.client()));
+        if timeout_at(deadline, futures::future::select_all(waits)).await.is_err() {
+            return Err(unavailable("not connected to ZooKeeper"));
         }
     }
+}
 
-    /// Looks for a newer segment than one that was closed, or given up.
-    async fn find_segment(&self, closed: u32) -> Result<(), AppendError> {
-        let inner = &self.inner;
-        if inner.segment() > closed {
-            return Ok(());
+/// Nothing was appended, for ZooKeeper does not know the incarnation.
+async fn over(inner: &Inner, client: &Client) -> AppendError {
+    match truncate::over(inner, client).await {
+        LogError::Fenced => AppendError::Fenced,
+        error => unavailable(error.to_string()),
+    }
+}
+
+/// Looks for a newer segment than one that was closed, or given up.
+async fn find_segment(inner: &Inner, closed: u32, deadline: Instant) -> Result<(), AppendError> {
+    if inner.segment() > closed {
+        return Ok(());
+    }
+    let look = async {
+        let client = inner.control.client().await;
+        open::newest_segment(&client, &inner.layout).await
+    };
+    match timeout_at(deadline, look).await {
+        Ok(Ok(Some(newest))) if newest > closed => {
+            inner.saw_segment(newest);
+            Ok(())
         }
-        let look = async {
-            let client = inner.control.client().await;
-            open::newest_segment(&client, &inner.layout).await
-        };
-        match timeout_at(self.deadline(), look).await {
-            Ok(Ok(Some(newest))) if newest > closed => {
-                inner.saw_segment(newest);
-                Ok(())
-            }
-            Ok(Ok(_)) => Err(unavailable(format!("segment {closed} takes no entries and none follows it"))),
-            Ok(Err(error)) => Err(unavailable(error.to_string())),
-            Err(_) => Err(unavailable("ZooKeeper did not answer in time")),
-        }
+        Ok(Ok(_)) => Err(unavailable(format!("segment {closed} takes no entries and none follows it"))),
+        Ok(Err(error)) => Err(unavailable(error.to_string())),
+        Err(_) => Err(unavailable("ZooKeeper did not answer in time")),
     }
 }
 
@@ -447,10 +539,16 @@ fn start_seal(inner: &Arc<Inner>, segment: u32) {
 fn seal(inner: &Arc<Inner>, segment: u32) -> impl Future<Output = Result<(), Error>> + Send {
     let inner = inner.clone();
     async move {
+        // One that leads no longer leaves it to the one that does.
+        let deposed = || Error::UnexpectedError("another replica leads by now".into());
+        let fence = inner.fence().map_err(|_| deposed())?;
         let client = inner.control.client().await;
         let options = CreateMode::Persistent.with_acls(inner.access.acls());
         let mut writer = client.new_multi_writer();
         writer.add_check_version(&inner.incarnation_path, 0)?;
+        if let Some(Fence { path, version }) = &fence {
+            writer.add_check_version(path, *version)?;
+        }
         writer.add_set_data(
             &inner.layout.segment(segment),
             SegmentState::Sealed.data(),
@@ -469,6 +567,7 @@ fn seal(inner: &Arc<Inner>, segment: u32) -> impl Future<Output = Result<(), Err
                 truncate::over(&inner, &client).await;
                 Err(Error::NoNode)
             }
+            Err(MultiWriteError::OperationFailed { index: 1, .. }) if fence.is_some() => Err(deposed()),
             Err(MultiWriteError::OperationFailed {
                 source: Error::BadVersion | Error::NoNode | Error::NodeExists,
                 ..

@@ -19,8 +19,8 @@ pub fn entry(data: &Bytes) -> Option<Bytes> {
 /// The log's header, as it is written again; `None` if it can't be read.
 pub fn header(data: &[u8]) -> Option<Vec<u8>> {
     let header = LogHeader::parse(data).ok()?;
-    let again = LogHeader::new(header.id, header.beginning());
-    assert_eq!(again.beginning(), header.beginning());
+    let again = LogHeader::new(header.id, header.engine(), header.beginning());
+    assert_eq!((again.beginning(), again.engine()), (header.beginning(), header.engine()));
     Some(again.data())
 }
 

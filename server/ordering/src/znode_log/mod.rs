@@ -22,6 +22,7 @@ mod plan;
 mod published;
 mod push;
 mod recent;
+mod replayed;
 mod tail;
 mod truncate;
 
@@ -35,6 +36,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant as Deadline;
 use tokio_util::task::AbortOnDropHandle;
 use zookeeper_client::Client;
 
@@ -42,11 +44,17 @@ pub use self::open::OpenError;
 pub use self::push::PushError;
 pub use crate::connection::DigestAuth;
 
+pub(crate) use self::append::{Outcome, Stored};
+pub(crate) use self::layout::{Layout, is_free, overlap};
+pub(crate) use self::open::Court;
+pub(crate) use self::plan::READ_TARGET_BYTES;
+pub(crate) use self::push::{Line, Load, MAX_CARRIED_BYTES, Told};
+
 use self::append::{AppendLane, Part};
-use self::layout::Layout;
-use self::push::Pushes;
+use self::push::{Kind, Pushes};
 use self::recent::Recent;
 use crate::connection::{Access, Connection};
+use crate::state_log::{StateLog, StateLogConfig};
 use crate::truncation::Published;
 use crate::{
     AppendError, Appended, Beginning, Committed, Incarnation, Life, LogError, LogHealth, LogId, OrderedLog, Position,
@@ -60,6 +68,8 @@ pub struct Config {
     pub connect: String,
     /// Path below which everything is kept; made if it is not there. All replicas of a log name the same one.
     pub root: String,
+    /// Path of the log itself, if it is not `requests` below the root. A log with a leader alone may have another one.
+    pub log: Option<String>,
     /// Number of the replica.
     pub replica: u32,
     /// ZooKeeper session time-out asked for; the server may give another.
@@ -88,6 +98,8 @@ pub struct Config {
     pub recent_bytes: usize,
     /// Credentials; with them, only they may touch what is created.
     pub auth: Option<DigestAuth>,
+    /// Where entries that were read are kept for the next start, if anywhere.
+    pub state_log: Option<StateLogConfig>,
 }
 
 impl Config {
@@ -98,11 +110,15 @@ impl Config {
     /// Largest value of [`Config::max_body_bytes`].
     pub const MAX_BODY_BYTES: usize = 64 << 20;
 
+    /// Smallest value of [`StateLogConfig::max_bytes`].
+    pub const MIN_STATE_LOG_BYTES: u64 = 64 << 10;
+
     /// The usual settings.
     pub fn new(connect: impl Into<String>, root: impl Into<String>, replica: u32) -> Self {
         Self {
             connect: connect.into(),
             root: root.into(),
+            log: None,
             replica,
             session_timeout: Duration::from_secs(6),
             open_timeout: Duration::from_secs(30),
@@ -116,6 +132,7 @@ impl Config {
             recent_entries: 1024,
             recent_bytes: 16 << 20,
             auth: None,
+            state_log: None,
         }
     }
 
@@ -131,6 +148,14 @@ impl Config {
         within("segment_entries", self.segment_entries as usize, 1_000_000)?;
         within("batches_in_flight", self.batches_in_flight, 4096)?;
         within("append_sessions", self.append_sessions, 16)?;
+        if let Some(StateLogConfig { max_bytes, .. }) = self.state_log
+            && max_bytes < Self::MIN_STATE_LOG_BYTES
+        {
+            return Err(format!(
+                "state_log.max_bytes is {max_bytes}, it must be {} at least",
+                Self::MIN_STATE_LOG_BYTES
+            ));
+        }
         if self.connect.trim().is_empty() {
             return Err("connect is empty, it must name ZooKeeper's servers".into());
         }
@@ -140,8 +165,41 @@ impl Config {
         if self.auth.as_ref().is_some_and(|auth| auth.user.is_empty() || auth.user.contains(':')) {
             return Err("auth.user is empty or has a colon".into());
         }
-        Layout::new(&self.root).map(drop)
+        self.layout().map(drop)
     }
+
+    /// Where everything is.
+    pub(crate) fn layout(&self) -> Result<Layout, String> {
+        let layout = Layout::new(&self.root)?;
+        match &self.log {
+            None => Ok(layout),
+            Some(log) if is_free(&self.root, log, "requests") => Ok(layout.with_requests(log.clone())),
+            Some(log) => Err(format!(
+                "the path of the log {log:?} is none like {0}/requests, or takes in what else is below {0}",
+                self.root
+            )),
+        }
+    }
+}
+
+/// Who may append to a log.
+#[derive(Clone, Debug)]
+pub(crate) enum Authority {
+    /// Every replica, for itself and for others.
+    Everybody,
+    /// Who leads, for all; this handle does while it has a fence.
+    Leader(watch::Sender<Option<Fence>>),
+    /// Not this handle: it reads.
+    Others,
+}
+
+/// What says that a replica leads still: checked by whatever it brings into the log (I6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fence {
+    /// The node of the epoch.
+    pub(crate) path: String,
+    /// Its version: the epoch.
+    pub(crate) version: i32,
 }
 
 /// A handle on the log in ZooKeeper; clones share everything.
@@ -159,6 +217,8 @@ struct Inner {
     lanes: Vec<AppendLane>,
     /// The session for everything else.
     control: Arc<Connection>,
+    /// Who may append.
+    authority: Authority,
     /// Where entries are handed in that go together.
     gather: mpsc::Sender<Part>,
     /// Bounds the appends of entries with a body (I7); held until ZooKeeper's answer, not only until the caller's time-out.
@@ -172,6 +232,8 @@ struct Inner {
     /// Names bodies.
     body_counter: AtomicU64,
     recent: Recent,
+    /// What was read before, on a volume of this replica's.
+    state_log: Option<Arc<StateLog>>,
     pushes: Pushes,
     log_id: LogId,
     incarnation: Incarnation,
@@ -188,8 +250,33 @@ impl ZnodeLog {
     /// # Errors
     /// If the settings are wrong, what is in ZooKeeper is no log of ours, or ZooKeeper can't be reached in time.
     pub async fn open(config: Config) -> Result<(Self, Incarnation), OpenError> {
+        Self::open_as(config, Authority::Everybody, open::Claim::Own(None)).await
+    }
+
+    /// Opens a log that is there, whatever engine it is of, to read it: no append of this handle is taken.
+    ///
+    /// # Errors
+    /// As [`ZnodeLog::open`], or there is no log.
+    pub async fn open_reader(config: Config) -> Result<(Self, Incarnation), OpenError> {
+        Self::open_as(config, Authority::Others, open::Claim::Any).await
+    }
+
+    /// Opens a log with a leader; appends are taken while there is a fence.
+    pub(crate) async fn open_led(
+        config: Config,
+        court: Court,
+        fence: watch::Sender<Option<Fence>>,
+    ) -> Result<(Self, Incarnation), OpenError> {
+        Self::open_as(config, Authority::Leader(fence), open::Claim::Own(Some(court))).await
+    }
+
+    async fn open_as(
+        config: Config,
+        authority: Authority,
+        claim: open::Claim,
+    ) -> Result<(Self, Incarnation), OpenError> {
         let (gather, parts) = mpsc::channel(gather::QUEUE);
-        let inner = Arc::new(open::open(config, gather).await?);
+        let inner = Arc::new(open::open(config, authority, claim, gather).await?);
         tokio::spawn(gather::run(Arc::downgrade(&inner), parts));
         let incarnation = inner.incarnation;
         Ok((Self { inner }, incarnation))
@@ -202,7 +289,7 @@ impl ZnodeLog {
     /// Why it has ended.
     pub async fn push_to(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<(), PushError> {
         let inner = &self.inner;
-        inner.pushes.send(stream, |carry| append::carried(inner.clone(), carry)).await
+        inner.pushes.send(stream, Kind::Pushes, |carry| append::carried(inner.clone(), carry)).await
     }
 
     /// Takes the entries that another replica commits, until the connection ends: its tails read them from memory. Once the
@@ -212,19 +299,129 @@ impl ZnodeLog {
     /// Why it has ended.
     pub async fn take_pushes(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<(), PushError> {
         let inner = &self.inner;
-        inner.pushes.receive(stream, |committed| inner.recent.put(committed)).await
+        inner.pushes.receive(stream, Kind::Pushes, |committed| inner.recent.put(committed)).await
+    }
+
+    /// Appends what another replica hands over on a connection that it has opened, until that ends.
+    pub(crate) async fn take_line(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<(), PushError> {
+        let inner = &self.inner;
+        inner.pushes.send(stream, Kind::Line, |carry| append::carried(inner.clone(), carry)).await
+    }
+
+    /// Has a connection to the leader, by which own entries can be handed over to it ([`ZnodeLog::line`]) until it ends.
+    pub(crate) async fn hold_line(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) -> Result<(), PushError> {
+        let inner = &self.inner;
+        inner.pushes.receive(stream, Kind::Line, |committed| inner.recent.put(committed)).await
+    }
+
+    /// The way to that life, if there is one.
+    pub(crate) fn line(&self, life: Life) -> Option<Line> {
+        self.inner.pushes.line(life)
+    }
+
+    /// Tells of connections of others that come and go.
+    pub(crate) fn line_changes(&self) -> watch::Receiver<u64> {
+        self.inner.pushes.changes()
+    }
+
+    /// Says who appends all entries, if anybody does.
+    pub(crate) fn expect_leader(&self, leader: Option<u32>) {
+        match leader {
+            Some(leader) if leader == self.inner.config.replica => self.inner.pushes.expect_own(),
+            leader => self.inner.pushes.expect(leader.into_iter().collect()),
+        }
+    }
+
+    /// Whether ZooKeeper has said that this life is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.inner.is_fenced()
+    }
+
+    /// Asks ZooKeeper whether this life is over.
+    pub(crate) async fn check_life(&self) -> Result<(), AppendError> {
+        let failed = |error: LogError| append::unavailable(error.to_string());
+        let client = self.inner.synced_client().await.map_err(failed)?;
+        match client.check_stat(&self.inner.incarnation_path).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => match self.over(&client).await {
+                LogError::Fenced => Err(AppendError::Fenced),
+                error => Err(failed(error)),
+            },
+            Err(error) => Err(append::unavailable(error.to_string())),
+        }
+    }
+
+    /// Refuses what no append of this handle can bring into the log.
+    pub(crate) fn check(&self, entry: &Bytes) -> Result<(), AppendError> {
+        append::check(&self.inner, entry)
+    }
+
+    /// Appends an own entry, by this handle itself.
+    pub(crate) fn append_here(
+        &self,
+        entry: Bytes,
+        requests: usize,
+        deadline: Deadline,
+    ) -> impl Future<Output = Outcome> + Send + 'static {
+        append::here(self.inner.clone(), entry, requests >= gather::SEVERAL, deadline)
+    }
+
+    /// What another replica is to be handed, for an entry of so many requests that is no larger than an entry of the order.
+    pub(crate) fn load(&self, entry: &Bytes, requests: usize) -> Option<Load> {
+        let waits = requests >= gather::SEVERAL;
+        let fits = entry.len() <= self.inner.config.max_entry_bytes;
+        fits.then(|| Load { entry: entry.clone(), waits, stored_in: None })
+    }
+
+    /// Stores the body of an own entry that is larger.
+    pub(crate) async fn store(&self, entry: &Bytes, deadline: Deadline) -> Result<Stored, AppendError> {
+        append::store(&self.inner, entry, deadline).await
+    }
+
+    /// Looks for the segment after one that a body was stored with for nothing.
+    pub(crate) async fn look_beyond(&self, segment: u32, deadline: Deadline) {
+        append::look_beyond(&self.inner, segment, deadline).await;
+    }
+
+    /// Another replica has appended this entry for this one.
+    pub(crate) fn learn(&self, appended: Appended, entry: Bytes) {
+        append::learn(&self.inner, appended, entry);
+    }
+
+    /// How the log is used.
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The life that this handle is.
+    pub(crate) fn life(&self) -> Life {
+        (self.inner.config.replica, self.inner.incarnation)
     }
 
     /// Says which other replicas append. While there is a connection from each of them, tails wait a moment for what they
-    /// push before they read the log.
+    /// push before they read the log. A log with a leader knows by itself who does.
     pub fn expect_pushes(&self, replicas: BTreeSet<u32>) {
-        self.inner.pushes.expect(replicas);
+        if matches!(self.inner.authority, Authority::Everybody) {
+            self.inner.pushes.expect(replicas);
+        }
     }
 
     /// Whether an entry is in memory, because it was pushed or appended by this handle.
     #[cfg(feature = "conformance")]
     pub fn has_pushed(&self, position: Position) -> bool {
         self.inner.recent.get(position).is_some()
+    }
+
+    /// Entries that were read from the state log.
+    #[cfg(feature = "conformance")]
+    pub fn read_from_state_log(&self) -> u64 {
+        self.inner.state_log.as_ref().map_or(0, |log| log.entries_read())
+    }
+
+    /// Whether the state log has written the entry at that position.
+    #[cfg(feature = "conformance")]
+    pub fn is_in_state_log(&self, position: Position) -> bool {
+        self.inner.state_log.as_ref().is_some_and(|log| log.has(position))
     }
 
     /// Whether another replica would append this one's next entry.
@@ -344,11 +541,33 @@ impl Inner {
         self.segment.fetch_max(segment, Ordering::AcqRel);
     }
 
+    /// What an append has to check, if anything; an error unless this handle may append.
+    fn fence(&self) -> Result<Option<Fence>, AppendError> {
+        match &self.authority {
+            Authority::Everybody => Ok(None),
+            Authority::Leader(fence) => {
+                let fence = fence.borrow().clone();
+                fence.map(Some).ok_or_else(|| append::unavailable("this replica does not lead"))
+            }
+            Authority::Others => Err(append::unavailable("the log is open for reading")),
+        }
+    }
+
+    /// ZooKeeper has said that this is no longer the epoch.
+    fn deposed(&self, old: Option<&Fence>) {
+        if let Authority::Leader(fence) = &self.authority {
+            fence.send_if_modified(|now| now.as_ref() == old && now.take().is_some());
+        }
+    }
+
     fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire)
     }
 
     fn set_fenced(&self) {
+        if let Authority::Leader(fence) = &self.authority {
+            fence.send_replace(None);
+        }
         if !self.fenced.swap(true, Ordering::AcqRel) {
             tracing::warn!(incarnation = %self.incarnation, "a newer incarnation of this replica has taken over the log");
         }

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::warn;
 use uuid::Uuid;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::append::{AppendLane, Part};
-use super::layout::{Layout, LogHeader, SegmentState, segment_of};
+use super::layout::{Layout, LogHeader, SegmentState, ZNODE_LOG, ZOOKEEPER_LEADER, segment_of};
 use super::push::Pushes;
 use super::recent::Recent;
-use super::{Config, Inner, watch_health};
+use super::{Authority, Config, Inner, watch_health};
 use crate::connection::{Access, Connection, Server};
+use crate::state_log::{StateLog, StateLogConfig};
 use crate::{Beginning, Incarnation, LogId};
 
 /// Pause after an attempt that ZooKeeper did not take.
@@ -45,6 +48,19 @@ pub enum OpenError {
         /// ZooKeeper's words.
         detail: String,
     },
+    /// The log is there, and another engine's: its order has other rules.
+    #[error(
+        "{path} in ZooKeeper holds a log of the engine {made_by}, and this replica is to use {opened_by}: start it with the log's \
+         engine, or name another root for a new database"
+    )]
+    OtherEngine {
+        /// What was read.
+        path: String,
+        /// The log's engine.
+        made_by: String,
+        /// The one that was to open it.
+        opened_by: String,
+    },
     /// What is there is no log that this program knows.
     #[error("{path} in ZooKeeper holds no log that this program knows: {detail}")]
     Foreign {
@@ -55,13 +71,48 @@ pub enum OpenError {
     },
 }
 
-pub(super) async fn open(config: Config, gather: mpsc::Sender<Part>) -> Result<Inner, OpenError> {
+/// What a log is opened as.
+#[derive(Clone, Debug)]
+pub(super) enum Claim {
+    /// A log of one's own engine, made if there is none. With a court that is the one with a leader.
+    Own(Option<Court>),
+    /// One that is there, of whatever engine.
+    Any,
+}
+
+/// Where a log's leader is elected. All replicas have to agree, so it stands in the node of the epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Court {
+    /// The log itself.
+    pub(crate) log: String,
+    /// The folder of those who may come to lead.
+    pub(crate) election: String,
+    /// The node of who leads.
+    pub(crate) leader: String,
+}
+
+impl Court {
+    /// What the node of the epoch holds.
+    pub(crate) fn data(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain fields serialise")
+    }
+}
+
+pub(super) async fn open(
+    config: Config,
+    authority: Authority,
+    claim: Claim,
+    gather: mpsc::Sender<Part>,
+) -> Result<Inner, OpenError> {
     config.check().map_err(OpenError::Config)?;
-    let layout = Layout::new(&config.root).map_err(OpenError::Config)?;
+    if config.log.is_some() && matches!(claim, Claim::Own(None)) {
+        return Err(OpenError::Config(format!("the engine {ZNODE_LOG} has its log at requests below the root")));
+    }
+    let layout = config.layout().map_err(OpenError::Config)?;
     let access =
         Access { connect: config.connect.clone(), session_timeout: config.session_timeout, auth: config.auth.clone() };
     let control = Arc::new(Connection::start(format!("control-{}", config.replica), access.clone(), Server::Any));
-    let opening = Opening { config: &config, layout: &layout, access: &access, control: &control };
+    let opening = Opening { config: &config, claim: &claim, layout: &layout, access: &access, control: &control };
     let opened = opening.run().await?;
     let lane_count = config.append_sessions.min(config.batches_in_flight + 1);
     let lanes: Vec<_> = (0..lane_count)
@@ -70,13 +121,19 @@ pub(super) async fn open(config: Config, gather: mpsc::Sender<Part>) -> Result<I
         .collect();
     let connections = [control.clone()].into_iter().chain(lanes.iter().map(AppendLane::connection)).collect();
     let (health, health_task) = watch_health(connections);
+    let state_log = match config.state_log.clone() {
+        Some(state_log) => open_state_log(state_log, opened.log_id).await,
+        None => None,
+    };
     Ok(Inner {
+        authority,
         gather,
         permits: Arc::new(Semaphore::new(config.batches_in_flight)),
         segment: AtomicU32::new(opened.segment),
         sealing: AtomicBool::new(false),
         fenced: AtomicBool::new(false),
         body_counter: AtomicU64::new(0),
+        state_log,
         recent: Recent::new(config.recent_entries, config.recent_bytes),
         pushes: Pushes::new(
             opened.push_key,
@@ -97,6 +154,23 @@ pub(super) async fn open(config: Config, gather: mpsc::Sender<Part>) -> Result<I
     })
 }
 
+/// It is a cache: without it everything is read in ZooKeeper.
+async fn open_state_log(config: StateLogConfig, log: LogId) -> Option<Arc<StateLog>> {
+    let folder = config.folder.display().to_string();
+    let opened = tokio::task::spawn_blocking(move || StateLog::open(&config, log)).await;
+    match opened {
+        Ok(Ok(state_log)) => Some(Arc::new(state_log)),
+        Ok(Err(error)) => {
+            warn!(folder, %error, "the state log can't be used: a restart will read the log in ZooKeeper");
+            None
+        }
+        Err(error) => {
+            warn!(folder, %error, "the state log was not opened: a restart will read the log in ZooKeeper");
+            None
+        }
+    }
+}
+
 /// The last part of a path.
 fn node_of(path: &str) -> String {
     path.rsplit('/').next().unwrap_or(path).to_owned()
@@ -113,6 +187,7 @@ struct Opened {
 
 struct Opening<'a> {
     config: &'a Config,
+    claim: &'a Claim,
     layout: &'a Layout,
     access: &'a Access,
     control: &'a Connection,
@@ -158,9 +233,19 @@ impl Opening<'_> {
         }
     }
 
-    /// Makes what is missing. `requests` and its first segment come in one transaction, so no log is without one.
+    /// Makes what is missing. `requests` and its first segment come in one transaction, so no log is without one. In one of another
+    /// engine nothing is made.
     async fn ensure_layout(&self) -> Result<LogId, StepError> {
         let client = self.control.client().await;
+        let found = self.header(&client).await?;
+        let engine = match self.claim {
+            Claim::Own(court) => self.ensure_engine(&client, court.as_ref()).await?,
+            Claim::Any if found.is_some() => ZNODE_LOG,
+            Claim::Any => {
+                let detail = "there is none".into();
+                return Err(StepError::Final(OpenError::Foreign { path: self.layout.requests(), detail }));
+            }
+        };
         let directory = CreateMode::Persistent.with_acls(self.access.acls());
         let incarnations = self.layout.incarnations(self.config.replica);
         let pulse = self.layout.pulse(self.config.replica);
@@ -169,11 +254,14 @@ impl Opening<'_> {
             client.mkdir(path, &directory).await.map_err(|error| step_error(path, error))?;
         }
         let requests = self.layout.requests();
-        if client.check_stat(&requests).await.map_err(|error| step_error(&requests, error))?.is_none() {
+        if found.is_none() {
             let id = LogId(Uuid::new_v4());
+            if let Some((parent, _)) = requests.rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) {
+                client.mkdir(parent, &directory).await.map_err(|error| step_error(parent, error))?;
+            }
             let mut writer = client.new_multi_writer();
             let added = writer
-                .add_create(&requests, &LogHeader::new(id, Beginning::START).data(), &directory)
+                .add_create(&requests, &LogHeader::new(id, engine, Beginning::START).data(), &directory)
                 .and_then(|()| writer.add_create(&self.layout.segment(0), SegmentState::Open.data(), &directory));
             added.map_err(|error| step_error(&requests, error))?;
             match writer.commit().await.map_err(Error::from) {
@@ -181,11 +269,70 @@ impl Opening<'_> {
                 Err(error) => return Err(step_error(&requests, error)),
             }
         }
-        let (data, _) = client.get_data(&requests).await.map_err(|error| step_error(&requests, error))?;
-        match LogHeader::parse(&data) {
-            Ok(header) => Ok(header.id),
-            Err(detail) => Err(StepError::Final(OpenError::Foreign { path: requests, detail })),
+        match self.header(&client).await? {
+            Some(header) => Ok(header.id),
+            None => Err(StepError::Again("the log is not there yet".into())),
         }
+    }
+
+    /// The log's header, if there is a log; an error if it is another engine's than the one that opens it.
+    async fn header(&self, client: &Client) -> Result<Option<LogHeader>, StepError> {
+        let path = self.layout.requests();
+        let data = match client.get_data(&path).await {
+            Ok((data, _)) => data,
+            Err(Error::NoNode) => return Ok(None),
+            Err(error) => return Err(step_error(&path, error)),
+        };
+        let header = match LogHeader::parse(&data) {
+            Ok(header) => header,
+            Err(detail) => return Err(StepError::Final(OpenError::Foreign { path, detail })),
+        };
+        match self.claim {
+            Claim::Own(court) if header.engine() != engine_of(court.as_ref()) => {
+                Err(other_engine(path, header.engine(), court.as_ref()))
+            }
+            _ => Ok(Some(header)),
+        }
+    }
+
+    /// Sees to it that what is below the root is of this engine, or nothing; a log with a leader has its epoch before anything else.
+    async fn ensure_engine(&self, client: &Client, court: Option<&Court>) -> Result<&'static str, StepError> {
+        let path = self.layout.epoch();
+        let failed = |error| step_error(&path, error);
+        let there = match client.get_data(&path).await {
+            Ok((data, _)) => Some(data),
+            Err(Error::NoNode) => None,
+            Err(error) => return Err(failed(error)),
+        };
+        let Some(court) = court else {
+            return match there {
+                Some(_) => Err(other_engine(path, ZOOKEEPER_LEADER, None)),
+                None => Ok(ZNODE_LOG),
+            };
+        };
+        let directory = CreateMode::Persistent.with_acls(self.access.acls());
+        let Some(there) = there else {
+            let incarnations = self.layout.all_incarnations();
+            if client.check_stat(&incarnations).await.map_err(failed)?.is_some() {
+                return Err(other_engine(incarnations, ZNODE_LOG, Some(court)));
+            }
+            client.mkdir(&self.config.root, &directory).await.map_err(failed)?;
+            return match client.create(&path, &court.data(), &directory).await {
+                Ok(_) | Err(Error::NodeExists) => Err(StepError::Again("the epoch was made just now".into())),
+                Err(error) => Err(failed(error)),
+            };
+        };
+        if there != court.data() {
+            let there = String::from_utf8_lossy(&there).into_owned();
+            let detail =
+                format!("its replicas agree on {there}, and this one is to use others: give it the same paths");
+            return Err(StepError::Final(OpenError::Foreign { path, detail }));
+        }
+        let leader = court.leader.rsplit_once('/').map_or("", |(parent, _)| parent);
+        for folder in [court.election.as_str(), leader].into_iter().filter(|folder| !folder.is_empty()) {
+            client.mkdir(folder, &directory).await.map_err(|error| step_error(folder, error))?;
+        }
+        Ok(ZOOKEEPER_LEADER)
     }
 
     /// The key that pushed entries are proved by: whoever may read the log may read it. Made by the first who comes.
@@ -241,6 +388,15 @@ impl Opening<'_> {
             StepError::Final(OpenError::Foreign { path: requests, detail })
         })
     }
+}
+
+fn engine_of(court: Option<&Court>) -> &'static str {
+    if court.is_some() { ZOOKEEPER_LEADER } else { ZNODE_LOG }
+}
+
+fn other_engine(path: String, made_by: &str, court: Option<&Court>) -> StepError {
+    let (made_by, opened_by) = (made_by.to_owned(), engine_of(court).to_owned());
+    StepError::Final(OpenError::OtherEngine { path, made_by, opened_by })
 }
 
 fn step_error(path: &str, error: Error) -> StepError {

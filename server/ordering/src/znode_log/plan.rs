@@ -12,7 +12,8 @@ pub(crate) const READ_TARGET_BYTES: usize = 1 << 20;
 /// Entries read at once after a read that found less than it asked for.
 const MIN_READ_ENTRIES: usize = 4;
 
-/// Operations of an append's transaction, in order: the segment's check, one for the life of each writer, the entries.
+/// Operations of an append's transaction, in order: the segment's check, one for the life of each writer, that of the epoch if
+/// there is a leader, the entries.
 pub(crate) const APPEND_CHECKS_SEGMENT: usize = 0;
 const APPEND_CHECKS_WRITERS: usize = 1;
 
@@ -34,22 +35,26 @@ pub(crate) enum AppendVerdict {
     NoSegment,
     /// None of the entries is committed: the life of this writer, counted from 0, is over.
     Fenced(usize),
+    /// Not committed: another replica leads by now.
+    Deposed,
     /// Not committed: ZooKeeper refuses it.
     Refused(String),
     /// Nobody knows.
     Unknown(String),
 }
 
-/// Reads the answer to `multi{check segment, check the life of each of `writers`, create sequential for each of `entries`}`.
-/// Only a verdict on one of the operations says that nothing was committed; every other error leaves it open.
+/// Reads the answer to `multi{check segment, check the life of each of `writers`, check the epoch if `led`, create sequential for
+/// each of `entries`}`. Only a verdict on one of the operations says that nothing was committed; every other error leaves it open.
 pub(crate) fn append_verdict(
     answer: Result<Vec<MultiWriteResult>, MultiWriteError>,
     writers: usize,
+    led: bool,
     entries: usize,
 ) -> AppendVerdict {
+    let epoch = APPEND_CHECKS_WRITERS + writers;
     match answer {
         Ok(results) => {
-            let created = results.iter().skip(APPEND_CHECKS_WRITERS + writers);
+            let created = results.iter().skip(epoch + usize::from(led));
             let places: Result<Vec<Place>, String> = created.map(place).collect();
             match places {
                 Ok(places) if places.len() == entries => AppendVerdict::Committed(places),
@@ -63,6 +68,7 @@ pub(crate) fn append_verdict(
             (index, Error::NoNode) if (APPEND_CHECKS_WRITERS..=writers).contains(&index) => {
                 AppendVerdict::Fenced(index - APPEND_CHECKS_WRITERS)
             }
+            (index, Error::BadVersion | Error::NoNode) if led && index == epoch => AppendVerdict::Deposed,
             (index, source) if is_refusal(&source) => {
                 AppendVerdict::Refused(format!("ZooKeeper refuses operation {index}: {source}"))
             }
@@ -319,7 +325,7 @@ mod tests {
     fn verdicts() {
         let check = || MultiWriteResult::Check;
         let create = |path: &str, czxid| MultiWriteResult::Create { path: path.into(), stat: stat(czxid) };
-        let created = |path: &str, czxid| append_verdict(Ok(vec![check(), check(), create(path, czxid)]), 1, 1);
+        let created = |path: &str, czxid| append_verdict(Ok(vec![check(), check(), create(path, czxid)]), 1, false, 1);
         let place = |sequence| Place { sequence, commit_time_ms: 42 };
         let entry = "/r/requests/0000000001/e-0000000007";
         assert_eq!(created(entry, 9), AppendVerdict::Committed(vec![place(7)]));
@@ -327,10 +333,21 @@ mod tests {
         assert!(matches!(created("/r/elsewhere", 9), AppendVerdict::Unknown(_)));
         let next = "/r/requests/0000000001/e-0000000008";
         let two = || vec![check(), check(), check(), create(entry, 9), create(next, 9)];
-        assert_eq!(append_verdict(Ok(two()), 2, 2), AppendVerdict::Committed(vec![place(7), place(8)]));
-        assert!(matches!(append_verdict(Ok(two()), 2, 3), AppendVerdict::Unknown(_)), "one is missing");
-        assert!(matches!(append_verdict(Ok(two()), 1, 2), AppendVerdict::Unknown(_)), "a check too many");
-        let failed = |index, source| append_verdict(Err(MultiWriteError::OperationFailed { index, source }), 2, 2);
+        assert_eq!(append_verdict(Ok(two()), 2, false, 2), AppendVerdict::Committed(vec![place(7), place(8)]));
+        assert_eq!(append_verdict(Ok(two()), 1, true, 2), AppendVerdict::Committed(vec![place(7), place(8)]));
+        assert!(matches!(append_verdict(Ok(two()), 2, false, 3), AppendVerdict::Unknown(_)), "one is missing");
+        assert!(matches!(append_verdict(Ok(two()), 1, false, 2), AppendVerdict::Unknown(_)), "a check too many");
+        let answer = |index, source| Err(MultiWriteError::OperationFailed { index, source });
+        let failed = |index, source| append_verdict(answer(index, source), 2, false, 2);
+        let led = |index, source| append_verdict(answer(index, source), 2, true, 2);
+        assert_eq!(led(2, Error::NoNode), AppendVerdict::Fenced(1));
+        assert_eq!(led(3, Error::BadVersion), AppendVerdict::Deposed);
+        assert_eq!(led(3, Error::NoNode), AppendVerdict::Deposed);
+        assert!(matches!(led(4, Error::NoNode), AppendVerdict::Refused(_)));
+        assert!(
+            matches!(failed(3, Error::BadVersion), AppendVerdict::Refused(_)),
+            "without a leader nobody is deposed"
+        );
         assert_eq!(failed(0, Error::BadVersion), AppendVerdict::Sealed);
         assert_eq!(failed(0, Error::NoNode), AppendVerdict::NoSegment);
         assert_eq!(failed(1, Error::NoNode), AppendVerdict::Fenced(0));
@@ -339,7 +356,7 @@ mod tests {
         assert!(matches!(failed(3, Error::NoAuth), AppendVerdict::Refused(_)));
         assert!(matches!(failed(3, Error::UnexpectedErrorCode(-200)), AppendVerdict::Unknown(_)));
         for source in [Error::ConnectionLoss, Error::SessionExpired, Error::ClientClosed, Error::Throttled] {
-            let verdict = append_verdict(Err(MultiWriteError::RequestFailed { source }), 1, 1);
+            let verdict = append_verdict(Err(MultiWriteError::RequestFailed { source }), 1, false, 1);
             assert!(matches!(verdict, AppendVerdict::Unknown(_)));
         }
     }

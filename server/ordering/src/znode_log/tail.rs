@@ -16,6 +16,7 @@ use zookeeper_client::{Client, Error, MultiReadResult, OneshotWatcher};
 use super::layout::{LogHeader, SegmentState};
 use super::plan::{LogView, READ_TARGET_BYTES, ReadSize, Step, step};
 use super::push::GRACE;
+use super::replayed::Replayed;
 use super::{Inner, bodies, truncate};
 use crate::connection::{Link, connected};
 use crate::framing::{self, Framed};
@@ -57,6 +58,9 @@ struct Tailer {
     /// What the next item of the stream stands at, or `ready`'s first does.
     next: Position,
     ready: VecDeque<Committed>,
+    /// The last item of the stream.
+    last: Option<Position>,
+    replayed: Replayed,
     size: ReadSize,
     /// The connection's epoch in which the session was last brought up to its leader.
     synced: Option<u64>,
@@ -93,6 +97,8 @@ impl Tailer {
     fn new(inner: Arc<Inner>, from: Position) -> Self {
         let link = inner.control.link();
         Self {
+            replayed: Replayed::new(&inner),
+            last: None,
             inner,
             link,
             from,
@@ -110,16 +116,14 @@ impl Tailer {
     async fn next(&mut self) -> Result<Committed, TailError> {
         loop {
             if let Some(committed) = self.ready.pop_front() {
-                self.next = committed.position.next();
-                return Ok(committed);
+                return Ok(self.passed(committed));
             }
             if let Some(committed) = self.inner.recent.get(self.next) {
                 // Everything before it has been yielded, and it is committed.
-                self.next = committed.position.next();
                 self.at_end = true;
                 // An append's server may be ahead of this session's: what that one lacks is to be awaited, not missed.
                 self.synced = None;
-                return Ok(committed);
+                return Ok(self.passed(committed));
             }
             match self.round().await {
                 Ok(()) => self.pause = BACKOFF.0,
@@ -134,10 +138,24 @@ impl Tailer {
         }
     }
 
+    /// The next item.
+    fn passed(&mut self, committed: Committed) -> Committed {
+        if let Some(state_log) = &self.inner.state_log {
+            state_log.offer(self.last, &committed);
+        }
+        self.last = Some(committed.position);
+        self.next = committed.position.next();
+        committed
+    }
+
     /// One read, or one wait.
     async fn round(&mut self) -> Result<(), Trouble> {
         let client = connected(&mut self.link).await;
         let epoch = self.link.borrow_and_update().epoch;
+        self.ready = self.replayed.read(&self.inner, &client, self.next).await?;
+        if !self.ready.is_empty() {
+            return Ok(());
+        }
         if self.at_end {
             self.at_end = false;
             if self.is_pushed().await {

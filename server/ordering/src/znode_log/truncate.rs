@@ -109,7 +109,7 @@ async fn move_first(inner: &Inner, client: &Client, below: Beginning) -> Result<
             return Ok(header.first);
         }
         let mut writer = client.new_multi_writer();
-        let data = LogHeader::new(header.id, below).data();
+        let data = header.moved(below).data();
         writer.add_check_version(&inner.incarnation_path, 0).map_err(unavailable)?;
         writer.add_set_data(&inner.layout.requests(), &data, Some(stat.version)).map_err(unavailable)?;
         match writer.commit().await {

@@ -1,8 +1,10 @@
-//! What stands in znodes: entries, where their bodies are, the log's header, names.
+//! What stands in znodes: entries, where their bodies are, the log's header, names, who may lead; and in files of the state log.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use replicateddb_ordering::Position;
+use replicateddb_ordering::state_log::fuzzing as files;
 use replicateddb_ordering::znode_log::fuzzing as znodes;
+use replicateddb_ordering::zookeeper_leader::fuzzing as election;
 
 use super::seeds::join;
 use crate::source::Source;
@@ -12,7 +14,7 @@ const RESERVED: std::ops::Range<usize> = 6..8;
 
 pub fn run(input: &[u8]) {
     let mut source = Source(input);
-    match source.byte() & 3 {
+    match source.byte() % 6 {
         0 => entry(Bytes::copy_from_slice(source.rest())),
         1 => {
             let kind = source.byte();
@@ -22,6 +24,22 @@ pub fn run(input: &[u8]) {
             if let Some(again) = znodes::header(source.rest()) {
                 assert_eq!(znodes::header(&again), Some(again.clone()));
             }
+        }
+        4 => {
+            let bytes = source.rest();
+            let whole =
+                [&(bytes.len() as u32).to_be_bytes()[..], &crc32fast::hash(bytes).to_be_bytes(), bytes].concat();
+            for bytes in [bytes, &whole] {
+                if let Some(again) = files::record(bytes) {
+                    assert_eq!(files::record(&again), Some(again.clone()));
+                }
+                assert!(!files::is_header(bytes) || bytes.starts_with(b"RDBs"));
+            }
+        }
+        5 => {
+            let text = String::from_utf8_lossy(source.rest()).into_owned();
+            assert!(election::name(&text).is_none_or(|again| again == text));
+            election::data(text.as_bytes());
         }
         _ => {
             let created = znodes::created(source.int() as i32, source.int() as i32);
@@ -71,5 +89,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         b"\x03\x00\x00\x00\x00\x00\x00\x00\x00sealed".to_vec(),
         b"\x03\x00\x00\x00\x00\x00\x00\x00\x00/replicateddb/a-b".to_vec(),
         b"\x03\x00\x00\x00\x00\x00\x00\x00\x0012/345".to_vec(),
+        b"\x04\x01\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x09an entry".to_vec(),
+        b"\x050000000001-000000000000002a".to_vec(),
+        b"\x05{\"replica\":1,\"incarnation\":42,\"epoch\":3,\"address\":\"h:1\",\"leaving\":true}".to_vec(),
     ]
 }

@@ -1,7 +1,8 @@
 //! Entries that one replica appends for others ([`super::super::gather`]), over the connections of pushed entries.
 //!
 //! ```text
-//! receiver → sender   kind (1), number (8), whether it waits (1), replica (4), name of its incarnation's node with its length (1), entry
+//! receiver → sender   kind (1), number (8), what it is (1), replica (4), name of its incarnation's node with its length (1), entry;
+//!                     of one whose body is stored: the segment that it is stored with (4), and what its node is to hold
 //! sender → receiver   kind (1), number (8), what became of it (1), and where it stands: segment (4), sequence (4),
 //!                     commit time in ms (8)
 //! ```
@@ -13,13 +14,19 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::super::append::{Outcome, Writer};
 use super::wire::MAX_HEAD_BYTES;
 use super::{CARRIED, CARRY, PushError};
+use crate::framing::{self, Framed};
 use crate::{AppendError, Appended, Position};
 
 /// The largest entry that is handed over, bytes.
-pub(in crate::znode_log) const MAX_CARRIED_BYTES: usize = 128 << 10;
+pub(crate) const MAX_CARRIED_BYTES: usize = 128 << 10;
 /// Longest name of an incarnation's node.
 const MAX_NODE_BYTES: usize = 64;
-const _: () = assert!(1 + 8 + 1 + 4 + 1 + MAX_NODE_BYTES <= MAX_HEAD_BYTES);
+const _: () = assert!(1 + 8 + 1 + 4 + 1 + MAX_NODE_BYTES + 4 <= MAX_HEAD_BYTES);
+
+/// Bit of an entry that waits for others.
+const WAITS: u8 = 1;
+/// Bit of an entry whose body is stored.
+const STORED: u8 = 2;
 
 const COMMITTED: u8 = 0;
 const NOWHERE: u8 = 1;
@@ -27,7 +34,7 @@ const UNKNOWN: u8 = 2;
 
 /// What the carrier says of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(crate) enum Told {
     /// It is committed.
     At(Appended),
     /// It was not committed and will not be.
@@ -52,27 +59,44 @@ pub(in super::super) struct Carry {
     pub(super) number: u64,
     pub(in super::super) waits: bool,
     pub(in super::super) writer: Writer,
+    /// The segment that its body is stored with: then `entry` is what its node is to hold.
+    pub(in super::super) stored_in: Option<u32>,
     pub(in super::super) entry: Bytes,
+}
+
+/// An own entry for another replica to append.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    /// The entry, or what its node is to hold.
+    pub(crate) entry: Bytes,
+    /// Whether it waits for others.
+    pub(crate) waits: bool,
+    /// The segment that its body is stored with, if it is.
+    pub(crate) stored_in: Option<u32>,
 }
 
 impl Carry {
     /// What a frame has before the entry; see [`can_carry`].
-    pub(super) fn head(number: u64, waits: bool, writer: &Writer) -> BytesMut {
+    pub(super) fn head(number: u64, load: &Load, writer: &Writer) -> BytesMut {
         let node = writer.node.as_bytes();
         let mut head = BytesMut::with_capacity(MAX_HEAD_BYTES);
         head.put_u8(CARRY);
         head.put_u64(number);
-        head.put_u8(waits.into());
+        let stored = if load.stored_in.is_some() { STORED } else { 0 };
+        head.put_u8(stored | if load.waits { WAITS } else { 0 });
         head.put_u32(writer.replica);
         head.put_u8(u8::try_from(node.len()).unwrap_or(u8::MAX));
         head.put_slice(node);
+        if let Some(segment) = load.stored_in {
+            head.put_u32(segment);
+        }
         head
     }
 
     /// Reads what follows the kind.
     pub(super) fn parse(mut frame: Bytes) -> Result<Self, PushError> {
         let damaged = PushError::Foreign("an entry to append that is none");
-        let (Ok(number), Ok(waits), Ok(replica), Ok(length)) =
+        let (Ok(number), Ok(what), Ok(replica), Ok(length)) =
             (frame.try_get_u64(), frame.try_get_u8(), frame.try_get_u32(), frame.try_get_u8())
         else {
             return Err(damaged);
@@ -80,13 +104,19 @@ impl Carry {
         if usize::from(length) > frame.len().min(MAX_NODE_BYTES) {
             return Err(damaged);
         }
-        match String::from_utf8(frame.split_to(usize::from(length)).into()) {
+        let node = match String::from_utf8(frame.split_to(usize::from(length)).into()) {
             // The name becomes the last part of a path.
-            Ok(node) if !node.is_empty() && !node.contains('/') => {
-                Ok(Self { number, waits: waits != 0, writer: Writer { replica, node }, entry: frame })
-            }
-            _ => Err(damaged),
+            Ok(node) if !node.is_empty() && !node.contains('/') => node,
+            _ => return Err(damaged),
+        };
+        let stored_in = match what & STORED {
+            0 => None,
+            _ => Some(frame.try_get_u32().map_err(|_| PushError::Foreign("an entry to append that is none"))?),
+        };
+        if stored_in.is_some() && !matches!(framing::decode(&frame), Ok(Framed::Side(_))) {
+            return Err(damaged);
         }
+        Ok(Self { number, waits: what & WAITS != 0, writer: Writer { replica, node }, stored_in, entry: frame })
     }
 }
 
@@ -134,20 +164,40 @@ mod tests {
         Writer { replica: 7, node: node.into() }
     }
 
+    fn load(waits: bool, stored_in: Option<u32>) -> Load {
+        Load { entry: Bytes::new(), waits, stored_in }
+    }
+
+    #[test]
+    fn a_stored_body_arrives_by_its_name() {
+        let side = framing::SideBody { name: "5f-1".into(), chunks: 3, bytes: 300, crc: 7 };
+        let side = framing::encode_side(&side);
+        let head = Carry::head(5, &load(false, Some(9)), &writer("i-77-0000000001"));
+        let parsed = |body: &[u8]| Carry::parse(Bytes::from([&head[1..], body].concat()));
+        let carry = parsed(&side).expect("read");
+        assert_eq!((carry.stored_in, carry.waits, &carry.entry[..]), (Some(9), false, &side[..]));
+        assert!(parsed(b"entry").is_err() && parsed(&framing::encode_inline(b"entry")).is_err(), "names no body");
+    }
+
     #[test]
     fn what_is_handed_over_arrives() {
-        let head = Carry::head(5, true, &writer("i-77-0000000001"));
+        let head = Carry::head(5, &load(true, None), &writer("i-77-0000000001"));
         let mut frame = Bytes::from([&head[..], b"entry"].concat());
         assert_eq!(frame.get_u8(), CARRY);
-        let carry =
-            Carry { number: 5, waits: true, writer: writer("i-77-0000000001"), entry: Bytes::from_static(b"entry") };
+        let carry = Carry {
+            number: 5,
+            waits: true,
+            writer: writer("i-77-0000000001"),
+            stored_in: None,
+            entry: Bytes::from_static(b"entry"),
+        };
         assert_eq!(Carry::parse(frame.clone()).expect("read"), carry);
         for cut in 0..frame.len() - b"entry".len() {
             assert!(Carry::parse(frame.slice(..cut)).is_err(), "cut at {cut}");
         }
         assert!(can_carry(&writer(&"x".repeat(64))) && !can_carry(&writer(&"x".repeat(65))));
         for bad in ["", "a/b", "../1/i-1"] {
-            let mut frame = Carry::head(5, true, &writer(bad)).freeze();
+            let mut frame = Carry::head(5, &load(true, None), &writer(bad)).freeze();
             frame.advance(1);
             assert!(Carry::parse(frame).is_err(), "{bad}");
         }

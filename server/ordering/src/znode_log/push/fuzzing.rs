@@ -53,7 +53,7 @@ pub async fn sender(said: Said<'_>) -> usize {
         say(framed, &session, FROM_RECEIVER, said).await;
         Some(())
     };
-    let (sent, _) = tokio::join!(sender.send(near, append), other);
+    let (sent, _) = tokio::join!(sender.send(near, Kind::Pushes, append), other);
     assert!(sent.is_err(), "the other end has gone");
     appended.into_inner()
 }
@@ -84,7 +84,7 @@ pub async fn receiver(said: Said<'_>) -> usize {
         let lives = [(0, Incarnation(70))].into();
         join_all((0..4).map(|_| receiver.ask(&lives))).await
     };
-    let (received, _, _) = tokio::join!(receiver.receive(far, |_| taken += 1), telling, asking);
+    let (received, _, _) = tokio::join!(receiver.receive(far, Kind::Pushes, |_| taken += 1), telling, asking);
     assert!(received.is_err(), "the other end has gone");
     assert!(!receiver.complete());
     taken

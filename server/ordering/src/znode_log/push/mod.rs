@@ -6,6 +6,9 @@
 //! its own ([`super::recent`]). The log is the fallback: whatever does not come in [`GRACE`], the tail reads there, so a
 //! connection may lose anything, be late, or not be there.
 //!
+//! Where a replica leads ([`crate::zookeeper_leader`]) all entries are handed over to it: on the connection that it pushes by, or,
+//! while there is none, on a [`Line`] that the others open, which is the same but for the pushes.
+//!
 //! What is pushed is believed, so it has to come from somebody who might have written the log itself: each frame carries a
 //! MAC under a key that is kept in ZooKeeper, beside the log, and numbers of both sides that are used once.
 //!
@@ -38,13 +41,14 @@ use futures::{Stream, StreamExt};
 use hmac::Mac;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::codec::Framed;
 use uuid::Uuid;
 
-pub(super) use self::carry::{Carry, MAX_CARRIED_BYTES};
-use self::carry::{Told, can_carry, parse_told, told};
+pub(super) use self::carry::Carry;
+pub(crate) use self::carry::{Load, MAX_CARRIED_BYTES, Told};
+use self::carry::{can_carry, parse_told, told};
 use self::wire::{Frames, Keyed, MAC_BYTES, framed, keyed, next, opened, put, sealed, whole};
 use super::append::{Outcome, Writer};
 use crate::{AppendError, Committed, Incarnation, Life, LogId, Position};
@@ -121,12 +125,16 @@ pub(super) struct Pushes {
     /// What others are answered.
     shown: OnceLock<Arc<AtomicU64>>,
     peers: Mutex<Peers>,
+    /// Changes whenever a connection from another one comes or goes.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Peers {
     /// Whose entries are waited for.
     expected: BTreeSet<u32>,
+    /// Nobody's: this handle appends all of them.
+    all_own: bool,
     /// Connections from others.
     connected: Vec<Peer>,
     /// Connections there have been.
@@ -170,7 +178,11 @@ impl Peers {
             self.carriers.get(&peer.life.0).and_then(|record| record.avoided_until).is_some_and(|until| until > now)
         };
         let may = |peer: &&Peer| {
-            peer.life.0 < below && self.expected.contains(&peer.life.0) && peer.carries_from <= now && !avoided(peer)
+            peer.kind == Kind::Pushes
+                && peer.life.0 < below
+                && self.expected.contains(&peer.life.0)
+                && peer.carries_from <= now
+                && !avoided(peer)
         };
         self.connected.iter().filter(may).min_by_key(|peer| (peer.life.0, Reverse(peer.life.1), Reverse(peer.number)))
     }
@@ -183,7 +195,30 @@ type Asker = oneshot::Sender<u64>;
 #[derive(Debug)]
 enum Call {
     Ask(Asker),
-    Carry(Bytes, bool, oneshot::Sender<Told>),
+    Carry(Load, oneshot::Sender<Told>),
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The sender pushes what it commits.
+    Pushes,
+    /// It does not; the receiver has opened it to hand entries over.
+    Line,
+}
+
+/// A way to hand own entries over.
+#[derive(Clone, Debug)]
+pub(crate) struct Line(mpsc::Sender<Call>);
+
+impl Line {
+    /// Hands one over, once there is room; where to hear what became of it. `None`: the connection has ended, and nothing was
+    /// handed over.
+    pub(crate) async fn hand_over(&self, load: Load) -> Option<oneshot::Receiver<Told>> {
+        let (answer, told) = oneshot::channel();
+        self.0.send(Call::Carry(load, answer)).await.ok()?;
+        Some(told)
+    }
 }
 
 /// A connection from another replica.
@@ -191,6 +226,7 @@ enum Call {
 struct Peer {
     number: u64,
     life: Life,
+    kind: Kind,
     calls: mpsc::Sender<Call>,
     /// From when on entries are handed over.
     carries_from: Instant,
@@ -202,6 +238,7 @@ struct Known<'a>(&'a Pushes, u64);
 impl Drop for Known<'_> {
     fn drop(&mut self) {
         self.0.peers().connected.retain(|peer| peer.number != self.1);
+        self.0.changes.send_modify(|count| *count += 1);
     }
 }
 
@@ -209,7 +246,8 @@ impl Pushes {
     pub(super) fn new(key: Vec<u8>, log: LogId, own_life: Life, own_node: String) -> Self {
         let own = broadcast::Sender::new(QUEUE);
         let own_writer = Writer { replica: own_life.0, node: own_node };
-        Self { key, log, own_life, own_writer, own, shown: OnceLock::new(), peers: Mutex::default() }
+        let (shown, peers, changes) = (OnceLock::new(), Mutex::default(), watch::Sender::new(0));
+        Self { key, log, own_life, own_writer, own, shown, peers, changes }
     }
 
     /// This handle as a writer.
@@ -257,8 +295,22 @@ impl Pushes {
         let peers = self.peers();
         let carrier = peers.carrier(self.own_life.0, Instant::now())?;
         let (answer, told) = oneshot::channel();
-        carrier.calls.try_send(Call::Carry(entry.clone(), waits, answer)).ok()?;
+        let load = Load { entry: entry.clone(), waits, stored_in: None };
+        carrier.calls.try_send(Call::Carry(load, answer)).ok()?;
         Some((carrier.life.0, told))
+    }
+
+    /// The way to that life, if there is one: the connection that it pushes by, for what was handed over by that is not pushed back.
+    pub(super) fn line(&self, life: Life) -> Option<Line> {
+        let peers = self.peers();
+        let to = peers.connected.iter().filter(|peer| peer.life == life);
+        let best = to.max_by_key(|peer| (peer.kind == Kind::Pushes, peer.number))?;
+        Some(Line(best.calls.clone()))
+    }
+
+    /// Tells of connections that come and go.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Whether there is one that own entries are handed over to.
@@ -272,14 +324,21 @@ impl Pushes {
     pub(super) fn expect(&self, replicas: BTreeSet<u32>) {
         let mut peers = self.peers();
         peers.carriers.retain(|replica, _| replicas.contains(replica));
-        peers.expected = replicas;
+        (peers.expected, peers.all_own) = (replicas, false);
+    }
+
+    /// All entries are this handle's own: none of another one is waited for.
+    pub(super) fn expect_own(&self) {
+        let mut peers = self.peers();
+        (peers.expected, peers.all_own) = (BTreeSet::new(), true);
     }
 
     /// Whether every entry of the others is on its way.
     pub(super) fn complete(&self) -> bool {
         let peers = self.peers();
-        let connected = |replica: &u32| peers.connected.iter().any(|peer| peer.life.0 == *replica);
-        !peers.expected.is_empty() && peers.expected.iter().all(connected)
+        let pushes = |peer: &Peer, replica| peer.kind == Kind::Pushes && peer.life.0 == replica;
+        let connected = |replica: &u32| peers.connected.iter().any(|peer| pushes(peer, *replica));
+        peers.all_own || !peers.expected.is_empty() && peers.expected.iter().all(connected)
     }
 
     /// See [`crate::OrderedLog::vouch`].
@@ -306,8 +365,8 @@ impl Pushes {
     }
 
     /// Sends every entry that is committed from now on, answers, and has `carry` append what it is handed, until the
-    /// connection ends.
-    pub(super) async fn send<S, F>(&self, stream: S, carry: impl Fn(Carry) -> F) -> Result<(), PushError>
+    /// connection ends. On a line no entry is sent.
+    pub(super) async fn send<S, F>(&self, stream: S, kind: Kind, carry: impl Fn(Carry) -> F) -> Result<(), PushError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
         F: Future<Output = Outcome>,
@@ -326,6 +385,7 @@ impl Pushes {
         let mut carrying = FuturesUnordered::new();
         // Whose entries it knows without being sent them.
         let mut receiver = None;
+        let mut said = Instant::now();
         loop {
             let frame = tokio::select! {
                 called = framed.next() => {
@@ -350,27 +410,34 @@ impl Pushes {
                     }
                 }
                 Some((number, outcome)) = carrying.next(), if !carrying.is_empty() => seal(&[&told(number, outcome)]),
-                committed = timeout(HEARTBEAT, own.recv()) => match committed {
-                    Ok(Ok((replica, _))) if receiver == Some(replica) => continue,
-                    Ok(Ok((_, committed))) => seal(&[&head(&committed), &committed.entry]),
+                committed = own.recv(), if kind == Kind::Pushes => match committed {
+                    Ok((replica, _)) if receiver == Some(replica) => continue,
+                    Ok((_, committed)) => seal(&[&head(&committed), &committed.entry]),
                     // Who lags reads the rest in the log.
-                    Err(_) | Ok(Err(RecvError::Lagged(_))) => seal(&[&[ALIVE]]),
-                    Ok(Err(RecvError::Closed)) => return Ok(()),
+                    Err(RecvError::Lagged(_)) => seal(&[&[ALIVE]]),
+                    Err(RecvError::Closed) => return Ok(()),
                 },
+                () = sleep_until(said + HEARTBEAT) => seal(&[&[ALIVE]]),
             };
             put(&mut framed, frame).await?;
+            said = Instant::now();
         }
     }
 
     /// Takes entries of another replica, asks it, and hands own ones over to it, until the connection ends.
-    pub(super) async fn receive<S>(&self, stream: S, mut take: impl FnMut(Committed)) -> Result<(), PushError>
+    pub(super) async fn receive<S>(
+        &self,
+        stream: S,
+        kind: Kind,
+        mut take: impl FnMut(Committed),
+    ) -> Result<(), PushError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let mut framed = framed(stream);
         let (session, life) = self.greeted(&mut framed).await?;
         let (calls, called) = mpsc::channel(QUESTIONS + CARRIES);
-        let _known = self.known(life, calls);
+        let _known = self.known(life, kind, calls);
         let (mut sink, mut frames) = framed.split();
         // One that always reads keeps both sides from waiting for each other to read.
         let (outgoing, mut going) = mpsc::channel(QUESTIONS + CARRIES);
@@ -432,9 +499,9 @@ impl Pushes {
                             unanswered.push_back(asker);
                             sealed(session, number, &[&[QUESTION]])
                         }
-                        Call::Carry(entry, waits, writer) => {
+                        Call::Carry(load, writer) => {
                             carried.insert(number, writer);
-                            sealed(session, number, &[&Carry::head(number, waits, &self.own_writer), &entry])
+                            sealed(session, number, &[&Carry::head(number, &load, &self.own_writer), &load.entry])
                         }
                     };
                     // As many have room as may be unanswered: the other side has read those that were answered.
@@ -469,11 +536,15 @@ impl Pushes {
         Ok((session, (hello.get_u32(), Incarnation(hello.get_i64()))))
     }
 
-    fn known(&self, life: Life, calls: mpsc::Sender<Call>) -> Known<'_> {
-        let mut peers = self.peers();
-        peers.count += 1;
-        let number = peers.count;
-        peers.connected.push(Peer { number, life, calls, carries_from: Instant::now() + SETTLED });
+    fn known(&self, life: Life, kind: Kind, calls: mpsc::Sender<Call>) -> Known<'_> {
+        let number = {
+            let mut peers = self.peers();
+            peers.count += 1;
+            let number = peers.count;
+            peers.connected.push(Peer { number, life, kind, calls, carries_from: Instant::now() + SETTLED });
+            number
+        };
+        self.changes.send_modify(|count| *count += 1);
         Known(self, number)
     }
 

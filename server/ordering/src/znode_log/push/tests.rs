@@ -23,9 +23,10 @@ async fn what_one_commits_the_other_gets() {
     let (near, far) = tokio::io::duplex(1 << 16);
     let (got, mut gets) = tokio::sync::mpsc::unbounded_channel();
     let receiving = receiver.clone();
-    let task = tokio::spawn(async move { receiving.receive(far, |entry| got.send(entry).expect("open")).await });
+    let task =
+        tokio::spawn(async move { receiving.receive(far, Kind::Pushes, |entry| got.send(entry).expect("open")).await });
     let sending = async {
-        let mut sent = std::pin::pin!(sender.send(near, nothing_is_appended));
+        let mut sent = std::pin::pin!(sender.send(near, Kind::Pushes, nothing_is_appended));
         // Connected with the first sign of life: what is committed before nobody hears.
         while !receiver.complete() {
             assert!(timeout(Duration::from_millis(1), &mut sent).await.is_err());
@@ -52,8 +53,8 @@ async fn who_is_asked_says_what_it_has_shown_now() {
     assert_eq!(asking.ask(&both).await, None, "nobody is connected");
     assert_eq!(asking.ask(&[(1, Incarnation(71))].into()).await, Some(0), "there is nobody to ask");
     let (sender, receiver) = (asked.clone(), asking.clone());
-    let sending = tokio::spawn(async move { sender.send(near, nothing_is_appended).await });
-    let _receiving = tokio::spawn(async move { receiver.receive(far, |_| {}).await });
+    let sending = tokio::spawn(async move { sender.send(near, Kind::Pushes, nothing_is_appended).await });
+    let _receiving = tokio::spawn(async move { receiver.receive(far, Kind::Pushes, |_| {}).await });
     asking.expect([0].into());
     while !asking.complete() {
         tokio::task::yield_now().await;
@@ -83,8 +84,8 @@ async fn strangers_are_sent_away() {
         let (sender, receiver) = (of(key, log, 0), of(KEY, 5, 1));
         let (near, far) = tokio::io::duplex(1 << 16);
         let (_, received) = tokio::join!(
-            timeout(Duration::from_millis(100), sender.send(near, nothing_is_appended)),
-            receiver.receive(far, |_| panic!("taken from a stranger"))
+            timeout(Duration::from_millis(100), sender.send(near, Kind::Pushes, nothing_is_appended)),
+            receiver.receive(far, Kind::Pushes, |_| panic!("taken from a stranger"))
         );
         assert!(matches!(received, Err(PushError::Foreign(_))), "{received:?}");
     }
