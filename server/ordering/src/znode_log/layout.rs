@@ -41,6 +41,10 @@ impl Layout {
         }
     }
 
+    pub(crate) fn root(&self) -> &str {
+        &self.root
+    }
+
     pub(crate) fn requests(&self) -> String {
         format!("{}/requests", self.root)
     }

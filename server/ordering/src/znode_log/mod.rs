@@ -15,6 +15,7 @@ mod bodies;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod gather;
+mod grant;
 mod layout;
 mod living;
 mod open;
@@ -86,8 +87,10 @@ pub struct Config {
     pub recent_entries: usize,
     /// Bytes of such entries.
     pub recent_bytes: usize,
-    /// Credentials; with them, only they may touch what is created.
+    /// Credentials; with them, only they may touch what is created, and what is there.
     pub auth: Option<DigestAuth>,
+    /// Anybody may touch it in spite of them: while replicas are changed over.
+    pub open_to_all: bool,
 }
 
 impl Config {
@@ -116,6 +119,7 @@ impl Config {
             recent_entries: 1024,
             recent_bytes: 16 << 20,
             auth: None,
+            open_to_all: false,
         }
     }
 
@@ -139,6 +143,9 @@ impl Config {
         }
         if self.auth.as_ref().is_some_and(|auth| auth.user.is_empty() || auth.user.contains(':')) {
             return Err("auth.user is empty or has a colon".into());
+        }
+        if self.open_to_all && self.auth.is_none() {
+            return Err("open_to_all says nothing without auth".into());
         }
         Layout::new(&self.root).map(drop)
     }
@@ -191,6 +198,9 @@ impl ZnodeLog {
         let (gather, parts) = mpsc::channel(gather::QUEUE);
         let inner = Arc::new(open::open(config, gather).await?);
         tokio::spawn(gather::run(Arc::downgrade(&inner), parts));
+        if inner.config.auth.is_some() {
+            tokio::spawn(grant::run(Arc::downgrade(&inner)));
+        }
         let incarnation = inner.incarnation;
         Ok((Self { inner }, incarnation))
     }

@@ -58,8 +58,12 @@ pub enum OpenError {
 pub(super) async fn open(config: Config, gather: mpsc::Sender<Part>) -> Result<Inner, OpenError> {
     config.check().map_err(OpenError::Config)?;
     let layout = Layout::new(&config.root).map_err(OpenError::Config)?;
-    let access =
-        Access { connect: config.connect.clone(), session_timeout: config.session_timeout, auth: config.auth.clone() };
+    let access = Access {
+        connect: config.connect.clone(),
+        session_timeout: config.session_timeout,
+        auth: config.auth.clone(),
+        open_to_all: config.open_to_all,
+    };
     let control = Arc::new(Connection::start(format!("control-{}", config.replica), access.clone(), Server::Any));
     let opening = Opening { config: &config, layout: &layout, access: &access, control: &control };
     let opened = opening.run().await?;
