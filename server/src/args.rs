@@ -7,16 +7,17 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     num::ParseIntError,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use replicateddb_ordering::znode_log;
 use replicateddb_replica::config::{AWAY_SHARE, LOG_MAX_BYTES, POINT_SHARE, PRESENT_SHARE};
 use replicateddb_replica::{backend::Endpoint, checkpoint::Points, frontend::superuser::Superuser};
-use replicateddb_store::{agent::AgentArgs, login::Login};
+use replicateddb_store::{agent::AgentArgs, internal::InternalArgs, login::Login};
 
 pub use tls::{ClientTlsArgs, TlsArgs};
 
@@ -88,9 +89,44 @@ pub struct OrderArgs {
     /// Path of the database in ZooKeeper.
     #[arg(long, env = "RDB_ROOT", default_value = "/replicateddb")]
     pub root: String,
+    /// File with a token by which replicas and tools log in at ZooKeeper: nobody else may read or change what they keep there, also
+    /// what they have kept there before. All of a database have the same, and without it the log can't be read any more.
+    #[arg(long, env = "RDB_ZOOKEEPER_TOKEN_FILE", value_name = "FILE")]
+    pub zookeeper_token_file: Option<PathBuf>,
+    /// Everybody may in spite of it: while the replicas of a database are changed over.
+    #[arg(long, env = "RDB_ZOOKEEPER_OPEN", requires_if("true", "zookeeper_token_file"))]
+    pub zookeeper_open: bool,
     /// Time after which ZooKeeper takes a silent client for dead.
     #[arg(long, env = "RDB_SESSION_TIMEOUT", default_value = "6s", value_parser = parse_duration)]
     pub session_timeout: Duration,
+}
+
+impl OrderArgs {
+    /// How the log is opened under this number.
+    ///
+    /// # Errors
+    /// The file with the token can't be read, or holds none.
+    pub fn config(&self, id: u32) -> anyhow::Result<znode_log::Config> {
+        let auth = self.zookeeper_token_file.as_deref().map(token).transpose()?.map(|token| {
+            let Login { user, password } = Login::at_zookeeper(&token);
+            znode_log::DigestAuth { user, password }
+        });
+        Ok(znode_log::Config {
+            session_timeout: self.session_timeout,
+            auth,
+            open_to_all: self.zookeeper_open,
+            ..znode_log::Config::new(self.zookeeper.clone(), self.root.clone(), id)
+        })
+    }
+}
+
+/// The token in a file.
+fn token(file: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading the token from {}", file.display()))?;
+    match text.trim() {
+        "" => bail!("{} is empty", file.display()),
+        token => Ok(token.to_owned()),
+    }
 }
 
 /// Flags of a replica.
@@ -139,6 +175,9 @@ pub struct ReplicaArgs {
     /// TLS of that port.
     #[command(flatten)]
     pub tls: TlsArgs,
+    /// TLS with the other replicas, and with the store agent.
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// Address that drivers find this replica under; each replica needs its own. By default that of --listen.
     #[arg(long, env = "RDB_ADVERTISE")]
     pub advertise: Option<IpAddr>,
@@ -227,6 +266,9 @@ pub struct VerifyArgs {
     /// HOST:PORT of a replica's admin interface; once for each replica.
     #[arg(long = "replica", required = true, value_delimiter = ',')]
     pub replicas: Vec<String>,
+    /// TLS, where the replicas use it between each other.
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// How long to wait for all digests.
     #[arg(long, default_value = "120s", value_parser = parse_duration)]
     pub timeout: Duration,
@@ -242,6 +284,9 @@ pub struct CheckpointArgs {
     /// HOST:PORT of the replica's admin interface. The replica runs with --checkpoint-dir.
     #[arg(long)]
     pub replica: String,
+    /// TLS, where the replicas use it between each other.
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// Folder that the checkpoint becomes; it must not be there yet.
     #[arg(long)]
     pub output: PathBuf,
@@ -352,13 +397,7 @@ impl ReplicaArgs {
     /// # Errors
     /// The file can't be read or is empty.
     pub fn agent_token(&self) -> anyhow::Result<String> {
-        let file = self.agent_token_file.as_ref().context("--agent-token-file is missing")?;
-        let text =
-            fs::read_to_string(file).with_context(|| format!("reading the agent's token from {}", file.display()))?;
-        match text.trim() {
-            "" => bail!("{} is empty", file.display()),
-            token => Ok(token.to_owned()),
-        }
+        token(self.agent_token_file.as_deref().context("--agent-token-file is missing")?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, anyhow};
 use replicateddb_replica::checkpoint::exchange::Peer;
-use replicateddb_store::client::StoreError;
+use replicateddb_store::{client::StoreError, internal::Internal};
 
 use crate::args::CheckpointArgs;
 
@@ -11,7 +11,7 @@ use crate::args::CheckpointArgs;
 /// # Errors
 /// The replica can't be reached or makes none, the folder is there already, or the disk.
 pub async fn run(args: CheckpointArgs) -> anyhow::Result<()> {
-    let (source, peer) = (format!("http://{}", args.replica), Peer::default());
+    let (source, peer) = (format!("http://{}", args.replica), Peer::over(Internal::open(&args.internal).await?));
     let point = peer.make(&source).await.map_err(|error| match error {
         StoreError::Unreachable(detail) => anyhow!("no checkpoint was made: {detail}"),
         error => error.into(),

@@ -6,10 +6,7 @@ use std::io::Write as _;
 use anyhow::Context;
 use futures::StreamExt;
 use replicateddb_cql::{request::Values, wire::Value};
-use replicateddb_ordering::{
-    Committed, OrderedLog, Position,
-    znode_log::{self, ZnodeLog},
-};
+use replicateddb_ordering::{Committed, OrderedLog, Position, znode_log::ZnodeLog};
 use replicateddb_replica::{
     record::{Entry, Record, RecordKind},
     state::State,
@@ -39,11 +36,7 @@ pub async fn run(args: LogArgs) -> anyhow::Result<()> {
 }
 
 async fn print(args: LogArgs) -> anyhow::Result<()> {
-    let config = znode_log::Config {
-        session_timeout: args.order.session_timeout,
-        ..znode_log::Config::new(args.order.zookeeper.clone(), args.order.root.clone(), READER)
-    };
-    let (log, _) = ZnodeLog::open(config).await?;
+    let (log, _) = ZnodeLog::open(args.order.config(READER)?).await?;
     let first = log.first().await?;
     let end = log.end().await?;
     // Indexes follow from the whole of the log; what is left of a truncated one only has positions.

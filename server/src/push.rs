@@ -20,6 +20,7 @@ use axum::{
 };
 use hyper_util::rt::TokioIo;
 use replicateddb_ordering::{members::Member, znode_log::ZnodeLog};
+use replicateddb_store::internal::Internal;
 use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -70,9 +71,9 @@ async fn take(State(Taking { log, room }): State<Taking>, request: Request) -> R
 }
 
 /// Pushes what the replica `own` appends to every other member, and has its tail wait for what they push.
-pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<Vec<Member>>) {
+pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<Vec<Member>>, internal: Internal) {
     let client = match reqwest::Client::builder().http1_only().tcp_nodelay(true).build() {
-        Ok(client) => client,
+        Ok(client) => (client, internal),
         Err(error) => return tracing::error!(%error, "entries can't be pushed: the others read them in the log"),
     };
     let mut pushing: BTreeMap<u32, (SocketAddr, AbortOnDropHandle<()>)> = BTreeMap::new();
@@ -97,9 +98,9 @@ pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<
 }
 
 /// Connects again and again.
-async fn push_to(client: reqwest::Client, log: ZnodeLog, address: SocketAddr) {
+async fn push_to((client, internal): (reqwest::Client, Internal), log: ZnodeLog, address: SocketAddr) {
     loop {
-        let ended = match timeout(CONNECT_LIMIT, connect(&client, address)).await {
+        let ended = match timeout(CONNECT_LIMIT, connect(&client, &internal, address)).await {
             Ok(Ok(stream)) => log.push_to(stream).await.map_err(anyhow::Error::from),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(anyhow::anyhow!("no answer within {CONNECT_LIMIT:?}")),
@@ -111,9 +112,13 @@ async fn push_to(client: reqwest::Client, log: ZnodeLog, address: SocketAddr) {
     }
 }
 
-async fn connect(client: &reqwest::Client, address: SocketAddr) -> anyhow::Result<reqwest::Upgraded> {
+async fn connect(
+    client: &reqwest::Client,
+    internal: &Internal,
+    address: SocketAddr,
+) -> anyhow::Result<reqwest::Upgraded> {
     let request = client.get(format!("http://{address}/push"));
-    let response = request.header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL).send().await?;
+    let response = internal.send(request.header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL)).await?;
     ensure!(response.status() == StatusCode::SWITCHING_PROTOCOLS, "answered with {}", response.status());
     response.upgrade().await.context("upgrading the connection")
 }

@@ -29,7 +29,7 @@ use replicateddb_replica::{
     metrics,
     replica::Serving,
 };
-use replicateddb_store::{client::Store, login::Login};
+use replicateddb_store::{client::Store, internal::Internal, login::Login};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
@@ -56,7 +56,8 @@ const HOST_IDS: Uuid = Uuid::from_u128(0x0f4c_3d0e_9a34_4c7e_8f1d_5b7c_21e6_9a40
 pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
     let mut stop_asked = Box::pin(signals::stop_asked()?);
     let id = args.id()?;
-    let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name())).await?;
+    let internal = Internal::open(&args.internal).await?;
+    let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name()), internal).await?;
     let address = args.advertised()?;
     let token = if args.keyspace.is_none() { args.agent_token()? } else { String::new() };
     let tls = args.tls.open(args.superuser()?.is_some()).await?;
@@ -127,14 +128,18 @@ impl Running {
             tls.register(&mut registry);
         }
 
+        let internal = admin_port.internal();
         let members = Arc::new(Members::watching(&log));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
-        let pushing = tokio::spawn(push::keep_pushing(log.clone(), id, members.watch()));
+        let pushing = tokio::spawn(push::keep_pushing(log.clone(), id, members.watch(), internal.clone()));
         let (handle, checkpoints) = match keyspace.as_deref() {
-            Some(keyspace) => start_confined(args, id, log.clone(), keyspace, identity.address, core_metrics)?,
-            None => start_core(args, id, log.clone(), token, core_metrics)?,
+            Some(keyspace) => {
+                start_confined(args, id, log.clone(), keyspace, identity.address, internal.clone(), core_metrics)?
+            }
+            None => start_core(args, id, log.clone(), token, internal.clone(), core_metrics)?,
         };
-        let admin = replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch()));
+        let admin =
+            replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch(), internal.clone()));
         admin_port.serve(admin.merge(checkpoints).merge(push::router(log)));
 
         let member = Member {
@@ -147,7 +152,7 @@ impl Running {
             rack: identity.rack.clone(),
         };
         let registering = tokio::spawn(keep_registered(members.clone(), member, handle.serving()));
-        let peers = Arc::new(Peers::new(id, members.watch()));
+        let peers = Arc::new(Peers::new(id, members.watch()).over(internal));
         let keyspace = keyspace.map(Into::into);
         let superuser = args.superuser()?;
         let authentication = superuser.is_some();
@@ -190,13 +195,15 @@ fn start_core(
     id: u32,
     log: ZnodeLog,
     token: &str,
+    internal: Internal,
     metrics: metrics::Metrics,
 ) -> anyhow::Result<(ReplicaHandle, Router)> {
     let agent = args.agent.as_deref().context("--agent is missing")?;
     let store =
         Store::new(&with_id(agent, id), token, log.log_id().0, log.incarnation().0).context("the agent's URL")?;
-    let connector =
-        CassandraConnector { at: Endpoint::new(with_id(&args.cassandra, id), Some(Login::of_token(token))) };
+    let store = store.over(internal.clone());
+    let cassandra = Endpoint::new(with_id(&args.cassandra, id), Some(Login::of_token(token)));
+    let connector = CassandraConnector { at: cassandra.over(internal) };
     let config = core_config(args, id);
     let Some(points) = args.checkpoints(id)? else {
         return Ok((ReplicaHandle::start(config, log, store, connector, metrics), exchange::none()));
@@ -215,10 +222,11 @@ fn start_confined(
     log: ZnodeLog,
     keyspace: &str,
     address: IpAddr,
+    internal: Internal,
     metrics: metrics::Metrics,
 ) -> anyhow::Result<(ReplicaHandle, Router)> {
-    let cassandra = Endpoint::new(with_id(&args.cassandra, id), None);
-    let store = KeyspaceStore::new(cassandra, keyspace, id, log.log_id().0, log.incarnation().0);
+    let cassandra = Endpoint::new(with_id(&args.cassandra, id), None).over(internal.clone());
+    let store = KeyspaceStore::new(cassandra, keyspace, id, log.log_id().0, log.incarnation().0).over(internal);
     let mut config = core_config(args, id);
     let start = |config, store: KeyspaceStore| {
         let connector = KeyspaceConnector::new(store.clone());
@@ -253,7 +261,7 @@ async fn keep_registered(members: Arc<Members>, member: Member, mut serving: wat
 /// Opens the log, for as long as ZooKeeper can't be reached.
 async fn open(args: &ReplicaArgs, id: u32) -> anyhow::Result<ZnodeLog> {
     loop {
-        match ZnodeLog::open(log_config(args, id)).await {
+        match ZnodeLog::open(log_config(args, id)?).await {
             Ok((log, incarnation)) => {
                 tracing::info!(id, %incarnation, log = %log.log_id(), "the ordered log is open");
                 return Ok(log);
@@ -265,13 +273,12 @@ async fn open(args: &ReplicaArgs, id: u32) -> anyhow::Result<ZnodeLog> {
     }
 }
 
-fn log_config(args: &ReplicaArgs, id: u32) -> znode_log::Config {
-    znode_log::Config {
-        session_timeout: args.order.session_timeout,
+fn log_config(args: &ReplicaArgs, id: u32) -> anyhow::Result<znode_log::Config> {
+    Ok(znode_log::Config {
         batches_in_flight: args.batches_in_flight,
         segment_entries: args.log_segment_entries,
-        ..znode_log::Config::new(args.order.zookeeper.clone(), args.order.root.clone(), id)
-    }
+        ..args.order.config(id)?
+    })
 }
 
 fn core_config(args: &ReplicaArgs, id: u32) -> config::Config {

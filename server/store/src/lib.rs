@@ -10,4 +10,6 @@ pub mod api;
 pub mod bounded;
 pub mod client;
 pub mod generation;
+pub mod internal;
 pub mod login;
+pub mod tls;

@@ -20,6 +20,7 @@ use axum::{Json, Router};
 use replicateddb_store::api::RestorePoint;
 use replicateddb_store::bounded;
 use replicateddb_store::client::StoreError;
+use replicateddb_store::internal::Internal;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
@@ -105,7 +106,7 @@ pub fn restore_point(point: replicateddb_store::api::Manifest) -> RestorePoint {
     RestorePoint { id, sequence, index: mark.index, created_ms, files }
 }
 
-fn unreachable(error: reqwest::Error) -> StoreError {
+fn unreachable(error: impl std::error::Error) -> StoreError {
     StoreError::Unreachable(error.to_string())
 }
 
@@ -117,13 +118,20 @@ fn unread(error: bounded::Unread) -> StoreError {
 #[derive(Clone, Default)]
 pub struct Peer {
     client: reqwest::Client,
+    internal: Internal,
 }
 
 impl Peer {
+    /// Over TLS, where the processes of the database use it.
+    #[must_use]
+    pub fn over(internal: Internal) -> Self {
+        Self { internal, ..Self::default() }
+    }
+
     async fn get(&self, url: String) -> Result<reqwest::Response, StoreError> {
-        let asked = tokio::time::timeout(SILENCE, self.client.get(&url).send()).await;
+        let asked = tokio::time::timeout(SILENCE, self.internal.send(self.client.get(&url))).await;
         let response = asked.map_err(|_| StoreError::Unreachable(format!("{url}: no answer within {SILENCE:?}")))?;
-        response.and_then(reqwest::Response::error_for_status).map_err(unreachable)
+        response.map_err(unreachable)?.error_for_status().map_err(unreachable)
     }
 
     /// The checkpoints at `source`, oldest first.
@@ -139,7 +147,8 @@ impl Peer {
     /// # Errors
     /// It can't be reached, or why it can't.
     pub async fn make(&self, source: &str) -> Result<RestorePoint, StoreError> {
-        let response = self.client.post(format!("{source}/checkpoint")).send().await.map_err(unreachable)?;
+        let response =
+            self.internal.send(self.client.post(format!("{source}/checkpoint"))).await.map_err(unreachable)?;
         if response.status().is_success() {
             return bounded::json(response).await.map_err(unread);
         }

@@ -40,12 +40,12 @@ use super::{
     select::Select,
     service::Service,
     socket::{self, Out, Reader, linger},
-    stream::Stream,
     tls::Accepted,
     write::{self, Write},
 };
 use crate::backend::{self, BackendError, Opened};
 use crate::keyspace::confine;
+use crate::stream::Stream;
 
 /// Whether sessions may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
