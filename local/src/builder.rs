@@ -238,9 +238,15 @@ fn make(dir: &Path) -> Result<PathBuf> {
     Ok(layout.dir)
 }
 
-/// Makes an authority, unless there is one, and a certificate for all replicas by it: anew each time, for addresses may be others.
+/// What the certificate that replicas and agents show each other names.
+const INTERNAL: &str = "replicateddb.internal";
+
+/// Makes an authority, unless there is one, and by it a certificate for all replicas, and one that they and the agents show each
+/// other: anew each time, for addresses may be others.
 fn make_certificate(layout: &Layout, settings: &Settings) -> Result<()> {
     let authority = Authority::make(&layout.tls())?;
+    let internal = authority.issue(vec![INTERNAL.to_owned()])?;
+    internal.save(&layout.internal_certificate(), &layout.internal_key())?;
     authority.issue(settings.client_names())?.save(&layout.tls_certificate(), &layout.tls_key())
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::certificates::Authority;
 use crate::find;
 use crate::member::Member;
 use crate::process::Launch;
@@ -136,6 +137,18 @@ impl Layout {
         self.tls().join("server.key")
     }
 
+    /// The certificate that replicas and agents show each other.
+    #[must_use]
+    pub fn internal_certificate(&self) -> PathBuf {
+        self.tls().join("internal.pem")
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn internal_key(&self) -> PathBuf {
+        self.tls().join("internal.key")
+    }
+
     /// The environment that marks the processes of one member.
     #[must_use]
     pub fn marks(&self, member: Member) -> Vec<(String, String)> {
@@ -178,6 +191,14 @@ fn flag(args: &mut Vec<String>, name: &str, value: impl ToString) {
     args.extend([name.to_owned(), value.to_string()]);
 }
 
+/// What replicas and agents speak TLS with each other by. People and tools on the machine come without.
+fn internal(args: &mut Vec<String>, layout: &Layout) {
+    flag(args, "--internal-certificate", text(&layout.internal_certificate()));
+    flag(args, "--internal-key", text(&layout.internal_key()));
+    flag(args, "--internal-ca", text(&Authority::at(&layout.tls()).certificate()));
+    args.push("--internal-optional".to_owned());
+}
+
 fn agent_args(settings: &Settings, layout: &Layout, java: &Path, jars: &Path, i: u8) -> Vec<String> {
     let cql = settings.cassandra_cql(i);
     let mut args = strings(["agent"]);
@@ -198,6 +219,9 @@ fn agent_args(settings: &Settings, layout: &Layout, java: &Path, jars: &Path, i:
     }
     if settings.authentication {
         args.push("--authentication".to_owned());
+    }
+    if settings.tls {
+        internal(&mut args, layout);
     }
     args.extend(settings.agent_args.iter().cloned());
     args
@@ -223,6 +247,7 @@ fn replica_args(settings: &Settings, layout: &Layout, i: u8) -> Vec<String> {
     if settings.tls {
         flag(&mut args, "--tls-certificate", text(&layout.tls_certificate()));
         flag(&mut args, "--tls-key", text(&layout.tls_key()));
+        internal(&mut args, layout);
     }
     flag(&mut args, "--checkpoint-dir", text(&layout.data(Member::Replica(i)).join("checkpoints")));
     if settings.engine == LED {
@@ -401,10 +426,22 @@ mod tests {
     #[test]
     fn replicas_take_tls_where_that_is_asked_for() {
         let (open, layout) = parts();
-        let args = |tls| launch(&Settings { tls, ..open.clone() }, &layout, &replica(), 1).args;
-        let more: Vec<String> = args(true).into_iter().filter(|arg| !args(false).contains(arg)).collect();
+        let more = |programs: &Programs| -> Vec<String> {
+            let args = |tls| launch(&Settings { tls, ..open.clone() }, &layout, programs, 1).args;
+            args(true).into_iter().filter(|arg| !args(false).contains(arg)).collect()
+        };
         let files = ["--tls-certificate", "/stack/tls/server.pem", "--tls-key", "/stack/tls/server.key"];
-        assert_eq!(more, strings(files));
+        let internal = [
+            "--internal-certificate",
+            "/stack/tls/internal.pem",
+            "--internal-key",
+            "/stack/tls/internal.key",
+            "--internal-ca",
+            "/stack/tls/ca.pem",
+            "--internal-optional",
+        ];
+        assert_eq!(more(&replica()), [strings(files), strings(internal)].concat());
+        assert_eq!(more(&cassandra()), strings(internal));
     }
 
     #[test]

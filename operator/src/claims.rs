@@ -125,7 +125,8 @@ pub fn plan(validated: &Validated, observed: &Observed) -> Plan {
             plan.recreate.push((tier, Box::new(set.clone())));
         }
     }
-    let secrets = observed.secret.iter().chain(&observed.superuser);
+    let made = [&observed.authority, &observed.certificate, &observed.peers];
+    let secrets = [&observed.secret, &observed.superuser].into_iter().chain(made).flatten();
     plan.secret_owners = secrets.filter_map(|secret| secret_owner(validated, secret)).collect();
     plan
 }

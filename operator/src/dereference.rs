@@ -12,6 +12,7 @@ use k8s_openapi::{
 use kube::{Api, Client, api::ListParams};
 
 use crate::{
+    authority::Purpose,
     crd::ReplicatedDB,
     names::{Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_MANAGED_BY, MANAGED_BY, Tier, ordinal},
     validate::Validated,
@@ -39,8 +40,14 @@ pub struct Observed {
     pub superuser: Option<Secret>,
     /// The one with the superuser that the spec names instead. By name.
     pub named_superuser: Option<Secret>,
-    /// The one with the certificate that clients are shown. By name.
+    /// The one with the certificate that clients are shown, if the spec names one. By name.
     pub tls: Option<Secret>,
+    /// With the authority that the operator makes. By name, also while nobody uses TLS: it goes with the volumes.
+    pub authority: Option<Secret>,
+    /// With the certificate that it signs. As that.
+    pub certificate: Option<Secret>,
+    /// With the certificate that it signs for replicas and store agents. As that.
+    pub peers: Option<Secret>,
     /// By label; those that an earlier resource of the same name left behind among them.
     pub claims: Vec<PersistentVolumeClaim>,
     /// By label.
@@ -58,6 +65,7 @@ pub async fn dereference(client: &Client, validated: &Validated) -> Result<Obser
     }
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &identity.namespace);
     let (name, superuser) = (identity.secret(), identity.superuser());
+    let (authority, certificate, peers) = (identity.authority(), identity.certificate(), identity.peers());
     let authentication = &validated.spec.authentication;
     let named = async {
         match authentication.superuser_secret.name.as_ref().filter(|_| authentication.enabled) {
@@ -66,7 +74,7 @@ pub async fn dereference(client: &Client, validated: &Validated) -> Result<Obser
         }
     };
     let tls = async {
-        match validated.tls_secret() {
+        match validated.spec.tls.secret_name.as_ref().filter(|_| validated.spec.tls.enabled) {
             Some(name) => secrets.get_opt(name).await,
             None => Ok(None),
         }
@@ -74,11 +82,16 @@ pub async fn dereference(client: &Client, validated: &Validated) -> Result<Obser
     let (
         (service_accounts, config_maps, services, network_policies),
         (disruption_budgets, stateful_sets, claims, pods),
-        (secret, superuser, named_superuser, tls),
+        (secret, superuser, named_superuser),
+        (tls, authority, certificate, peers),
     ) = tokio::try_join!(
         async { tokio::try_join!(list!(), list!(), list!(), list!()) },
         async { tokio::try_join!(list!(), list!(), list!(), list!()) },
-        async { tokio::try_join!(secrets.get_opt(&name), secrets.get_opt(&superuser), named, tls) }
+        async { tokio::try_join!(secrets.get_opt(&name), secrets.get_opt(&superuser), named) },
+        async {
+            let certificates = (secrets.get_opt(&certificate), secrets.get_opt(&peers));
+            tokio::try_join!(tls, secrets.get_opt(&authority), certificates.0, certificates.1)
+        }
     )?;
     Ok(Observed {
         service_accounts,
@@ -91,6 +104,9 @@ pub async fn dereference(client: &Client, validated: &Validated) -> Result<Obser
         superuser,
         named_superuser,
         tls,
+        authority,
+        certificate,
+        peers,
         claims,
         pods,
     })
@@ -145,6 +161,14 @@ pub fn member(pod: &ObjectMeta, set: &str, uid: Option<&str>) -> bool {
 }
 
 impl Observed {
+    /// The Secret with a certificate that the operator makes.
+    pub fn signed(&self, purpose: Purpose) -> Option<&Secret> {
+        match purpose {
+            Purpose::Clients => self.certificate.as_ref(),
+            Purpose::Peers => self.peers.as_ref(),
+        }
+    }
+
     /// Pods of a tier's StatefulSet.
     pub fn pods_of(&self, tier: Tier, identity: &Identity) -> Vec<&Pod> {
         let name = identity.tier(tier);

@@ -4,10 +4,11 @@
 //! resource of the same name takes them over. Four things must not happen: that somebody else's Secret of this name is used;
 //! that pods are made over volumes that are about to be deleted; that a ZooKeeper ensemble of another size is made over the
 //! volumes of one, whose new servers could agree on an empty log among themselves; and that pods are replaced by ones that
-//! could not start, for want of a superuser or a certificate.
+//! could not start, for want of a superuser or a certificate. Nor is an authority made anew that clients trust.
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, Secret},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -15,13 +16,15 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt};
 
 use crate::{
-    build::{AUTHENTICATION, SECRETS_DIR, is_told},
+    authority::{Authority, Due, Purpose},
+    build::{AUTHENTICATION, SECRETS_DIR, ZOOKEEPER_TOKEN, is_told},
     crd::ReplicatedDB,
     dereference::{Observed, Standing, standing},
     names::{
-        ANNOTATION_LAYOUT, ANNOTATION_LOGINS, ANNOTATION_SUPERUSER, APP_NAME, AUTHORITIES_KEY, CERTIFICATE_KEY,
-        Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME, PASSWORD_KEY, PRIVATE_KEY_KEY, SUPERUSER_NAME,
-        SUPERUSER_TYPE, TLS_TYPE, TOKEN_KEY, Tier, USERNAME_KEY, ordinal,
+        ANNOTATION_AUTHORITY, ANNOTATION_LAYOUT, ANNOTATION_LOGINS, ANNOTATION_RESTRICTED, ANNOTATION_SUPERUSER,
+        APP_NAME, AUTHORITIES_KEY, CERTIFICATE_KEY, Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME,
+        PASSWORD_KEY, PRIVATE_KEY_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TLS_TYPE, TOKEN_KEY, Tier, USERNAME_KEY,
+        ordinal,
     },
     problem::{Problem, Reason},
     superuser, tls,
@@ -52,6 +55,10 @@ pub struct Kept {
     pub secret: SecretStep,
     /// What to do about the Secret with the superuser.
     pub superuser: SecretStep,
+    /// What to do about the Secret with the authority.
+    pub authority: SecretStep,
+    /// Certificates that it is to sign, and why.
+    pub certificates: Vec<(Purpose, Due)>,
     /// What the user must know of.
     pub problems: Vec<Problem>,
     /// What is waited for.
@@ -64,12 +71,17 @@ pub fn layout(validated: &Validated) -> String {
     format!("zookeeper.size={} cassandra.mode={:?}", zookeeper.size, cassandra.mode)
 }
 
-/// What is noted on the Secret with the token: what the volumes are made for, that they have roles, and that a superuser has
-/// been made.
+/// What is noted on the Secret with the token: what the volumes are made for, that they have roles, and that a superuser
+/// and an authority have been made.
 pub fn notes(validated: &Validated) -> BTreeMap<String, String> {
     let logins = validated.superuser_secret().map(|_| (ANNOTATION_LOGINS.to_owned(), true.to_string()));
     let superuser = made_superuser(validated).map(|name| (ANNOTATION_SUPERUSER.to_owned(), name));
-    [(ANNOTATION_LAYOUT.to_owned(), layout(validated))].into_iter().chain(logins).chain(superuser).collect()
+    let authority = (!validated.made_certificates().is_empty()).then(|| validated.identity.authority());
+    let authority = authority.map(|name| (ANNOTATION_AUTHORITY.to_owned(), name));
+    let restricted = validated.spec.zookeeper.restricted;
+    let restricted = restricted.then(|| (ANNOTATION_RESTRICTED.to_owned(), true.to_string()));
+    let made = logins.into_iter().chain(superuser).chain(authority).chain(restricted);
+    made.chain([(ANNOTATION_LAYOUT.to_owned(), layout(validated))]).collect()
 }
 
 /// Whether Cassandra's volumes have roles, or shall have: as is wished, as was noted, or as the pods are made that exist.
@@ -80,6 +92,18 @@ pub fn has_logins(validated: &Validated, observed: &Observed) -> bool {
     validated.superuser_secret().is_some()
         || observed.secret.as_ref().is_some_and(noted)
         || pods.is_some_and(|pods| is_told(pods, AUTHENTICATION))
+}
+
+/// Whether another token would keep somebody from the data that there are: an agent from its Cassandra, or replicas from the log. As
+/// is wished, as was noted, or as the pods are made that exist.
+fn hangs_on_token(validated: &Validated, observed: &Observed) -> bool {
+    let noted = |secret: &Secret| secret.annotations().contains_key(ANNOTATION_RESTRICTED);
+    let set = observed.stateful_set(Tier::Replica, &validated.identity);
+    let pods = set.and_then(|set| set.spec.as_ref()?.template.spec.as_ref());
+    has_logins(validated, observed)
+        || validated.spec.zookeeper.restricted
+        || observed.secret.as_ref().is_some_and(noted)
+        || pods.is_some_and(|pods| is_told(pods, ZOOKEEPER_TOKEN))
 }
 
 /// Name of the Secret with the superuser, if it is the operator that makes it.
@@ -96,7 +120,7 @@ fn leaving(object: &ObjectMeta, identity: &Identity) -> bool {
 }
 
 /// Decides about what is kept.
-pub fn judge(validated: &Validated, observed: &Observed) -> Kept {
+pub fn judge(validated: &Validated, observed: &Observed, now: Timestamp) -> Kept {
     let identity = &validated.identity;
     let mut kept = Kept::default();
     for tier in [Tier::ZooKeeper, Tier::Cassandra] {
@@ -117,8 +141,12 @@ pub fn judge(validated: &Validated, observed: &Observed) -> Kept {
     if let Some(name) = validated.superuser_secret() {
         judge_superuser(validated, observed, &name, &mut kept);
     }
-    if let Some(name) = validated.tls_secret() {
-        judge_certificate(validated, observed.tls.as_ref(), name, &mut kept);
+    let made = validated.made_certificates();
+    if let Some(name) = validated.tls_secret().filter(|_| !made.contains(&Purpose::Clients)) {
+        judge_certificate(validated, observed.tls.as_ref(), &name, &mut kept);
+    }
+    if !made.is_empty() {
+        judge_authority(validated, observed, now, &made, &mut kept);
     }
     kept
 }
@@ -227,6 +255,80 @@ fn judge_certificate(validated: &Validated, found: Option<&Secret>, name: &str, 
     kept.blocked = true;
 }
 
+/// The authority that the operator makes, and the certificates that it signs. Without the authority nothing can be signed; pods can
+/// be replaced all the same as long as there are certificates.
+fn judge_authority(validated: &Validated, observed: &Observed, now: Timestamp, wanted: &[Purpose], kept: &mut Kept) {
+    let identity = &validated.identity;
+    for purpose in wanted {
+        let Some(secret) = observed.signed(*purpose) else { continue };
+        let otherwise = match purpose {
+            Purpose::Clients => format!(", or set spec.tls.secretName to {}, if it is meant", secret.name_any()),
+            Purpose::Peers => String::new(),
+        };
+        if !is_ours(identity, secret, &otherwise, kept) {
+            return;
+        }
+    }
+    let usable = |purpose: &Purpose| observed.signed(*purpose).is_some_and(|secret| tls::check(secret, false).is_ok());
+    let whole = wanted.iter().all(usable);
+    let name = identity.authority();
+    let authority = match &observed.authority {
+        None if kept.blocked => return,
+        None if authority_was_made(observed) => {
+            kept.problems.push(lost(&name, &authority_remedy(identity)));
+            kept.blocked |= !whole;
+            return;
+        }
+        None => {
+            kept.authority = SecretStep::Create;
+            kept.certificates = wanted.iter().map(|purpose| (*purpose, Due::Missing)).collect();
+            return;
+        }
+        Some(secret) if !is_ours(identity, secret, "", kept) => return,
+        Some(secret) => Authority::of(secret),
+    };
+    match authority {
+        Ok(authority) => {
+            let due = |purpose: &Purpose| {
+                let names = purpose.names(identity, validated.spec.replicas);
+                Some((*purpose, authority.due(observed.signed(*purpose), &names, now)?))
+            };
+            kept.certificates = wanted.iter().filter_map(due).collect();
+            kept.problems.extend(authority.ends_soon(now).map(|end| authority_ends(identity, end)));
+        }
+        Err(unusable) => {
+            let text = format!("Secret {name} {unusable}; {}", authority_remedy(identity));
+            kept.problems.push(Problem::new(Reason::SecretInvalid, text));
+            kept.blocked |= !whole;
+        }
+    }
+}
+
+/// Whether an authority has been made for the data that there are. As with the superuser, it counts as made where nothing tells.
+fn authority_was_made(observed: &Observed) -> bool {
+    let noted = |secret: &Secret| secret.annotations().contains_key(ANNOTATION_AUTHORITY);
+    !observed.claims.is_empty() && observed.secret.as_ref().is_none_or(noted)
+}
+
+/// What to do about an authority that can't be used: it comes back, or another one is made on purpose.
+fn authority_remedy(identity: &Identity) -> String {
+    let (namespace, secret) = (&identity.namespace, identity.authority());
+    format!(
+        "restore it from a backup, for clients trust it, or have another made, which clients must be given then: kubectl -n {namespace} delete secret {secret} --ignore-not-found && kubectl -n {namespace} annotate secret {} {ANNOTATION_AUTHORITY}-",
+        identity.secret()
+    )
+}
+
+fn authority_ends(identity: &Identity, end: Timestamp) -> Problem {
+    let (namespace, secret) = (&identity.namespace, identity.authority());
+    Problem::new(
+        Reason::AuthorityEnds,
+        format!(
+            "the authority in Secret {secret}, which clients trust, ends at {end}, and all that it signs; have clients trust another one as well, then put that into {CERTIFICATE_KEY} and {PRIVATE_KEY_KEY}: kubectl -n {namespace} edit secret {secret}"
+        ),
+    )
+}
+
 /// The one that the operator makes, if it is there and can be taken.
 fn made<'a>(identity: &Identity, observed: &'a Observed, kept: &mut Kept) -> Option<&'a Secret> {
     let name = identity.superuser();
@@ -295,10 +397,10 @@ fn secret_labels(identity: &Identity) -> String {
 fn secret_remedy(validated: &Validated, observed: &Observed) -> String {
     let identity = &validated.identity;
     let (Identity { name, namespace, .. }, secret) = (identity, identity.secret());
-    // of another token follows another password of the agents' role, which Cassandra would not know
-    if has_logins(validated, observed) {
+    // of another token follow other passwords, which neither Cassandra nor ZooKeeper would know
+    if hangs_on_token(validated, observed) {
         return format!(
-            "restore it from a backup, or from a pod that still runs, for with another token no agent could log in at its Cassandra: kubectl -n {namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=$(kubectl -n {namespace} exec {}-0 -- cat {SECRETS_DIR}/{TOKEN_KEY}) && kubectl -n {namespace} label secret {secret} {}",
+            "restore it from a backup, or from a pod that still runs, for with another token nobody could log in at Cassandra or ZooKeeper: kubectl -n {namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=$(kubectl -n {namespace} exec {}-0 -- cat {SECRETS_DIR}/{TOKEN_KEY}) && kubectl -n {namespace} label secret {secret} {}",
             identity.tier(Tier::Replica),
             secret_labels(identity)
         );

@@ -4,6 +4,12 @@ use super::*;
 use crate::{build, crd::TlsSpec, testing, validate::validate};
 use serde_json::{Value, json};
 
+const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+fn judge(validated: &Validated, observed: &Observed) -> Kept {
+    super::judge(validated, observed, NOW)
+}
+
 fn validated() -> Validated {
     validate(&testing::resource("orders"), &testing::defaults("1")).unwrap()
 }
@@ -221,6 +227,7 @@ fn a_certificate_that_can_not_be_used_changes_nothing() {
             secret_name: Some("shown".to_owned()),
             client_certificates: certificates,
             optional: false,
+            internal: false,
         };
         validate(&rdb, &testing::defaults("1")).unwrap()
     };
@@ -244,4 +251,148 @@ fn a_certificate_that_can_not_be_used_changes_nothing() {
     }
     let kept = judge(&with(false), &Observed { tls: Some(whole), ..observed(Some(noted()), vec![]) });
     assert!(!kept.blocked && kept.problems.is_empty(), "{kept:?}");
+}
+
+fn with_tls() -> Validated {
+    let mut rdb = testing::resource("orders");
+    rdb.spec.tls.enabled = true;
+    validate(&rdb, &testing::defaults("1")).unwrap()
+}
+
+/// A Secret as the API server keeps it.
+fn stored(mut secret: Secret) -> Secret {
+    let data = secret.string_data.take().unwrap_or_default();
+    secret.data = Some(data.into_iter().map(|(k, v)| (k, k8s_openapi::ByteString(v.into_bytes()))).collect());
+    secret
+}
+
+/// An authority and what it has signed for the resource, as they are kept, and the other Secret with the note of it.
+fn signed() -> Observed {
+    let pair = crate::authority::make("orders", NOW).unwrap();
+    let authority = stored(build::authority(&with_tls(), &pair));
+    let names = Purpose::Clients.names(&with_tls().identity, 3);
+    let issued = Authority::of(&authority).unwrap().issue(&names, NOW).unwrap();
+    let certificate = Some(stored(build::certificate(&with_tls(), Purpose::Clients, &issued, &pair.certificate)));
+    let mut noted = secret();
+    noted.annotations_mut().extend(notes(&with_tls()));
+    let observed = observed(Some(noted), vec![claim("cassandra", 0, None)]);
+    Observed { authority: Some(authority), certificate, ..observed }
+}
+
+#[test]
+fn an_authority_is_made_for_a_database_without_one_and_noted() {
+    let made = Kept {
+        authority: SecretStep::Create,
+        certificates: vec![(Purpose::Clients, Due::Missing)],
+        secret: SecretStep::Create,
+        ..Kept::default()
+    };
+    assert_eq!(judge(&with_tls(), &observed(None, vec![])), made);
+    // switched on
+    let on = judge(&with_tls(), &observed(Some(secret()), vec![claim("cassandra", 0, None)]));
+    assert_eq!(on, Kept { secret: SecretStep::Record, ..made.clone() });
+    assert_eq!(judge(&with_tls(), &signed()), Kept::default());
+    // a crash before it was noted, and one before the certificate was made
+    let mut unnoted = signed();
+    unnoted.secret = Some(secret());
+    assert_eq!(judge(&with_tls(), &unnoted), Kept { secret: SecretStep::Record, ..Kept::default() });
+    let without = Observed { certificate: None, ..signed() };
+    assert_eq!(
+        judge(&with_tls(), &without),
+        Kept { certificates: vec![(Purpose::Clients, Due::Missing)], ..Kept::default() }
+    );
+    // nobody needs one
+    assert_eq!(judge(&validated(), &Observed { authority: None, certificate: None, ..signed() }), Kept::default());
+}
+
+/// Clients trust it: it is not made anew unless that is asked for; the database goes on as long as it has a certificate.
+#[test]
+fn a_lost_authority_is_not_made_anew() {
+    for (certificate, blocked) in [(signed().certificate, false), (None, true)] {
+        let kept = judge(&with_tls(), &Observed { authority: None, certificate, ..signed() });
+        let (reason, message) = told(&kept);
+        assert!(reason == Some(Reason::SecretLost) && kept.authority == SecretStep::Keep && kept.blocked == blocked);
+        assert!(message.contains("Secret orders-authority is gone"), "{message}");
+        assert!(message.contains("annotate secret orders-internal replicateddb.dev/authority-"), "{message}");
+    }
+    // as the remedy has it
+    let asked = Observed { authority: None, secret: Some(secret()), ..signed() };
+    let kept = judge(&with_tls(), &asked);
+    assert!(kept.authority == SecretStep::Create && kept.secret == SecretStep::Record && !kept.blocked, "{kept:?}");
+}
+
+#[test]
+fn an_authority_that_can_not_be_used_is_told() {
+    let mut empty = signed().authority.unwrap();
+    empty.data = None;
+    for (certificate, blocked) in [(signed().certificate, false), (None, true)] {
+        let kept = judge(&with_tls(), &Observed { authority: Some(empty.clone()), certificate, ..signed() });
+        assert!(told(&kept).0 == Some(Reason::SecretInvalid) && kept.blocked == blocked, "{kept:?}");
+        assert!(told(&kept).1.contains("Secret orders-authority has no tls.crt"), "{kept:?}");
+    }
+    for foreign in ["authority", "certificate"] {
+        let mut observed = signed();
+        let secret = if foreign == "authority" { &mut observed.authority } else { &mut observed.certificate };
+        secret.as_mut().unwrap().metadata.labels = None;
+        let kept = judge(&with_tls(), &observed);
+        assert!(kept.blocked && told(&kept).0 == Some(Reason::NameConflict), "{kept:?}");
+        let remedy = told(&kept).1.contains("set spec.tls.secretName to orders-certificate");
+        assert_eq!(remedy, foreign == "certificate", "{kept:?}");
+    }
+    let late = Timestamp::constant(NOW.as_second() + 3_600 * 24 * 3_600, 0);
+    let kept = super::judge(&with_tls(), &signed(), late);
+    assert!(!kept.blocked && told(&kept).0 == Some(Reason::AuthorityEnds), "{kept:?}");
+    assert!(!kept.certificates.is_empty(), "until then it signs");
+}
+
+/// What clients are to connect to and the certificate does not name.
+#[test]
+fn more_replicas_need_another_certificate() {
+    let mut rdb = testing::resource("orders");
+    (rdb.spec.tls.enabled, rdb.spec.replicas) = (true, 5);
+    let kept = judge(&validate(&rdb, &testing::defaults("1")).unwrap(), &signed());
+    let due = &kept.certificates[..];
+    assert!(matches!(due, [(Purpose::Clients, Due::Refused { name, .. })] if name.contains("replica-3")), "{kept:?}");
+    assert_eq!((kept.authority, kept.secret), (SecretStep::Keep, SecretStep::Keep));
+}
+
+/// Replicas and agents have a certificate of the same authority, whoever made the one that clients are shown.
+#[test]
+fn what_is_shown_inside_is_signed_by_the_authority() {
+    let mut rdb = testing::resource("orders");
+    (rdb.spec.tls.enabled, rdb.spec.tls.internal) = (true, true);
+    let both = validate(&rdb, &testing::defaults("1")).unwrap();
+    let missing = |purposes: &[Purpose]| purposes.iter().map(|purpose| (*purpose, Due::Missing)).collect::<Vec<_>>();
+    let none = observed(None, vec![]);
+    let kept = judge(&both, &none);
+    assert_eq!(kept.certificates, missing(&[Purpose::Clients, Purpose::Peers]));
+    assert_eq!(judge(&both, &signed()).certificates, missing(&[Purpose::Peers]), "switched on");
+    rdb.spec.tls.enabled = false;
+    let inside = validate(&rdb, &testing::defaults("1")).unwrap();
+    assert_eq!(judge(&inside, &none).certificates, missing(&[Purpose::Peers]));
+    let observed = signed();
+    let whole = Authority::of(observed.authority.as_ref().unwrap()).unwrap();
+    let issued = whole.issue(&Purpose::Peers.names(&inside.identity, 3), NOW).unwrap();
+    let peers = Some(stored(build::certificate(&inside, Purpose::Peers, &issued, whole.certificate())));
+    assert_eq!(judge(&inside, &Observed { peers, ..observed }), Kept::default());
+}
+
+/// What replicas keep in ZooKeeper is theirs by the token: another one would shut them out.
+#[test]
+fn a_lost_token_is_not_replaced_where_the_log_hangs_on_it() {
+    let mut rdb = testing::resource("orders");
+    rdb.spec.zookeeper.restricted = true;
+    let restricted = validate(&rdb, &testing::defaults("1")).unwrap();
+    assert_eq!(notes(&restricted).get(ANNOTATION_RESTRICTED).map(String::as_str), Some("true"));
+    let claims = || vec![claim("zookeeper", 0, None)];
+    assert!(!told(&judge(&restricted, &observed(None, claims()))).1.contains("openssl"));
+    // also once it is switched off, by what is noted, and by what runs
+    let mut short = secret();
+    short.data = None;
+    short.annotations_mut().extend(notes(&restricted));
+    assert!(!told(&judge(&validated(), &observed(Some(short), claims()))).1.contains("openssl"));
+    let stateful_sets = build::build(&restricted, &Default::default()).stateful_sets;
+    let running = Observed { stateful_sets, ..observed(None, claims()) };
+    assert!(!told(&judge(&validated(), &running)).1.contains("openssl"));
+    assert!(told(&judge(&validated(), &observed(None, claims()))).1.contains("openssl"));
 }

@@ -1,11 +1,12 @@
 //! The operator of ReplicatedDB: one `ReplicatedDB` resource becomes ZooKeeper, Cassandra and replica StatefulSets and
 //! what belongs to them.
 //!
-//! Deciding is apart from doing. Pure: [`crd`], [`validate`], [`build`], [`compare`], [`kept`], [`pods`], [`roll`], [`status`]
-//! and the plan in [`claims`]. Thin layers that act: [`dereference`], [`apply`], [`probe`], [`events`], [`unreadable`], and [`reconcile`],
+//! Deciding is apart from doing. Pure: [`crd`], [`validate`], [`build`], [`compare`], [`kept`], [`authority`], [`pods`], [`roll`],
+//! [`status`] and the plan in [`claims`]. Thin layers that act: [`dereference`], [`apply`], [`probe`], [`events`], [`unreadable`], and [`reconcile`],
 //! which strings them together. Around them: [`controller`], [`lease`] with the write [`gate`], [`metrics`], [`http`].
 
 pub mod apply;
+pub mod authority;
 pub mod build;
 pub mod claims;
 pub mod compare;

@@ -49,6 +49,13 @@ pub const ANNOTATION_SUPERUSER: &str = "replicateddb.dev/superuser";
 /// Annotation of the same Secret, once Cassandras have logins: the volumes have roles, and no Cassandra starts over them without.
 pub const ANNOTATION_LOGINS: &str = "replicateddb.dev/logins";
 
+/// Annotation of the same Secret: the name of the authority's, once one has been made, so that its loss is told from its absence.
+pub const ANNOTATION_AUTHORITY: &str = "replicateddb.dev/authority";
+
+/// Annotation of the same Secret, once replicas have logged in at ZooKeeper: what is in its volumes may be theirs alone, and nobody
+/// reads it with another token.
+pub const ANNOTATION_RESTRICTED: &str = "replicateddb.dev/restricted";
+
 /// Key of the agent's token in the Secret.
 pub const TOKEN_KEY: &str = "agent-token";
 /// Keys of the superuser's Secret, as Kubernetes has them for the type [`SUPERUSER_TYPE`].
@@ -176,6 +183,21 @@ impl Identity {
     /// Name of the Secret with the superuser that the operator makes.
     pub fn superuser(&self) -> String {
         format!("{}-superuser", self.name)
+    }
+
+    /// Name of the Secret with the authority that the operator makes, and signs the replicas' certificate by.
+    pub fn authority(&self) -> String {
+        format!("{}-authority", self.name)
+    }
+
+    /// Name of the Secret with that certificate.
+    pub fn certificate(&self) -> String {
+        format!("{}-certificate", self.name)
+    }
+
+    /// Name of the Secret with the certificate that replicas and store agents show each other.
+    pub fn peers(&self) -> String {
+        format!("{}-peers", self.name)
     }
 
     /// Host name of a pod, stable across its lives; `ordinal` may be a placeholder.

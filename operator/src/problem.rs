@@ -29,6 +29,8 @@ pub enum Reason {
     SecretMissing,
     /// What a Secret holds can't be used.
     SecretInvalid,
+    /// The authority that the operator made has an end that is near.
+    AuthorityEnds,
     /// An object of the same name belongs to somebody else.
     NameConflict,
     /// The API server refuses an object.

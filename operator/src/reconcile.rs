@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::{
     apply::{self, Applied},
+    authority::{self, Authority, CantMake, Due, Purpose},
     build::{self, Running, Template},
     claims,
     crd::{ReplicatedDB, ReplicatedDBStatus, StorageStatus},
@@ -193,7 +194,7 @@ impl Pass<'_> {
     async fn run(&self) -> Result<Found, kube::Error> {
         let client = &self.context.client;
         let mut observed = Box::pin(dereference(client, self.validated)).await?;
-        let kept = kept::judge(self.validated, &observed);
+        let kept = kept::judge(self.validated, &observed, Timestamp::now());
         if kept.blocked {
             return Ok(self.blocked(observed, kept).await);
         }
@@ -264,15 +265,18 @@ impl Pass<'_> {
         Ok(sets)
     }
 
-    /// Each Secret is made once, before anything that keeps data or uses it, and never again while data exists. The
-    /// superuser's comes first: what the other one notes of it is true.
+    /// Each Secret is made once, before anything that keeps data or uses it, and never again while data exists, but for the
+    /// certificate's. The superuser's and the authority's come first: what the one with the token notes of them is true.
     async fn secrets(&self, kept: &Kept, observed: &Observed) -> Result<(), kube::Error> {
         let api: Api<Secret> = Api::namespaced(self.context.client.clone(), &self.identity().namespace);
         if kept.superuser == SecretStep::Create {
             create_once(&api, &build::superuser(self.validated, &random())).await?;
         }
+        if !kept.certificates.is_empty() {
+            self.certificates(&api, kept, observed).await?;
+        }
         match (kept.secret, &observed.secret) {
-            (SecretStep::Create, _) => create_once(&api, &build::secret(self.validated, &random())).await,
+            (SecretStep::Create, _) => create_once(&api, &build::secret(self.validated, &random())).await.map(|_| ()),
             (SecretStep::Record, Some(secret)) => {
                 let notes = kept::notes(self.validated);
                 let patch = json!({"metadata": {"uid": secret.uid(), "annotations": notes}});
@@ -281,6 +285,46 @@ impl Pass<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Makes the certificates that are due, and before them the authority where there is none.
+    async fn certificates(&self, api: &Api<Secret>, kept: &Kept, observed: &Observed) -> Result<(), kube::Error> {
+        let secret = match (kept.authority, &observed.authority) {
+            (SecretStep::Create, _) => {
+                let pair = authority::make(&self.identity().name, Timestamp::now()).map_err(cant_make)?;
+                create_once(api, &build::authority(self.validated, &pair)).await?
+            }
+            (_, Some(secret)) => secret.clone(),
+            (_, None) => return Ok(()),
+        };
+        // One that somebody else has made meanwhile is judged by the next pass.
+        let Ok(authority) = Authority::of(&secret) else { return Ok(()) };
+        for (purpose, due) in &kept.certificates {
+            self.certificate(api, &authority, *purpose, observed.signed(*purpose), due).await?;
+        }
+        Ok(())
+    }
+
+    async fn certificate(
+        &self,
+        api: &Api<Secret>,
+        authority: &Authority,
+        purpose: Purpose,
+        held: Option<&Secret>,
+        due: &Due,
+    ) -> Result<(), kube::Error> {
+        let identity = self.identity();
+        let names = purpose.names(identity, self.validated.spec.replicas);
+        let pair = authority.issue(&names, Timestamp::now()).map_err(cant_make)?;
+        let secret = build::certificate(self.validated, purpose, &pair, authority.certificate());
+        tracing::info!(namespace = identity.namespace, secret = secret.name_any(), %due, "a certificate is made");
+        let Some(held) = held else { return create_once(api, &secret).await.map(|_| ()) };
+        let patch = json!({
+            "metadata": {"uid": held.uid(), "resourceVersion": held.resource_version()},
+            "stringData": secret.string_data,
+        });
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+        api.patch(&held.name_any(), &params, &Patch::Merge(&patch)).await.map(|_| ())
     }
 
     fn running(&self, observed: &Observed) -> Running {
@@ -306,6 +350,12 @@ impl Pass<'_> {
             .filter_map(|pod| crate::names::ordinal(&pod.name_any()))
             .max();
         let cassandras = observed.pods_of(Tier::Cassandra, identity);
+        let replicas = observed.pods_of(Tier::Replica, identity);
+        let speaking: Vec<_> = cassandras.iter().chain(&replicas).filter_map(|pod| pod.spec.as_ref()).collect();
+        let plain = |pod: &&PodSpec| !build::is_told(pod, build::INTERNAL_CERTIFICATE);
+        let strict = |pod: &&PodSpec| !plain(pod) && !build::is_told(pod, build::INTERNAL_OPTIONAL);
+        let unclaimed = |pod: &PodSpec| !build::is_told(pod, build::ZOOKEEPER_TOKEN);
+        let closed = |pod: &PodSpec| !unclaimed(pod) && !build::is_told(pod, build::ZOOKEEPER_OPEN);
         let open = |pod: &PodSpec| !build::is_told(pod, build::AUTHENTICATION);
         Running {
             stateful_sets,
@@ -313,6 +363,10 @@ impl Pass<'_> {
             cassandra_pods_min: live.min(last.map_or(0, |last| last + 1)),
             open_stores: cassandras.iter().filter_map(|pod| pod.spec.as_ref()).any(open),
             logins: kept::has_logins(self.validated, observed),
+            plain_inside: speaking.iter().any(plain),
+            tls_inside: speaking.iter().any(strict),
+            log_unclaimed: replicas.iter().filter_map(|pod| pod.spec.as_ref()).any(unclaimed),
+            log_closed: replicas.iter().filter_map(|pod| pod.spec.as_ref()).any(closed),
         }
     }
 
@@ -400,14 +454,18 @@ fn random() -> String {
     rand::random::<[u8; RANDOM_BYTES]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Creates a Secret; one that is there by now is left as it is.
-async fn create_once(api: &Api<Secret>, secret: &Secret) -> Result<(), kube::Error> {
+/// Creates a Secret; one that is there by now is left as it is. The one that there is.
+async fn create_once(api: &Api<Secret>, secret: &Secret) -> Result<Secret, kube::Error> {
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
     match api.create(&params, secret).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        Err(error) => Err(error),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => api.get(&secret.name_any()).await,
+        created => created,
     }
+}
+
+/// A certificate that can't be made, as an error after which the pass is tried again.
+fn cant_make(error: CantMake) -> kube::Error {
+    kube::Error::Service(error.into())
 }
 
 /// Failures of pods that are not ready, one of each reason and tier.

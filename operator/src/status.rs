@@ -62,6 +62,7 @@ pub fn status(facts: &Facts<'_>) -> ReplicatedDBStatus {
         message: Some(cut(message(facts))),
         endpoint: Some(client_endpoint(&validated.identity)),
         superuser_secret: validated.superuser_secret(),
+        tls_secret: validated.tls_secret(),
         replicas: replicas.map_or(0, |view| i32::try_from(view.pods.len()).unwrap_or(i32::MAX)),
         ready_replicas: ready_replicas(facts),
         selector: Some(selector(validated)),

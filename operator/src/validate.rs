@@ -4,6 +4,8 @@
 //! meant, and to refuse what no rule can see.
 
 use crate::{
+    authority::Purpose,
+    build::Phase,
     crd::{CassandraMode, Images, Pull, Release, ReplicatedDB, ReplicatedDBSpec},
     names::{ANNOTATION_UPGRADE, Identity, Tier},
 };
@@ -42,6 +44,10 @@ pub struct Validated {
     pub release: Release,
     /// The namespace that the operator runs in.
     pub operator_namespace: String,
+    /// How pods that are made now speak with each other: as is wished, once all can. Decided by [`crate::build`].
+    pub inside: Phase,
+    /// Whether they log in at ZooKeeper, and keep others away there. As that.
+    pub log_access: Phase,
     /// The spec is the one that the status of before speaks of.
     pub seen: bool,
     /// Pods keep the templates of an earlier operator until asked, or until their spec changes.
@@ -105,6 +111,8 @@ pub fn validate(rdb: &ReplicatedDB, defaults: &Defaults) -> Result<Validated, In
         upgrade_available,
         release,
         operator_namespace: defaults.namespace.clone(),
+        inside: Phase::default(),
+        log_access: Phase::default(),
         seen: observed.is_some() && observed == rdb.metadata.generation,
     })
 }
@@ -142,9 +150,21 @@ impl Validated {
     }
 
     /// Name of the Secret with the certificate that clients are shown, while they use TLS.
-    pub fn tls_secret(&self) -> Option<&str> {
+    pub fn tls_secret(&self) -> Option<String> {
         let tls = &self.spec.tls;
-        tls.secret_name.as_deref().filter(|_| tls.enabled)
+        tls.enabled.then(|| tls.secret_name.clone().unwrap_or_else(|| self.identity.certificate()))
+    }
+
+    /// Replicas and store agents are to speak TLS with each other.
+    pub fn speaks_tls_inside(&self) -> bool {
+        self.spec.tls.internal
+    }
+
+    /// Certificates that are the operator's to make, by an authority of its own.
+    pub fn made_certificates(&self) -> Vec<Purpose> {
+        let clients = self.spec.tls.enabled && self.spec.tls.secret_name.is_none();
+        let wanted = [(Purpose::Clients, clients), (Purpose::Peers, self.speaks_tls_inside())];
+        wanted.into_iter().filter_map(|(purpose, wanted)| wanted.then_some(purpose)).collect()
     }
 
     /// Image of a tier.

@@ -186,6 +186,79 @@ fn tls() {
     assert!(shared(json!({"enabled": true, "secretName": "orders-tls"})).contains("/tls/tls.crt"));
 }
 
+/// With a certificate that the operator makes nothing differs but the name of the Secret; how many there are to be named replaces
+/// no pod.
+#[test]
+fn tls_with_a_certificate_that_is_made() {
+    golden("tls-made", json!({"tls": {"enabled": true}}));
+    let replica = |spec: Value| json!(built(spec).1.stateful_sets[2].spec.as_ref().unwrap().template).to_string();
+    let named = replica(json!({"tls": {"enabled": true, "secretName": "mine"}}));
+    assert_eq!(replica(json!({"tls": {"enabled": true}})), named.replace("mine", "orders-certificate"));
+    assert_eq!(replica(json!({"tls": {"enabled": true}})), replica(json!({"tls": {"enabled": true}, "replicas": 5})));
+}
+
+/// Replicas and agents speak TLS with each other at last; any two pods that run at a time understand each other.
+#[test]
+fn tls_inside_comes_and_goes_in_two_steps() {
+    let spec = |internal: bool| json!({"tls": {"internal": internal}});
+    golden("tls-internal", spec(true));
+    let pods = |internal: bool, plain_inside: bool, tls_inside: bool| {
+        let running = Running { plain_inside, tls_inside, ..Default::default() };
+        let sets = build(&built(spec(internal)).0, &running).stateful_sets;
+        sets.iter().map(|set| json!(set.spec.as_ref().unwrap().template)).collect::<Vec<_>>()
+    };
+    let (plain, tls) = (pods(false, false, false), pods(true, false, false));
+    let both = pods(true, true, false);
+    for tier in [1, 2] {
+        let told = [&plain, &both, &tls].map(|pods| {
+            let text = pods[tier].to_string();
+            (text.contains("RDB_INTERNAL_CERTIFICATE"), text.contains("RDB_INTERNAL_OPTIONAL"))
+        });
+        assert_eq!(told, [(false, false), (true, true), (true, false)]);
+    }
+    assert!(plain[0] == tls[0] && plain[0] == both[0], "ZooKeeper's pods stay");
+    // on: all know it, and then nobody takes anything else; off: the other way round
+    for (internal, plain_inside, tls_inside, expected) in [
+        (true, true, false, &both),
+        (true, false, false, &tls),
+        (true, false, true, &tls),
+        (true, true, true, &both),
+        (false, false, true, &both),
+        (false, true, true, &both),
+        (false, false, false, &plain),
+        (false, true, false, &plain),
+    ] {
+        assert_eq!(&pods(internal, plain_inside, tls_inside), expected, "{internal} {plain_inside} {tls_inside}");
+    }
+}
+
+/// Replicas keep others from what they have in ZooKeeper at last, and any two that run at a time work on one log.
+#[test]
+fn the_log_is_closed_and_opened_in_two_steps() {
+    let spec = |restricted: bool| json!({"zookeeper": {"restricted": restricted}});
+    golden("restricted", spec(true));
+    let replica = |restricted: bool, log_unclaimed: bool, log_closed: bool| {
+        let running = Running { log_unclaimed, log_closed, ..Default::default() };
+        let text = json!(build(&built(spec(restricted)).0, &running).stateful_sets[2]).to_string();
+        (text.contains("RDB_ZOOKEEPER_TOKEN_FILE"), text.contains("RDB_ZOOKEEPER_OPEN"))
+    };
+    for (restricted, unclaimed, closed, expected) in [
+        (true, true, false, (true, true)),
+        (true, false, false, (true, false)),
+        (true, false, true, (true, false)),
+        (false, false, true, (true, true)),
+        (false, true, true, (true, true)),
+        (false, false, false, (false, false)),
+        (false, true, false, (false, false)),
+    ] {
+        assert_eq!(replica(restricted, unclaimed, closed), expected, "{restricted} {unclaimed} {closed}");
+    }
+    let tiers = |restricted| built(spec(restricted)).1.stateful_sets.iter().map(|set| json!(set)).collect::<Vec<_>>();
+    assert_eq!(tiers(true)[..2], tiers(false)[..2], "ZooKeeper's and Cassandra's pods stay");
+    let shared = built(json!({"cassandra": {"mode": "Shared"}, "zookeeper": {"restricted": true}})).1;
+    assert!(json!(shared.stateful_sets[2]).to_string().contains("orders-internal"), "they have the token");
+}
+
 /// Three of each, with the memory they ask for, fit in 6 GiB.
 #[test]
 fn the_defaults_fit_a_small_machine() {

@@ -1,6 +1,9 @@
 //! The admin port of a replica's process: open from the first moment, also while there is no replica behind it yet.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::Context;
 use axum::{
@@ -10,13 +13,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use replicateddb_replica::replica::{Phase, Status};
+use replicateddb_store::internal::Internal;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
+/// What anybody may ask who reaches the port: probes, the operator, a metrics collector.
+const OPEN: &[&str] = &["/livez", "/readyz", "/status", "/metrics"];
+
 /// The admin port. Dropping it closes the port.
 pub struct AdminPort {
     replica: Arc<OnceLock<Router>>,
+    internal: Internal,
     _server: AbortOnDropHandle<()>,
 }
 
@@ -25,18 +33,24 @@ impl AdminPort {
     ///
     /// # Errors
     /// The port is taken.
-    pub async fn open(address: std::net::SocketAddr, starting: Status) -> anyhow::Result<Self> {
+    pub async fn open(address: SocketAddr, starting: Status, internal: Internal) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| format!("opening the admin port {address}"))?;
         let replica = Arc::new(OnceLock::new());
         let answered_by = replica.clone();
         let router =
             Router::new().fallback(async move |request: Request| dispatch(&answered_by, &starting, request).await);
+        let way = internal.clone();
         let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
+            if let Err(error) = way.serve(listener, router, OPEN).await {
                 tracing::error!(%error, "the admin port has failed");
             }
         });
-        Ok(Self { replica, _server: AbortOnDropHandle::new(server) })
+        Ok(Self { replica, internal, _server: AbortOnDropHandle::new(server) })
+    }
+
+    /// The way of other processes of the database to it, and to theirs.
+    pub fn internal(&self) -> Internal {
+        self.internal.clone()
     }
 
     /// From now on the replica answers.

@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use replicateddb_replica::config::{AWAY_SHARE, LOG_MAX_BYTES, POINT_SHARE, PRESENT_SHARE};
 use replicateddb_replica::{backend::Endpoint, checkpoint::Points, frontend::superuser::Superuser};
-use replicateddb_store::{agent::AgentArgs, login::Login};
+use replicateddb_store::{agent::AgentArgs, internal::InternalArgs, login::Login};
 
 pub use ordering::{Engine, LeaderArgs, OrderArgs, StateLogArgs};
 pub use tls::{ClientTlsArgs, TlsArgs};
@@ -116,6 +116,9 @@ pub struct ReplicaArgs {
     /// TLS of that port.
     #[command(flatten)]
     pub tls: TlsArgs,
+    /// TLS with the other replicas, and with the store agent.
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// Address that drivers find this replica under; each replica needs its own. By default that of --listen.
     #[arg(long, env = "RDB_ADVERTISE")]
     pub advertise: Option<IpAddr>,
@@ -204,6 +207,9 @@ pub struct VerifyArgs {
     /// HOST:PORT of a replica's admin interface; once for each replica.
     #[arg(long = "replica", required = true, value_delimiter = ',')]
     pub replicas: Vec<String>,
+    /// TLS, where the replicas use it between each other.
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// How long to wait for all digests.
     #[arg(long, default_value = "120s", value_parser = parse_duration)]
     pub timeout: Duration,
@@ -219,6 +225,9 @@ pub struct CheckpointArgs {
     /// HOST:PORT of the replica's admin interface. The replica runs with --checkpoint-dir.
     #[arg(long)]
     pub replica: String,
+    /// TLS, where the replicas use it between each other.
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// Folder that the checkpoint becomes; it must not be there yet.
     #[arg(long)]
     pub output: PathBuf,

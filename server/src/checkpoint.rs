@@ -2,7 +2,7 @@
 
 use anyhow::{Context, anyhow};
 use replicateddb_replica::checkpoint::exchange::Peer;
-use replicateddb_store::client::StoreError;
+use replicateddb_store::{client::StoreError, internal::Internal};
 
 use crate::args::{CheckpointArgs, read_token};
 
@@ -12,7 +12,8 @@ use crate::args::{CheckpointArgs, read_token};
 /// The replica can't be reached or makes none, the token is missing or wrong, the folder is there already, or the disk.
 pub async fn run(args: CheckpointArgs) -> anyhow::Result<()> {
     let token = args.agent_token_file.as_deref().map(read_token).transpose()?;
-    let (source, peer) = (format!("http://{}", args.replica), Peer::showing(token));
+    let (source, peer) =
+        (format!("http://{}", args.replica), Peer::showing(token).over(Internal::open(&args.internal).await?));
     let point = peer.make(&source).await.map_err(|error| match error {
         StoreError::Unreachable(detail) => anyhow!("no checkpoint was made: {detail}"),
         error => error.into(),

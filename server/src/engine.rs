@@ -10,6 +10,7 @@ use replicateddb_ordering::{
     znode_log::{self, OpenError, ZnodeLog},
     zookeeper_leader::{self, ZooKeeperLeader},
 };
+use replicateddb_store::internal::Internal;
 
 use crate::{
     args::{Engine, ReplicaArgs},
@@ -71,9 +72,9 @@ pub enum Opened {
 ///
 /// # Errors
 /// The settings are wrong, or what is in ZooKeeper is no log of this engine.
-pub async fn open(args: &ReplicaArgs, id: u32) -> anyhow::Result<Opened> {
+pub async fn open(args: &ReplicaArgs, id: u32, internal: &Internal) -> anyhow::Result<Opened> {
     loop {
-        match try_open(args, id).await {
+        match try_open(args, id, internal).await {
             Ok(opened) => return Ok(opened),
             Err(Failed::Open(error @ OpenError::Unavailable { .. })) => tracing::warn!(%error, "trying again"),
             Err(Failed::Open(error)) => bail!(error),
@@ -88,18 +89,19 @@ enum Failed {
     Other(anyhow::Error),
 }
 
-async fn try_open(args: &ReplicaArgs, id: u32) -> Result<Opened, Failed> {
+async fn try_open(args: &ReplicaArgs, id: u32, internal: &Internal) -> Result<Opened, Failed> {
     let opened = |log: &dyn std::fmt::Display, incarnation: Incarnation| {
         tracing::info!(id, %incarnation, %log, engine = args.engine.name(), "the ordered log is open");
     };
     match args.engine {
         Engine::ZnodeLog => {
-            let (log, incarnation) = ZnodeLog::open(log_config(args, id)).await.map_err(Failed::Open)?;
+            let (log, incarnation) =
+                ZnodeLog::open(log_config(args, id).map_err(Failed::Other)?).await.map_err(Failed::Open)?;
             opened(&log.log_id(), incarnation);
             Ok(Opened::ZnodeLog(log))
         }
         Engine::ZooKeeperLeader => {
-            let config = leader_config(args, id).map_err(Failed::Other)?;
+            let config = leader_config(args, id, internal).map_err(Failed::Other)?;
             let (log, incarnation) = ZooKeeperLeader::open(config).await.map_err(Failed::Open)?;
             opened(&log.log_id(), incarnation);
             Ok(Opened::ZooKeeperLeader(log))
@@ -107,21 +109,21 @@ async fn try_open(args: &ReplicaArgs, id: u32) -> Result<Opened, Failed> {
     }
 }
 
-fn log_config(args: &ReplicaArgs, id: u32) -> znode_log::Config {
-    znode_log::Config {
+fn log_config(args: &ReplicaArgs, id: u32) -> anyhow::Result<znode_log::Config> {
+    Ok(znode_log::Config {
         batches_in_flight: args.batches_in_flight,
         segment_entries: args.log_segment_entries,
         state_log: args.state_log.config(id),
-        ..args.order.config(id)
-    }
+        ..args.order.config(id)?
+    })
 }
 
-fn leader_config(args: &ReplicaArgs, id: u32) -> anyhow::Result<zookeeper_leader::Config> {
+fn leader_config(args: &ReplicaArgs, id: u32, internal: &Internal) -> anyhow::Result<zookeeper_leader::Config> {
     let address = std::net::SocketAddr::new(args.advertised()?, args.admin_listen.port());
-    let messenger = Arc::new(forward::Http::new()?);
+    let messenger = Arc::new(forward::Http::new(internal.clone())?);
     Ok(zookeeper_leader::Config {
         election: args.leader.election_path.clone(),
         leader: args.leader.leader_path.clone(),
-        ..zookeeper_leader::Config::new(log_config(args, id), address.to_string(), messenger)
+        ..zookeeper_leader::Config::new(log_config(args, id)?, address.to_string(), messenger)
     })
 }

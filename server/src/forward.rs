@@ -20,6 +20,7 @@ use replicateddb_ordering::{
     OrderedLog,
     zookeeper_leader::{Backlog, Duplex, Messenger, ZooKeeperLeader},
 };
+use replicateddb_store::internal::Internal;
 use tokio::sync::Semaphore;
 
 use crate::push::{Protocol, accept, connect};
@@ -35,23 +36,27 @@ const MAX_CONNECTIONS: usize = 64;
 
 /// Connects to the admin port of another replica.
 #[derive(Debug, Clone)]
-pub struct Http(reqwest::Client);
+pub struct Http {
+    client: reqwest::Client,
+    internal: Internal,
+}
 
 impl Http {
     /// # Errors
     /// The client can't be made.
-    pub fn new() -> anyhow::Result<Self> {
+    pub fn new(internal: Internal) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder().http1_only().tcp_nodelay(true).build();
-        client.map(Self).context("entries can't be handed over to the replica that leads")
+        let client = client.context("entries can't be handed over to the replica that leads")?;
+        Ok(Self { client, internal })
     }
 }
 
 impl Messenger for Http {
     fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Duplex>>> {
-        let (client, address) = (self.0.clone(), address.to_owned());
+        let (Self { client, internal }, address) = (self.clone(), address.to_owned());
         async move {
-            let stream =
-                connect(&client, &address, &FORWARD).await.map_err(|error| io::Error::other(format!("{error:#}")))?;
+            let stream = connect(&client, &internal, &address, &FORWARD).await;
+            let stream = stream.map_err(|error| io::Error::other(format!("{error:#}")))?;
             Ok(Box::new(stream) as Box<dyn Duplex>)
         }
         .boxed()

@@ -36,7 +36,7 @@ pub async fn run(args: LogArgs) -> anyhow::Result<()> {
 }
 
 async fn print(args: LogArgs) -> anyhow::Result<()> {
-    let (log, _) = ZnodeLog::open_reader(args.order.config(READER)).await?;
+    let (log, _) = ZnodeLog::open_reader(args.order.config(READER)?).await?;
     let first = log.first().await?;
     let end = log.end().await?;
     // Indexes follow from the whole of the log; what is left of a truncated one only has positions.

@@ -25,6 +25,7 @@ use replicateddb_ordering::{
     members::Member,
     znode_log::{PushError, ZnodeLog},
 };
+use replicateddb_store::internal::Internal;
 use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -102,9 +103,9 @@ where
 }
 
 /// Pushes what the replica `own` appends to every other member, and has its tail wait for what they push.
-pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<Vec<Member>>) {
+pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<Vec<Member>>, internal: Internal) {
     let client = match reqwest::Client::builder().http1_only().tcp_nodelay(true).build() {
-        Ok(client) => client,
+        Ok(client) => (client, internal),
         Err(error) => return tracing::error!(%error, "entries can't be pushed: the others read them in the log"),
     };
     let mut pushing: BTreeMap<u32, (SocketAddr, AbortOnDropHandle<()>)> = BTreeMap::new();
@@ -129,9 +130,9 @@ pub async fn keep_pushing(log: ZnodeLog, own: u32, mut members: watch::Receiver<
 }
 
 /// Connects again and again.
-async fn push_to(client: reqwest::Client, log: ZnodeLog, address: SocketAddr) {
+async fn push_to((client, internal): (reqwest::Client, Internal), log: ZnodeLog, address: SocketAddr) {
     loop {
-        let ended = match timeout(CONNECT_LIMIT, connect(&client, &address.to_string(), &PUSH)).await {
+        let ended = match timeout(CONNECT_LIMIT, connect(&client, &internal, &address.to_string(), &PUSH)).await {
             Ok(Ok(stream)) => log.push_to(stream).await.map_err(anyhow::Error::from),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(anyhow::anyhow!("no answer within {CONNECT_LIMIT:?}")),
@@ -146,11 +147,12 @@ async fn push_to(client: reqwest::Client, log: ZnodeLog, address: SocketAddr) {
 /// Connects to another replica.
 pub(crate) async fn connect(
     client: &reqwest::Client,
+    internal: &Internal,
     address: &str,
     protocol: &Protocol,
 ) -> anyhow::Result<reqwest::Upgraded> {
     let request = client.get(format!("http://{address}{}", protocol.path));
-    let response = request.header(CONNECTION, "upgrade").header(UPGRADE, protocol.name).send().await?;
+    let response = internal.send(request.header(CONNECTION, "upgrade").header(UPGRADE, protocol.name)).await?;
     ensure!(response.status() == StatusCode::SWITCHING_PROTOCOLS, "answered with {}", response.status());
     response.upgrade().await.context("upgrading the connection")
 }

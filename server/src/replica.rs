@@ -31,7 +31,7 @@ use replicateddb_replica::{
     metrics,
     replica::Serving,
 };
-use replicateddb_store::{client::Store, login::Login};
+use replicateddb_store::{client::Store, internal::Internal, login::Login};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
@@ -59,12 +59,13 @@ pub async fn run(args: ReplicaArgs) -> anyhow::Result<ExitCode> {
     args.check_engine()?;
     let id = args.id()?;
     open_files::raise(args.max_clients);
-    let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name())).await?;
+    let internal = Internal::open(&args.internal).await?;
+    let admin_port = AdminPort::open(args.admin_listen, starting(id, args.engine.name()), internal.clone()).await?;
     let address = args.advertised()?;
     let token = if args.keyspace.is_none() { args.agent_token()? } else { String::new() };
     let tls = args.tls.open(args.superuser()?.is_some()).await?;
     let log = tokio::select! {
-        log = open(&args, id) => log?,
+        log = open(&args, id, &internal) => log?,
         signal = &mut stop_asked => {
             tracing::info!(signal, "stopping before the ordered log was reached");
             return Ok(ExitCode::SUCCESS);
@@ -158,14 +159,18 @@ impl Running {
         }
 
         log.register(&mut registry);
+        let internal = admin_port.internal();
         let members = Arc::new(Members::watching(log.znodes()));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
-        let pushing = tokio::spawn(push::keep_pushing(log.znodes().clone(), id, members.watch()));
+        let pushing = tokio::spawn(push::keep_pushing(log.znodes().clone(), id, members.watch(), internal.clone()));
         let (handle, checkpoints) = match keyspace.as_deref() {
-            Some(keyspace) => start_confined(args, id, log.clone(), keyspace, identity.address, core_metrics)?,
-            None => start_core(args, id, log.clone(), token, core_metrics)?,
+            Some(keyspace) => {
+                start_confined(args, id, log.clone(), keyspace, identity.address, internal.clone(), core_metrics)?
+            }
+            None => start_core(args, id, log.clone(), token, internal.clone(), core_metrics)?,
         };
-        let admin = replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch()));
+        let admin =
+            replica_admin::router(handle.clone(), registry).merge(verify::router(members.watch(), internal.clone()));
         admin_port.serve(admin.merge(checkpoints).merge(push::router(log.znodes().clone())).merge(log.router()));
 
         let member = Member {
@@ -178,7 +183,7 @@ impl Running {
             rack: identity.rack.clone(),
         };
         let registering = tokio::spawn(keep_registered(members.clone(), member, handle.serving()));
-        let peers = Arc::new(Peers::new(id, members.watch()));
+        let peers = Arc::new(Peers::new(id, members.watch()).over(internal));
         let keyspace = keyspace.map(Into::into);
         let superuser = args.superuser()?;
         let (listen, max_clients) = (args.listen, args.max_clients);
@@ -221,13 +226,15 @@ fn start_core<L: Ordering>(
     id: u32,
     log: L,
     token: &str,
+    internal: Internal,
     metrics: metrics::Metrics,
 ) -> anyhow::Result<(ReplicaHandle, Router)> {
     let agent = args.agent.as_deref().context("--agent is missing")?;
     let store =
         Store::new(&with_id(agent, id), token, log.log_id().0, log.incarnation().0).context("the agent's URL")?;
-    let connector =
-        CassandraConnector { at: Endpoint::new(with_id(&args.cassandra, id), Some(Login::of_token(token))) };
+    let store = store.over(internal.clone());
+    let cassandra = Endpoint::new(with_id(&args.cassandra, id), Some(Login::of_token(token)));
+    let connector = CassandraConnector { at: cassandra.over(internal) };
     let config = core_config(args, id);
     let Some(points) = args.checkpoints(id)? else {
         return Ok((ReplicaHandle::start(config, log, store, connector, metrics), exchange::none()));
@@ -246,10 +253,11 @@ fn start_confined<L: Ordering>(
     log: L,
     keyspace: &str,
     address: IpAddr,
+    internal: Internal,
     metrics: metrics::Metrics,
 ) -> anyhow::Result<(ReplicaHandle, Router)> {
-    let cassandra = Endpoint::new(with_id(&args.cassandra, id), None);
-    let store = KeyspaceStore::new(cassandra, keyspace, id, log.log_id().0, log.incarnation().0);
+    let cassandra = Endpoint::new(with_id(&args.cassandra, id), None).over(internal.clone());
+    let store = KeyspaceStore::new(cassandra, keyspace, id, log.log_id().0, log.incarnation().0).over(internal);
     let mut config = core_config(args, id);
     let start = |config, store: KeyspaceStore| {
         let connector = KeyspaceConnector::new(store.clone());

@@ -12,13 +12,16 @@ use anyhow::{Context, bail};
 use axum::{
     Json, Router,
     extract::{Query, State},
-    http::StatusCode,
+    http::{Method, StatusCode},
     response::{IntoResponse, Response},
     routing::post,
 };
 use replicateddb_ordering::members::Member;
 use replicateddb_replica::replica::Digest;
-use replicateddb_store::bounded;
+use replicateddb_store::{
+    bounded,
+    internal::{CallError, Internal},
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
@@ -46,7 +49,8 @@ const NOTHING: u8 = 2;
 /// # Errors
 /// A replica can't be reached or doesn't produce the digest within the time limit.
 pub async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    let comparison = check(&args.replicas, args.timeout, args.report_only).await?;
+    let internal = Internal::open(&args.internal).await?;
+    let comparison = check(&args.replicas, args.timeout, args.report_only, internal).await?;
     print!("{}", comparison.text);
     Ok(match comparison {
         Comparison { equal: false, .. } => ExitCode::from(1),
@@ -60,9 +64,14 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// As for [`run`].
-async fn check(replicas: &[String], limit: Duration, report_only: bool) -> anyhow::Result<Comparison> {
+async fn check(
+    replicas: &[String],
+    limit: Duration,
+    report_only: bool,
+    internal: Internal,
+) -> anyhow::Result<Comparison> {
     let deadline = Instant::now() + limit;
-    let client = reqwest::Client::builder().timeout(limit).build()?;
+    let client = Asking { http: reqwest::Client::new(), internal, limit };
     let first = replicas.first().context("name at least one replica with --replica HOST:PORT")?;
     let ordered = order_digest(&client, first).await?;
     let mut found = vec![(first.clone(), ordered.clone())];
@@ -79,9 +88,23 @@ async fn check(replicas: &[String], limit: Duration, report_only: bool) -> anyho
     Ok(comparison)
 }
 
+/// How replicas are asked.
+struct Asking {
+    http: reqwest::Client,
+    internal: Internal,
+    /// Of each question.
+    limit: Duration,
+}
+
+impl Asking {
+    async fn send(&self, method: Method, url: String, body: String) -> Result<reqwest::Response, CallError> {
+        self.internal.send(self.http.request(method, url).timeout(self.limit).body(body)).await
+    }
+}
+
 /// Has a replica build its store anew; what came of it, for people.
-async fn quarantine(client: &reqwest::Client, replica: &str, reason: String) -> String {
-    match client.post(format!("http://{replica}/rebuild")).body(reason).send().await {
+async fn quarantine(client: &Asking, replica: &str, reason: String) -> String {
+    match client.send(Method::POST, format!("http://{replica}/rebuild"), reason).await {
         Ok(response) if response.status().is_success() => "it serves nobody until its store is built anew".to_owned(),
         Ok(response) => format!("it refuses: {}", bounded::text(response).await),
         Err(error) => format!("it could not be told: {error}"),
@@ -90,8 +113,8 @@ async fn quarantine(client: &reqwest::Client, replica: &str, reason: String) -> 
 
 /// `POST /verify` on a replica: all replicas that are members now, compared; `?report-only=true` quarantines none. 200 when
 /// they are equal, 409 when any differs, 503 when they could not be compared.
-pub fn router(members: watch::Receiver<Vec<Member>>) -> Router {
-    Router::new().route("/verify", post(answer)).with_state(members)
+pub fn router(members: watch::Receiver<Vec<Member>>, internal: Internal) -> Router {
+    Router::new().route("/verify", post(answer)).with_state((members, internal))
 }
 
 /// The query of `POST /verify`.
@@ -101,18 +124,21 @@ struct Asked {
     report_only: bool,
 }
 
-async fn answer(State(members): State<watch::Receiver<Vec<Member>>>, Query(asked): Query<Asked>) -> Response {
+async fn answer(
+    State((members, internal)): State<(watch::Receiver<Vec<Member>>, Internal)>,
+    Query(asked): Query<Asked>,
+) -> Response {
     let admin = |member: &Member| SocketAddr::new(member.address, member.admin_port).to_string();
     let replicas: Vec<_> = members.borrow().iter().map(admin).collect();
-    match check(&replicas, ENDPOINT_LIMIT, asked.report_only).await {
+    match check(&replicas, ENDPOINT_LIMIT, asked.report_only, internal).await {
         Ok(comparison) if comparison.equal => Json(comparison).into_response(),
         Ok(comparison) => (StatusCode::CONFLICT, Json(comparison)).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
     }
 }
 
-async fn order_digest(client: &reqwest::Client, replica: &str) -> anyhow::Result<Digest> {
-    let response = client.post(format!("http://{replica}/digest")).send().await;
+async fn order_digest(client: &Asking, replica: &str) -> anyhow::Result<Digest> {
+    let response = client.send(Method::POST, format!("http://{replica}/digest"), String::new()).await;
     let response = response.with_context(|| format!("asking {replica} for a digest"))?;
     let status = response.status();
     if !status.is_success() {
@@ -122,9 +148,9 @@ async fn order_digest(client: &reqwest::Client, replica: &str) -> anyhow::Result
 }
 
 /// Polls until the replica has applied the digest record. A replica that is away for a moment is asked again.
-async fn collect(client: &reqwest::Client, replica: &str, index: u64, deadline: Instant) -> anyhow::Result<Digest> {
+async fn collect(client: &Asking, replica: &str, index: u64, deadline: Instant) -> anyhow::Result<Digest> {
     loop {
-        let last = match client.get(format!("http://{replica}/digest/{index}")).send().await {
+        let last = match client.send(Method::GET, format!("http://{replica}/digest/{index}"), String::new()).await {
             Ok(response) if response.status().is_success() => {
                 let digest: Digest =
                     bounded::json(response).await.with_context(|| format!("reading the digest of {replica}"))?;

@@ -20,12 +20,18 @@ use k8s_openapi::{
 };
 
 use crate::{
+    authority::{Pair, Purpose},
     kept,
-    names::{PASSWORD_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TOKEN_KEY, Tier, USERNAME_KEY},
+    names::{
+        AUTHORITIES_KEY, CERTIFICATE_KEY, PASSWORD_KEY, PRIVATE_KEY_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TLS_TYPE,
+        TOKEN_KEY, Tier, USERNAME_KEY,
+    },
     validate::Validated,
 };
 
-pub use pod::{AUTHENTICATION, SECRETS_DIR, is_told};
+pub use pod::{
+    AUTHENTICATION, INTERNAL_CERTIFICATE, INTERNAL_OPTIONAL, SECRETS_DIR, ZOOKEEPER_OPEN, ZOOKEEPER_TOKEN, is_told,
+};
 pub use policy::OPERATOR_NAME_LABEL;
 pub use service::client_endpoint;
 pub use template::Template;
@@ -61,6 +67,36 @@ pub struct Running {
     pub open_stores: bool,
     /// Cassandra's volumes have roles: no Cassandra starts over them without logins.
     pub logins: bool,
+    /// A Cassandra or replica pod runs that does not know TLS with its like.
+    pub plain_inside: bool,
+    /// One runs that takes nothing else.
+    pub tls_inside: bool,
+    /// A replica pod runs that does not log in at ZooKeeper.
+    pub log_unclaimed: bool,
+    /// One runs that keeps all others from what it makes there.
+    pub log_closed: bool,
+}
+
+/// How far pods that are made now have gone with something of which all that run at a time must understand each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// They don't know of it.
+    #[default]
+    Off,
+    /// They do it with those that do, and do without with those that don't: while pods are replaced.
+    Both,
+    /// They take nothing else.
+    On,
+}
+
+/// Nobody goes on to taking nothing else before all know of it, and nobody forgets it before all take other things, too. `without`: a
+/// pod runs that does not know of it; `strict`: one that takes nothing else.
+fn phase(wanted: bool, without: bool, strict: bool) -> Phase {
+    match (wanted, without, strict) {
+        (true, false, _) => Phase::On,
+        (false, _, false) => Phase::Off,
+        (true, true, _) | (false, _, true) => Phase::Both,
+    }
 }
 
 /// The resource as a tier's pods should have it now. Statements about roles, which replicas that have clients log in take, can't
@@ -69,6 +105,8 @@ pub struct Running {
 fn staged(validated: &Validated, running: &Running, tier: Tier) -> Validated {
     let mut staged = validated.clone();
     let authentication = &mut staged.spec.authentication;
+    staged.inside = phase(validated.speaks_tls_inside(), running.plain_inside, running.tls_inside);
+    staged.log_access = phase(validated.spec.zookeeper.restricted, running.log_unclaimed, running.log_closed);
     match tier {
         Tier::ZooKeeper => {}
         Tier::Cassandra => authentication.enabled |= running.logins,
@@ -107,6 +145,22 @@ pub fn secret(validated: &Validated, token: &str) -> Secret {
 pub fn superuser(validated: &Validated, password: &str) -> Secret {
     let data = [(USERNAME_KEY, SUPERUSER_NAME), (PASSWORD_KEY, password)];
     kept_secret(validated, validated.identity.superuser(), Tier::Replica, SUPERUSER_TYPE, &data)
+}
+
+/// The Secret with the authority that the operator makes. Nothing mounts it.
+pub fn authority(validated: &Validated, pair: &Pair) -> Secret {
+    let data = certified(pair, &pair.certificate);
+    kept_secret(validated, validated.identity.authority(), Tier::Replica, TLS_TYPE, &data)
+}
+
+/// The Secret with a certificate that the authority with the certificate `authority` has signed.
+pub fn certificate(validated: &Validated, purpose: Purpose, pair: &Pair, authority: &str) -> Secret {
+    let data = certified(pair, authority);
+    kept_secret(validated, purpose.secret(&validated.identity), Tier::Replica, TLS_TYPE, &data)
+}
+
+fn certified<'a>(pair: &'a Pair, authority: &'a str) -> [(&'static str, &'a str); 3] {
+    [(AUTHORITIES_KEY, authority), (CERTIFICATE_KEY, &pair.certificate), (PRIVATE_KEY_KEY, &pair.key)]
 }
 
 /// A Secret that is created once and never applied over. No owner reference: it stays with the volumes (see

@@ -17,7 +17,7 @@ use k8s_openapi::{
 use serde_json::json;
 use std::collections::BTreeMap;
 
-use super::{config::CASSANDRA_FILE, metadata, service};
+use super::{Phase, config::CASSANDRA_FILE, metadata, service};
 use crate::{
     crd::{ComputeAmounts, PodAdditions, PullPolicy, Resources},
     names::{
@@ -41,9 +41,19 @@ pub const AUTHENTICATION: &str = "RDB_AUTHENTICATION";
 pub const SECRETS_DIR: &str = "/secrets";
 const SUPERUSER_DIR: &str = "/superuser";
 const TLS_DIR: &str = "/tls";
+const INTERNAL_DIR: &str = "/internal";
+/// Variable of a pod that knows TLS with its like.
+pub const INTERNAL_CERTIFICATE: &str = "RDB_INTERNAL_CERTIFICATE";
+/// Variable of one that takes those without, too.
+pub const INTERNAL_OPTIONAL: &str = "RDB_INTERNAL_OPTIONAL";
 const DATA_DIR: &str = "/data";
 const CHECKPOINT_DIR: &str = "/tmp/checkpoints";
 const HOSTNAME_TOPOLOGY: &str = "kubernetes.io/hostname";
+
+/// Variable of a replica that logs in at ZooKeeper.
+pub const ZOOKEEPER_TOKEN: &str = "RDB_ZOOKEEPER_TOKEN_FILE";
+/// Variable of one that lets everybody to what it makes there all the same.
+pub const ZOOKEEPER_OPEN: &str = "RDB_ZOOKEEPER_OPEN";
 
 /// The ServiceAccount of a tier. No pod mounts its token; it exists so that policies can name the tier.
 pub fn service_account(validated: &Validated, tier: Tier) -> ServiceAccount {
@@ -130,6 +140,9 @@ fn container(validated: &Validated, tier: Tier) -> Container {
     if tls_secret(validated, tier).is_some() {
         mounts.push(mount("tls", TLS_DIR, true));
     }
+    if peers_secret(validated, tier).is_some() {
+        mounts.push(mount("internal", INTERNAL_DIR, true));
+    }
     let [startup, liveness, readiness] = probes(tier);
     Container {
         name: tier.component().to_owned(),
@@ -163,13 +176,23 @@ fn container(validated: &Validated, tier: Tier) -> Container {
     }
 }
 
-/// Store agents know their replicas by it; a shared Cassandra's agent does as nobody asks.
+/// Store agents know their replicas by it, and ZooKeeper; a shared Cassandra's agent does as nobody asks.
 fn has_token(validated: &Validated, tier: Tier) -> bool {
     match tier {
         Tier::ZooKeeper => false,
         Tier::Cassandra => true,
-        Tier::Replica => !validated.shared(),
+        Tier::Replica => !validated.shared() || validated.log_access != Phase::Off,
     }
+}
+
+/// What a replica is told of logging in at ZooKeeper.
+fn log_access(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
+    if tier != Tier::Replica || validated.log_access == Phase::Off {
+        return Vec::new();
+    }
+    let mut variables = vec![value(ZOOKEEPER_TOKEN, format!("{SECRETS_DIR}/{TOKEN_KEY}"))];
+    variables.extend((validated.log_access == Phase::Both).then(|| value(ZOOKEEPER_OPEN, "true".to_owned())));
+    variables
 }
 
 /// Whether a pod has a variable in its environment.
@@ -183,11 +206,40 @@ fn superuser_secret(validated: &Validated, tier: Tier) -> Option<String> {
 }
 
 /// The Secret that a tier's pods have the certificate from: clients see replicas alone.
-fn tls_secret(validated: &Validated, tier: Tier) -> Option<&str> {
+fn tls_secret(validated: &Validated, tier: Tier) -> Option<String> {
     validated.tls_secret().filter(|_| tier == Tier::Replica)
 }
 
+/// The Secret that a tier's pods have the certificate from that they show each other.
+fn peers_secret(validated: &Validated, tier: Tier) -> Option<String> {
+    let knows = validated.inside != Phase::Off && tier != Tier::ZooKeeper;
+    knows.then(|| validated.identity.peers())
+}
+
+/// What a tier's pods are told of it.
+fn internal(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
+    if peers_secret(validated, tier).is_none() {
+        return Vec::new();
+    }
+    let file = |name: &str, key: &str| value(name, format!("{INTERNAL_DIR}/{key}"));
+    let mut variables = vec![
+        file(INTERNAL_CERTIFICATE, CERTIFICATE_KEY),
+        file("RDB_INTERNAL_KEY", PRIVATE_KEY_KEY),
+        file("RDB_INTERNAL_CA", AUTHORITIES_KEY),
+    ];
+    let optional = validated.inside == Phase::Both;
+    variables.extend(optional.then(|| value(INTERNAL_OPTIONAL, "true".to_owned())));
+    variables
+}
+
 fn environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
+    let mut variables = own_environment(validated, tier);
+    variables.extend(internal(validated, tier));
+    variables.extend(log_access(validated, tier));
+    variables
+}
+
+fn own_environment(validated: &Validated, tier: Tier) -> Vec<EnvVar> {
     let identity = &validated.identity;
     let zookeepers = 0..validated.size(Tier::ZooKeeper);
     match tier {
@@ -345,7 +397,10 @@ fn volumes(validated: &Validated, tier: Tier) -> Vec<Volume> {
         volumes.push(secret_volume("superuser", secret, Some(PASSWORD_KEY)));
     }
     if let Some(secret) = tls_secret(validated, tier) {
-        volumes.push(secret_volume("tls", secret.to_owned(), None));
+        volumes.push(secret_volume("tls", secret, None));
+    }
+    if let Some(secret) = peers_secret(validated, tier) {
+        volumes.push(secret_volume("internal", secret, None));
     }
     volumes
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::{
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::{config, metadata, pod};
+use super::{Phase, config, metadata, pod};
 use crate::{
     names::{ANNOTATION_INPUTS, Identity, Tier, digest},
     validate::Validated,
@@ -131,6 +131,14 @@ fn inputs(validated: &Validated, tier: Tier) -> String {
     }
     if let (Some(_), Tier::Replica, Some(wishes)) = (validated.tls_secret(), tier, value.as_array_mut()) {
         wishes.push(json!(spec.tls));
+    }
+    if let (Phase::Both | Phase::On, Tier::Cassandra | Tier::Replica, Some(wishes)) =
+        (validated.inside, tier, value.as_array_mut())
+    {
+        wishes.push(json!(format!("inside: {:?}", validated.inside)));
+    }
+    if let (Phase::Both | Phase::On, Tier::Replica, Some(wishes)) = (validated.log_access, tier, value.as_array_mut()) {
+        wishes.push(json!(format!("log access: {:?}", validated.log_access)));
     }
     format!("{INPUTS_VERSION}:{}", digest(value.to_string().as_bytes()))
 }

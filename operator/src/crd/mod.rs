@@ -74,8 +74,8 @@ pub const NAME_LENGTH_MAX: usize = 40;
     .message("zookeeper.storage.onDelete: Delete would delete the log and leave Cassandra volumes that can't be used without it; set it to Retain, or cassandra.storage.onDelete to Delete too"))]
 #[x_kube(validation = Rule::new("!self.authentication.enabled || self.cassandra.mode != 'Shared'")
     .message("authentication.enabled can't be true with cassandra.mode: Shared: replicas that share a Cassandra would share its roles, too, past the log; set it to false, or create another ReplicatedDB with cassandra.mode: PerReplica"))]
-#[x_kube(validation = Rule::new("!self.tls.enabled || has(self.tls.secretName)")
-    .message("tls.enabled needs tls.secretName; set it to the name of a Secret with a certificate in tls.crt and its key in tls.key, such as cert-manager makes"))]
+#[x_kube(validation = Rule::new("!self.tls.enabled || !self.tls.clientCertificates || has(self.tls.secretName)")
+    .message("tls.clientCertificates needs tls.secretName: the operator makes no certificates for clients; set it to the name of a Secret of yours, whose ca.crt has the authorities of clients, or set tls.clientCertificates to false"))]
 #[x_kube(validation = Rule::new("!self.tls.enabled || !self.tls.optional || !self.tls.clientCertificates || self.authentication.enabled")
     .message("tls.optional can't be true with tls.clientCertificates: clients without TLS show no certificate, and nobody asks them to log in; set it to false, or authentication.enabled to true"))]
 #[cfg_attr(test, kube(cel))] // evaluated by the unit tests; the interpreter is a dev-dependency and not in the binary
@@ -101,7 +101,7 @@ pub struct ReplicatedDBSpec {
     /// Whether clients log in, and the first superuser. Roles and permissions are CQL, put in order like every other write.
     #[serde(default)]
     pub authentication: AuthenticationSpec,
-    /// Whether clients use TLS, and the certificate that they are shown.
+    /// Whether clients use TLS, and the certificate that they are shown; and whether replicas and store agents do.
     #[serde(default)]
     pub tls: TlsSpec,
 }

@@ -72,11 +72,15 @@ fn tls_has_a_certificate_and_asks_all_for_theirs_or_for_a_login() {
     let with = |secret: Option<&str>, certificates, optional, login| {
         let secret_name = secret.map(str::to_owned);
         create(move |rdb| {
-            rdb.spec.tls = TlsSpec { enabled: true, secret_name, client_certificates: certificates, optional };
+            rdb.spec.tls =
+                TlsSpec { enabled: true, secret_name, client_certificates: certificates, optional, internal: false };
             rdb.spec.authentication.enabled = login;
         })
     };
-    assert!(with(None, false, false, false).contains("tls.enabled needs tls.secretName"));
+    assert!(with(None, true, false, false).contains("tls.clientCertificates needs tls.secretName"));
+    for optional in [false, true] {
+        assert_eq!(with(None, false, optional, false), "", "the operator makes one");
+    }
     for (certificates, optional, login) in
         [(false, false, false), (false, true, false), (true, false, false), (true, true, true)]
     {

@@ -21,6 +21,10 @@ pub struct ReplicatedDBStatus {
     /// Name of the Secret with the superuser that clients can log in as; none while they need not log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superuser_secret: Option<String>,
+    /// Name of the Secret with the certificate that clients are shown; of one that the operator made, `ca.crt` is what they trust.
+    /// None while they don't use TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_secret: Option<String>,
     /// Replica pods that exist.
     #[serde(default)]
     pub replicas: i32,

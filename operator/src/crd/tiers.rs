@@ -132,6 +132,11 @@ pub struct ZooKeeperSpec {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "settings::zookeeper_schema")]
     pub config: Settings,
+    /// Only the database's replicas may read and change what they keep in ZooKeeper, by a password that follows from the token in the
+    /// Secret `NAME-internal`: with another token the log can't be read any more, so keep a copy. Switched on or off, the replica
+    /// pods are replaced one by one, twice: first they log in and keep nobody away.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restricted: bool,
 }
 
 impl Default for ZooKeeperSpec {
@@ -143,6 +148,7 @@ impl Default for ZooKeeperSpec {
             storage: Storage::default(),
             pod: PodAdditions::default(),
             config: Settings::new(),
+            restricted: false,
         }
     }
 }

@@ -135,7 +135,11 @@ async fn no_write_at_rest() {
     let (client, namespace) = (cluster.client(), cluster.namespace("rest").await);
     let _kubelet = Kubelet::start(client.clone(), &namespace);
     let operator = Operator::start(&namespace, "a");
-    create(&client, &namespace, "orders", |spec| spec.authentication.enabled = true).await;
+    create(&client, &namespace, "orders", |spec| {
+        spec.authentication.enabled = true;
+        spec.tls.enabled = true;
+    })
+    .await;
     settled(&client, &namespace, "orders").await;
     // What is still under way (Events, a last look) comes to its end: no write between some looks in a row.
     let last = Mutex::new((operator.writes(), 0));

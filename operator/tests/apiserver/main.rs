@@ -14,6 +14,7 @@ mod kept;
 mod kubelet;
 mod layers;
 mod many;
+mod phases;
 mod rolls;
 mod rules;
 mod superuser;

@@ -107,7 +107,11 @@ async fn a_bad_manifest_is_refused_with_the_field_and_the_remedy() {
             "authentication.enabled can't be true with cassandra.mode: Shared",
         ),
         ("orders", json!({"authentication": {"superuserSecret": {"name": "A/B"}}}), "superuserSecret.name"),
-        ("orders", json!({"tls": {"enabled": true}}), "tls.enabled needs tls.secretName"),
+        (
+            "orders",
+            json!({"tls": {"enabled": true, "clientCertificates": true}}),
+            "tls.clientCertificates needs tls.secretName",
+        ),
         ("orders", json!({"tls": {"enabled": true, "secretName": "A/B"}}), "tls.secretName"),
         (
             "orders",

@@ -42,14 +42,16 @@ pub(crate) struct Access {
     pub(crate) connect: String,
     pub(crate) session_timeout: Duration,
     pub(crate) auth: Option<DigestAuth>,
+    /// Anybody may touch what we create in spite of it.
+    pub(crate) open_to_all: bool,
 }
 
 impl Access {
-    /// Who may touch the nodes that we create. With a user, the user alone; else whoever reaches ZooKeeper.
+    /// Who may touch the nodes that we create. With a user, the user alone, unless they are open; else whoever reaches ZooKeeper.
     pub(crate) fn acls(&self) -> Acls<'static> {
         match self.auth {
-            Some(_) => Acls::creator_all(),
-            None => Acls::anyone_all(),
+            Some(_) if !self.open_to_all => Acls::creator_all(),
+            _ => Acls::anyone_all(),
         }
     }
 

@@ -13,6 +13,7 @@ use replicateddb_ordering::fixture::{Proxy, ZooKeeper};
 use replicateddb_ordering::znode_log::{Config, DigestAuth, OpenError, ZnodeLog};
 use replicateddb_ordering::{AppendError, Incarnation, LogHealth, OrderedLog, Position};
 use tokio::sync::watch;
+use zookeeper_client::Client;
 
 /// How long what must happen may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -260,6 +261,80 @@ async fn credentials_keep_others_out() {
     append(&log, entry(0, 9)).await;
     let (again, _) = ZnodeLog::open(ours).await.unwrap();
     assert_eq!(read(&again, Position::START, 10).await.len(), 10);
+}
+
+/// All nodes below a root, and whether anybody may touch them.
+async fn nodes(client: &Client, root: &str) -> Vec<(String, bool)> {
+    let (mut found, mut paths) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(path) = paths.pop() {
+        let Ok((acl, _)) = client.get_acl(&path).await else { continue };
+        let children = client.list_children(&path).await.unwrap_or_default();
+        paths.extend(children.into_iter().map(|name| format!("{path}/{name}")));
+        found.push((path, acl.iter().any(|acl| acl.scheme() == "world")));
+    }
+    found
+}
+
+/// A log that anybody may touch becomes its replicas' own, one by one, and everybody's again; they work all the while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_come_and_go_on_a_log_in_use() {
+    let server = server();
+    let root = new_root();
+    let auth = Some(DigestAuth { user: "rdb".into(), password: "secret".into() });
+    let small = |replica| Config {
+        segment_entries: 3,
+        max_entry_bytes: 100,
+        max_body_bytes: 10_000,
+        ..config(&server.connect(), &root, replica)
+    };
+    let meanwhile = |replica| Config { auth: auth.clone(), open_to_all: true, ..small(replica) };
+    let closed = |replica| Config { auth: auth.clone(), ..small(replica) };
+    let ours = Client::connector().with_auth("digest", b"rdb:secret").connect(&server.connect()).await.unwrap();
+    let all_are = async |open: bool| {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let found = nodes(&ours, &root).await;
+            if found.len() > 20 && found.iter().all(|(_, is_open)| *is_open == open) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "not all are {open}: {found:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let (before, _) = ZnodeLog::open(small(0)).await.unwrap();
+    let mut number = 0;
+    let mut write = async |log: &ZnodeLog, replica: u32| {
+        for _ in 0..4 {
+            append(log, entry(replica, number)).await;
+            number += 1;
+        }
+        append(log, vec![b'x'; 1000].into()).await;
+    };
+    write(&before, 0).await;
+    // one without credentials and one with, and then with and closed
+    let (first, _) = ZnodeLog::open(meanwhile(1)).await.unwrap();
+    write(&first, 1).await;
+    write(&before, 0).await;
+    drop(before);
+    let (second, _) = ZnodeLog::open(meanwhile(0)).await.unwrap();
+    all_are(true).await;
+    let (third, _) = ZnodeLog::open(closed(0)).await.unwrap();
+    write(&third, 0).await;
+    write(&first, 1).await;
+    drop((first, second));
+    let (fourth, _) = ZnodeLog::open(closed(1)).await.unwrap();
+    all_are(false).await;
+    assert!(matches!(ZnodeLog::open(small(2)).await, Err(OpenError::Refused { .. })));
+    write(&fourth, 1).await;
+    all_are(false).await;
+    // and back
+    drop((third, fourth));
+    let (fifth, _) = ZnodeLog::open(meanwhile(0)).await.unwrap();
+    all_are(true).await;
+    write(&fifth, 0).await;
+    let (after, _) = ZnodeLog::open(small(1)).await.unwrap();
+    write(&after, 1).await;
+    assert_eq!(read(&after, Position::START, 40).await.len(), 40);
 }
 
 /// Many that open the same replica at once: every one gets an incarnation of its own, one of them can append.

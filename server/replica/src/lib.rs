@@ -44,6 +44,7 @@ mod restore_point;
 mod shared;
 pub mod site;
 pub mod state;
+pub mod stream;
 mod stuck;
 mod supervise;
 mod take_over;

@@ -8,8 +8,9 @@ use replicateddb_ordering::{
     state_log::{self, StateLogConfig},
     znode_log,
 };
+use replicateddb_store::login::Login;
 
-use super::{ReplicaArgs, parse_duration, with_id};
+use super::{ReplicaArgs, parse_duration, read_token, with_id};
 
 /// How the order is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,6 +45,13 @@ pub struct OrderArgs {
     /// replicas the same, for good.
     #[arg(long, env = "RDB_LOG_PATH", value_name = "PATH")]
     pub log_path: Option<String>,
+    /// File with a token by which replicas and tools log in at ZooKeeper: nobody else may read or change what they keep there, also
+    /// what they have kept there before. All of a database have the same, and without it the log can't be read any more.
+    #[arg(long, env = "RDB_ZOOKEEPER_TOKEN_FILE", value_name = "FILE")]
+    pub zookeeper_token_file: Option<PathBuf>,
+    /// Everybody may in spite of it: while the replicas of a database are changed over.
+    #[arg(long, env = "RDB_ZOOKEEPER_OPEN", requires_if("true", "zookeeper_token_file"))]
+    pub zookeeper_open: bool,
     /// Time after which ZooKeeper takes a silent client for dead.
     #[arg(long, env = "RDB_SESSION_TIMEOUT", default_value = "6s", value_parser = parse_duration)]
     pub session_timeout: Duration,
@@ -51,12 +59,21 @@ pub struct OrderArgs {
 
 impl OrderArgs {
     /// The log as this replica, or tool, opens it.
-    pub fn config(&self, replica: u32) -> znode_log::Config {
-        znode_log::Config {
+    ///
+    /// # Errors
+    /// The file with the token can't be read, or holds none.
+    pub fn config(&self, replica: u32) -> anyhow::Result<znode_log::Config> {
+        let auth = self.zookeeper_token_file.as_deref().map(read_token).transpose()?.map(|token| {
+            let Login { user, password } = Login::at_zookeeper(&token);
+            znode_log::DigestAuth { user, password }
+        });
+        Ok(znode_log::Config {
             log: self.log_path.clone(),
             session_timeout: self.session_timeout,
+            auth,
+            open_to_all: self.zookeeper_open,
             ..znode_log::Config::new(self.zookeeper.clone(), self.root.clone(), replica)
-        }
+        })
     }
 }
 

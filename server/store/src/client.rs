@@ -10,6 +10,7 @@ use crate::api::{
     Manifest, Mark, MarkClean, NowReply, Refusal, RestorePoint, Rewind, Rewound, Snapshot, Status, Table,
 };
 use crate::bounded;
+use crate::internal::{CallError, Internal};
 
 /// Longest wait for a connection to the agent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,6 +82,7 @@ impl StoreError {
 #[derive(Clone)]
 pub struct Store {
     http: reqwest::Client,
+    internal: Internal,
     base: String,
     token: String,
     log: Uuid,
@@ -114,7 +116,13 @@ impl Store {
             .build()
             .map_err(|e| StoreError::Unreachable(chain(&e)))?;
         let base = base.trim_end_matches('/').to_owned();
-        Ok(Self { http, base, token: token.trim().to_owned(), log, incarnation })
+        Ok(Self { http, internal: Internal::default(), base, token: token.trim().to_owned(), log, incarnation })
+    }
+
+    /// The same over TLS, where the processes of the database use it.
+    #[must_use]
+    pub fn over(self, internal: Internal) -> Self {
+        Self { internal, ..self }
     }
 
     /// What the agent and its JVM are doing. Needs no claim and waits for no other call.
@@ -308,13 +316,13 @@ impl Store {
         request: reqwest::RequestBuilder,
         timeout: Duration,
     ) -> Result<T, StoreError> {
-        let unreachable = |e: reqwest::Error| StoreError::Unreachable(chain(&e));
+        let unreachable = |e: CallError| StoreError::Unreachable(chain(&e));
         let request = request
             .timeout(timeout)
             .bearer_auth(&self.token)
             .header(LOG_HEADER, self.log.to_string())
             .header(INCARNATION_HEADER, self.incarnation.to_string());
-        let response = request.send().await.map_err(unreachable)?;
+        let response = self.internal.send(request).await.map_err(unreachable)?;
         let status = response.status();
         let body = bounded::body(response).await.map_err(|e| StoreError::Unreachable(chain(&e)))?;
         if status.is_success() {

@@ -11,4 +11,6 @@ pub mod bearer;
 pub mod bounded;
 pub mod client;
 pub mod generation;
+pub mod internal;
 pub mod login;
+pub mod tls;

@@ -46,6 +46,13 @@ impl Login {
         Self { user: ROLE.to_owned(), password }
     }
 
+    /// At ZooKeeper, by the token that the replicas share.
+    #[must_use]
+    pub fn at_zookeeper(token: &str) -> Self {
+        let password = derived(token, "zookeeper").iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { user: ROLE.to_owned(), password }
+    }
+
     /// Of [`DEFAULT_ROLE`].
     #[must_use]
     pub fn default_role() -> Self {

@@ -1,9 +1,11 @@
-//! The stack as processes: a ZooKeeper server, a store agent with its Cassandra, a replica.
+//! The stack as processes: a ZooKeeper server, a store agent with its Cassandra, a replica. Agent, Cassandra and replica speak TLS
+//! with each other, and what the replica keeps in ZooKeeper is its own.
 
 use std::{
     fs::File,
-    net::SocketAddr,
-    path::PathBuf,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -12,8 +14,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use replicateddb_ordering::fixture::ZooKeeper;
 use replicateddb_replica::replica::Status;
+use replicateddb_store::internal::NAME;
 use scylla::{
     client::{execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
     statement::Consistency,
@@ -49,6 +53,29 @@ fn cassandra_lib() -> PathBuf {
     lib
 }
 
+/// An authority of the database, and a certificate for all of its processes.
+fn certificates(dir: &Path) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new([NAME.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    for (file, pem) in [
+        ("ca.pem", authority.as_ref().pem()),
+        ("internal.pem", certificate.pem()),
+        ("internal.key", key.serialize_pem()),
+    ] {
+        std::fs::write(dir.join(file), pem).unwrap();
+    }
+}
+
+fn internal(dir: &Path) -> Vec<String> {
+    [("certificate", "internal.pem"), ("key", "internal.key"), ("ca", "ca.pem")]
+        .into_iter()
+        .flat_map(|(flag, file)| [format!("--internal-{flag}"), dir.join(file).display().to_string()])
+        .collect()
+}
+
 fn free_ports() -> Ports {
     let [agent, cassandra, storage, jolokia, cql, admin] = replicateddb_ports::reserve();
     Ports { agent, cassandra, storage, jolokia, cql, admin }
@@ -58,6 +85,7 @@ impl Bed {
     pub async fn start(engine: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), "0123456789abcdef0123456789abcdef").unwrap();
+        certificates(dir.path());
         let (zookeeper, ports) = (ZooKeeper::start().unwrap(), free_ports());
         let agent = Self::agent(&dir, &ports).spawn().unwrap();
         let mut bed = Self { dir, engine, zookeeper, ports, agent, replica: None };
@@ -83,7 +111,8 @@ impl Bed {
             .arg("--cassandra-lib")
             .arg(cassandra_lib())
             .args(["--listen", &format!("127.0.0.1:{}", ports.agent), "--cql-port", &ports.cassandra.to_string()])
-            .args(["--storage-port", &ports.storage.to_string(), "--jolokia-port", &ports.jolokia.to_string()]);
+            .args(["--storage-port", &ports.storage.to_string(), "--jolokia-port", &ports.jolokia.to_string()])
+            .args(internal(dir.path()));
         command
     }
 
@@ -95,11 +124,13 @@ impl Bed {
             .args(["replica", "--id", "0", "--engine", self.engine, "--zookeeper", &self.zookeeper.connect()])
             .arg("--state-log")
             .arg(self.dir.path().join("state-log"))
+            .args(self.token())
             .args(["--cassandra", &format!("127.0.0.1:{}", self.ports.cassandra)])
             .args(["--agent", &format!("http://127.0.0.1:{}", self.ports.agent)])
             .arg("--agent-token-file")
             .arg(self.dir.path().join("token"))
-            .args(["--listen", &self.cql().to_string(), "--admin-listen", &self.admin().to_string()]);
+            .args(["--listen", &self.cql().to_string(), "--admin-listen", &self.admin().to_string()])
+            .args(internal(self.dir.path()));
         self.replica = Some(command.spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -155,6 +186,25 @@ impl Bed {
             .build()
             .await
             .unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
+    }
+
+    /// The flag by which a tool may read what the replica keeps in ZooKeeper.
+    pub fn token(&self) -> [String; 2] {
+        ["--zookeeper-token-file".to_owned(), self.dir.path().join("token").display().to_string()]
+    }
+
+    /// What Cassandra says to somebody who asks it in plain which options it has: the kind of its answer, if there is one.
+    pub fn cassandra_in_plain(&self) -> Option<u8> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.ports.cassandra)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[4, 0, 0, 0, 5, 0, 0, 0, 0]).unwrap();
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).ok().map(|()| header[4])
+    }
+
+    /// The flags by which a tool belongs to the database.
+    pub fn internal(&self) -> Vec<String> {
+        internal(self.dir.path())
     }
 
     /// Runs one of the binary's tools.

@@ -16,6 +16,9 @@ use scylla::{
     value::Counter,
 };
 
+/// Kind of the answer to a question for options.
+const SUPPORTED: u8 = 6;
+
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,11 +197,23 @@ async fn topology(bed: &Bed, session: &Session) -> Result<()> {
 }
 
 fn tools(bed: &Bed) {
-    let verified = bed.tool(&["verify", "--replica", &bed.admin().to_string()]);
+    let admin = bed.admin().to_string();
+    let verify = ["verify", "--replica", &admin];
+    let refused = bed.tool(&verify);
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("--internal-certificate"), "{text}");
+    let internal = bed.internal();
+    let verified = bed.tool(&verify.into_iter().chain(internal.iter().map(String::as_str)).collect::<Vec<_>>());
     let text = String::from_utf8_lossy(&verified.stdout);
     assert!(verified.status.success(), "{text}{}", String::from_utf8_lossy(&verified.stderr));
     assert!(text.contains("s.t "), "{text}");
-    let logged = bed.tool(&["log", "--zookeeper", &bed.zookeeper.connect()]);
+    assert_ne!(bed.cassandra_in_plain(), Some(SUPPORTED), "Cassandra answers without TLS");
+    let (connect, [flag, token]) = (bed.zookeeper.connect(), bed.token());
+    let log = ["log", "--zookeeper", &connect];
+    let refused = bed.tool(&log);
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("ZooKeeper refuses access"), "{text}");
+    let logged = bed.tool(&[&log[..], &[&flag, &token]].concat());
     let text = String::from_utf8_lossy(&logged.stdout);
     assert!(logged.status.success(), "{}", String::from_utf8_lossy(&logged.stderr));
     assert!(text.contains("ALTER TABLE t ADD w int") && text.contains("'v249'"), "{text}");

@@ -78,6 +78,10 @@ impl Layout {
         Self { requests, ..self }
     }
 
+    pub(crate) fn root(&self) -> &str {
+        &self.root
+    }
+
     pub(crate) fn requests(&self) -> String {
         self.requests.clone()
     }

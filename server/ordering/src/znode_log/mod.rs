@@ -15,6 +15,7 @@ mod bodies;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod gather;
+mod grant;
 mod layout;
 mod living;
 mod open;
@@ -96,10 +97,12 @@ pub struct Config {
     pub recent_entries: usize,
     /// Bytes of such entries.
     pub recent_bytes: usize,
-    /// Credentials; with them, only they may touch what is created.
+    /// Credentials; with them, only they may touch what is created, and what is there.
     pub auth: Option<DigestAuth>,
     /// Where entries that were read are kept for the next start, if anywhere.
     pub state_log: Option<StateLogConfig>,
+    /// Anybody may touch it in spite of them: while replicas are changed over.
+    pub open_to_all: bool,
 }
 
 impl Config {
@@ -133,6 +136,7 @@ impl Config {
             recent_bytes: 16 << 20,
             auth: None,
             state_log: None,
+            open_to_all: false,
         }
     }
 
@@ -164,6 +168,9 @@ impl Config {
         }
         if self.auth.as_ref().is_some_and(|auth| auth.user.is_empty() || auth.user.contains(':')) {
             return Err("auth.user is empty or has a colon".into());
+        }
+        if self.open_to_all && self.auth.is_none() {
+            return Err("open_to_all says nothing without auth".into());
         }
         self.layout().map(drop)
     }
@@ -276,8 +283,13 @@ impl ZnodeLog {
         claim: open::Claim,
     ) -> Result<(Self, Incarnation), OpenError> {
         let (gather, parts) = mpsc::channel(gather::QUEUE);
+        // Who only reads gives nothing other owners.
+        let owns = matches!(claim, open::Claim::Own(_));
         let inner = Arc::new(open::open(config, authority, claim, gather).await?);
         tokio::spawn(gather::run(Arc::downgrade(&inner), parts));
+        if owns && inner.config.auth.is_some() {
+            tokio::spawn(grant::run(Arc::downgrade(&inner)));
+        }
         let incarnation = inner.incarnation;
         Ok((Self { inner }, incarnation))
     }

@@ -109,8 +109,12 @@ pub(super) async fn open(
         return Err(OpenError::Config(format!("the engine {ZNODE_LOG} has its log at requests below the root")));
     }
     let layout = config.layout().map_err(OpenError::Config)?;
-    let access =
-        Access { connect: config.connect.clone(), session_timeout: config.session_timeout, auth: config.auth.clone() };
+    let access = Access {
+        connect: config.connect.clone(),
+        session_timeout: config.session_timeout,
+        auth: config.auth.clone(),
+        open_to_all: config.open_to_all,
+    };
     let control = Arc::new(Connection::start(format!("control-{}", config.replica), access.clone(), Server::Any));
     let opening = Opening { config: &config, claim: &claim, layout: &layout, access: &access, control: &control };
     let opened = opening.run().await?;

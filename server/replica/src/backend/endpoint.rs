@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use replicateddb_store::login::Login;
+use replicateddb_store::{internal::Internal, login::Login};
 
 /// The CQL port of a Cassandra, or of a replica, and how to log in there if it asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,12 +11,20 @@ pub struct Endpoint {
     pub address: String,
     /// Who asks.
     pub login: Option<Login>,
+    /// With TLS or without.
+    pub internal: Internal,
 }
 
 impl Endpoint {
     /// One that may ask who it is.
     pub fn new(address: impl Into<String>, login: Option<Login>) -> Self {
-        Self { address: address.into(), login }
+        Self { address: address.into(), login, internal: Internal::default() }
+    }
+
+    /// The same over TLS, where the processes of the database use it.
+    #[must_use]
+    pub fn over(self, internal: Internal) -> Self {
+        Self { internal, ..self }
     }
 }
 

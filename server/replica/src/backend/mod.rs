@@ -29,17 +29,19 @@ use replicateddb_cql::response::{self, ResultBody};
 use replicateddb_cql::statement::Ident;
 use replicateddb_cql::{Consistency, ProtocolError, Version};
 use replicateddb_store::generation;
+use replicateddb_store::internal::CallError;
 use replicateddb_store::login::Login;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::stream::Stream;
 use crate::tls::client::Client;
 
 pub use endpoint::Endpoint;
 
 /// A connection to Cassandra, or, by another stream than TCP as it is, to a replica.
-pub type Framed<S = TcpStream> = tokio_util::codec::Framed<S, Codec>;
+pub type Framed<S = Stream> = tokio_util::codec::Framed<S, Codec>;
 
 /// Longest wait for a TCP connection, the handshake and the generation together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -123,7 +125,7 @@ pub(crate) async fn connect_v5_named(
 }
 
 /// Who is on the other side of a fresh connection.
-pub(crate) enum Opened<S = TcpStream> {
+pub(crate) enum Opened<S = Stream> {
     /// Anybody may ask.
     Ready(Framed<S>),
     /// It wants to know who asks, as this AUTHENTICATE says.
@@ -151,13 +153,23 @@ fn late(at: &Endpoint) -> BackendError {
 pub async fn connect_v5_tls(at: &Endpoint, tls: &Client) -> Result<Framed<TlsStream<TcpStream>>, BackendError> {
     let handshake = async {
         let unreachable = |reason| BackendError::Unreachable { address: at.address.clone(), reason };
-        let stream = tls.connect(&at.address, dial(&at.address).await?).await.map_err(unreachable)?;
+        let stream = tls.connect(&at.address, dial_plain(&at.address).await?).await.map_err(unreachable)?;
         logged_in(at, start(&at.address, stream, Codec::client_v5(MAX_ANSWER_BYTES), None).await?).await
     };
     tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| late(at))?
 }
 
-async fn dial(address: &str) -> Result<TcpStream, BackendError> {
+/// With TLS or without, as the processes of the database have it.
+async fn dial(at: &Endpoint) -> Result<Stream, BackendError> {
+    let stream = at.internal.connect(&at.address).await;
+    let unreachable = |error: CallError| {
+        let reason = error.to_string();
+        BackendError::Unreachable { address: at.address.clone(), reason }
+    };
+    stream.map(Stream::from).map_err(unreachable)
+}
+
+async fn dial_plain(address: &str) -> Result<TcpStream, BackendError> {
     let unreachable =
         |error: std::io::Error| BackendError::Unreachable { address: address.to_owned(), reason: error.to_string() };
     let stream = TcpStream::connect(address).await.map_err(unreachable)?;
@@ -166,7 +178,7 @@ async fn dial(address: &str) -> Result<TcpStream, BackendError> {
 }
 
 async fn open_by(at: &Endpoint, codec: Codec, name: Option<&str>) -> Result<Opened, BackendError> {
-    start(&at.address, dial(&at.address).await?, codec, name).await
+    start(&at.address, dial(at).await?, codec, name).await
 }
 
 /// STARTUP and its answer.

@@ -23,6 +23,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use replicateddb_store::api::RestorePoint;
 use replicateddb_store::client::StoreError;
+use replicateddb_store::internal::{CallError, Internal};
 use replicateddb_store::{bearer, bounded};
 use reqwest::RequestBuilder;
 use tokio::io::AsyncWriteExt;
@@ -123,7 +124,7 @@ pub fn restore_point(point: replicateddb_store::api::Manifest) -> RestorePoint {
     RestorePoint { id, sequence, index: mark.index, created_ms, files }
 }
 
-fn unreachable(error: reqwest::Error) -> StoreError {
+fn unreachable(error: impl std::error::Error) -> StoreError {
     StoreError::Unreachable(error.to_string())
 }
 
@@ -136,6 +137,7 @@ fn unread(error: bounded::Unread) -> StoreError {
 pub struct Peer {
     client: reqwest::Client,
     token: Option<String>,
+    internal: Internal,
 }
 
 impl Peer {
@@ -144,17 +146,24 @@ impl Peer {
         Self { token, ..Self::default() }
     }
 
-    fn asking(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.token {
+    /// Over TLS, where the processes of the database use it.
+    #[must_use]
+    pub fn over(self, internal: Internal) -> Self {
+        Self { internal, ..self }
+    }
+
+    async fn ask(&self, request: RequestBuilder) -> Result<reqwest::Response, CallError> {
+        let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
-        }
+        };
+        self.internal.send(request).await
     }
 
     async fn get(&self, url: String) -> Result<reqwest::Response, StoreError> {
-        let asked = tokio::time::timeout(SILENCE, self.asking(self.client.get(&url)).send()).await;
+        let asked = tokio::time::timeout(SILENCE, self.ask(self.client.get(&url))).await;
         let response = asked.map_err(|_| StoreError::Unreachable(format!("{url}: no answer within {SILENCE:?}")))?;
-        response.and_then(reqwest::Response::error_for_status).map_err(unreachable)
+        response.map_err(unreachable)?.error_for_status().map_err(unreachable)
     }
 
     /// The checkpoints at `source`, oldest first.
@@ -170,8 +179,7 @@ impl Peer {
     /// # Errors
     /// It can't be reached, or why it can't.
     pub async fn make(&self, source: &str) -> Result<RestorePoint, StoreError> {
-        let request = self.asking(self.client.post(format!("{source}/checkpoint")));
-        let response = request.send().await.map_err(unreachable)?;
+        let response = self.ask(self.client.post(format!("{source}/checkpoint"))).await.map_err(unreachable)?;
         if response.status().is_success() {
             return bounded::json(response).await.map_err(unread);
         }

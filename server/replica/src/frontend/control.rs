@@ -4,12 +4,11 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use replicateddb_cql::{
     Consistency, ProtocolError,
-    frame::{Codec, Envelope, FrameError, Opcode},
+    frame::{Envelope, FrameError, Opcode},
     request::{self, Params, Values},
     response::{self, ErrorCode, ResultBody, Rows},
 };
-use tokio::{net::TcpStream, sync::Mutex, time::timeout};
-use tokio_util::codec::Framed;
+use tokio::{sync::Mutex, time::timeout};
 
 use super::limits::CONTROL_TIMEOUT;
 use crate::backend::{self, Endpoint};
@@ -59,7 +58,7 @@ impl ControlError {
 pub struct Control {
     at: Endpoint,
     generation: u64,
-    connection: Mutex<Option<Framed<TcpStream, Codec>>>,
+    connection: Mutex<Option<backend::Framed>>,
 }
 
 impl Control {
@@ -110,10 +109,10 @@ impl Control {
 
     async fn ask(
         &self,
-        connection: Option<Framed<TcpStream, Codec>>,
+        connection: Option<backend::Framed>,
         opcode: Opcode,
         body: Bytes,
-    ) -> Result<(Framed<TcpStream, Codec>, Envelope), ControlError> {
+    ) -> Result<(backend::Framed, Envelope), ControlError> {
         let mut connection = match connection {
             Some(connection) => connection,
             None => backend::connect(&self.at, Some(self.generation)).await?,

@@ -31,7 +31,6 @@ mod session;
 mod session_tests;
 mod shares;
 mod socket;
-mod stream;
 pub mod superuser;
 pub mod tls;
 mod tokens;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use replicateddb_ordering::members::Member;
-use replicateddb_store::bounded;
+use replicateddb_store::{
+    bounded,
+    internal::{CallError, Internal},
+};
 use serde::Deserialize;
 use tokio::{
     sync::watch,
@@ -26,12 +29,22 @@ pub struct PeerState {
     pub applied_index: u64,
 }
 
+/// A replica did not tell its state.
+#[derive(Debug, thiserror::Error)]
+enum Unheard {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Answer(#[from] bounded::Unread),
+}
+
 /// Asks the admin ports of the other replicas, bounded in time, and keeps the answers for a moment.
 #[derive(Debug)]
 pub struct Peers {
     own_id: u32,
     members: watch::Receiver<Vec<Member>>,
     client: reqwest::Client,
+    internal: Internal,
     known: Mutex<HashMap<u32, Known>>,
 }
 
@@ -44,7 +57,13 @@ struct Known {
 impl Peers {
     /// Watches the members other than `own_id`.
     pub fn new(own_id: u32, members: watch::Receiver<Vec<Member>>) -> Self {
-        Self { own_id, members, client: reqwest::Client::new(), known: Mutex::default() }
+        Self { own_id, members, client: reqwest::Client::new(), internal: Internal::default(), known: Mutex::default() }
+    }
+
+    /// The same over TLS, where the processes of the database use it.
+    #[must_use]
+    pub fn over(self, internal: Internal) -> Self {
+        Self { internal, ..self }
     }
 
     /// The other live replicas, by id.
@@ -107,9 +126,10 @@ impl Peers {
         }
     }
 
-    async fn ask(&self, member: &Member) -> Result<PeerState, bounded::Unread> {
+    async fn ask(&self, member: &Member) -> Result<PeerState, Unheard> {
         let address = std::net::SocketAddr::new(member.address, member.admin_port);
-        bounded::json(self.client.get(format!("http://{address}/status")).send().await?.error_for_status()?).await
+        let answer = self.internal.send(self.client.get(format!("http://{address}/status"))).await?;
+        Ok(bounded::json(answer.error_for_status().map_err(bounded::Unread::from)?).await?)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Known>> {

@@ -10,17 +10,17 @@ use replicateddb_cql::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    net::TcpStream,
     sync::mpsc,
     time::timeout,
 };
 use tokio_util::codec::{Decoder, Framed, FramedWrite};
 
+use crate::stream::{ReadSide, Stream, WriteSide};
+
 use super::{
     handshake::Agreed,
     limits::{MAX_ANSWER, MAX_HANDSHAKE_BODY, SOCKET_BUFFER_KEPT, SOCKET_QUEUE, SOCKET_WRITE_TIMEOUT},
     shares::Share,
-    stream::{ReadSide, Stream, WriteSide},
 };
 
 /// Bytes of a client that are read and thrown away after a fatal error, so that closing the socket doesn't destroy the
@@ -114,9 +114,9 @@ pub fn client_halves(stream: Stream) -> (Reader, Writer) {
 }
 
 /// The halves of a backend's connection, handshake done. What was read ahead is kept.
-pub fn backend_halves(backend: Framed<TcpStream, Codec>) -> (Reader, Writer) {
+pub fn backend_halves(backend: Framed<Stream, Codec>) -> (Reader, Writer) {
     let parts = backend.into_parts();
-    let (read, write) = Stream::Plain(parts.io).into_split();
+    let (read, write) = parts.io.into_split();
     let reader = Reader::new(read, parts.codec.clone(), parts.read_buf);
     let mut writer = FramedWrite::new(write, parts.codec);
     *writer.write_buffer_mut() = parts.write_buf;

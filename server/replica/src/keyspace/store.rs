@@ -14,6 +14,7 @@ use replicateddb_store::api::{
     Code, Files, Jvm, Manifest, Mark, Refusal, RestorePoint, Rewind, Rewound, Status, Table,
 };
 use replicateddb_store::client::StoreError;
+use replicateddb_store::internal::Internal;
 use uuid::Uuid;
 
 use super::landing::{self, landed};
@@ -57,6 +58,12 @@ impl KeyspaceStore {
             source: "".into(),
             peer: Peer::default(),
         }
+    }
+
+    /// The same, with the other replicas over TLS, where the processes of the database use it.
+    #[must_use]
+    pub fn over(self, internal: Internal) -> Self {
+        Self { peer: self.peer.clone().over(internal), ..self }
     }
 
     /// With checkpoints, which others get from `source`, an `http` URL, where [`exchange::router`] is served.

@@ -2,13 +2,6 @@
 //! CQL port is in `frontend::tls`.
 
 pub mod client;
-pub mod files;
 
-use std::sync::Arc;
-
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-
-/// Who computes: named with each configuration, since a process has no default that could be relied on.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
+pub use replicateddb_store::tls::files;
+pub(crate) use replicateddb_store::tls::provider;

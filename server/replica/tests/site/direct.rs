@@ -7,9 +7,9 @@ use replicateddb_cql::frame::{Codec, Envelope, Opcode};
 use replicateddb_cql::request::{self, Params, Values};
 use replicateddb_cql::response::{ResultBody, parse_error, parse_result};
 use replicateddb_cql::wire::Value;
-use replicateddb_replica::backend::{connect, in_keyspace};
+use replicateddb_replica::backend::{Framed, connect, in_keyspace};
+use replicateddb_replica::stream::Stream;
 use tokio::net::TcpStream;
-use tokio_util::codec::Framed;
 
 /// Largest answer that is read, bytes.
 const MAX_ANSWER: usize = 16 << 20;
@@ -22,7 +22,7 @@ pub fn auth_response(role: &str, password: &str) -> Bytes {
 }
 
 /// Past the replica, as any client's.
-pub struct Direct(pub Framed<TcpStream, Codec>);
+pub struct Direct(pub Framed);
 
 impl Direct {
     /// To this address.
@@ -42,14 +42,15 @@ impl Direct {
 
     /// To a server that wants to know who asks, before it does.
     pub async fn to_one_that_asks(address: &str) -> Self {
-        let mut direct = Self(Framed::new(TcpStream::connect(address).await.unwrap(), Codec::client(MAX_ANSWER)));
+        let socket = Stream::Plain(TcpStream::connect(address).await.unwrap());
+        let mut direct = Self(Framed::new(socket, Codec::client(MAX_ANSWER)));
         let (opcode, _) = direct.ask(Opcode::Startup, request::startup(&[("CQL_VERSION", "3.0.0")]).unwrap()).await;
         assert_eq!(opcode, Opcode::Authenticate.code());
         direct
     }
 
     async fn logged_in_by(address: &str, codec: Codec, role: &str, password: &str) -> Option<Self> {
-        let stream = TcpStream::connect(address).await.ok()?;
+        let stream = Stream::Plain(TcpStream::connect(address).await.ok()?);
         let mut direct = Self(Framed::new(stream, codec));
         let startup = request::startup(&[("CQL_VERSION", "3.0.0")]).unwrap();
         if direct.try_ask(Opcode::Startup, startup).await?.0 != Opcode::Authenticate.code() {

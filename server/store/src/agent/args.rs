@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::memory::parse_size;
+use crate::internal::InternalArgs;
 
 /// How the JVM is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,6 +31,9 @@ pub struct AgentArgs {
     /// File with the token that the replica shows.
     #[arg(long, env = "RDB_TOKEN_FILE")]
     pub token_file: PathBuf,
+    /// TLS with the replica, and with other agents.
+    #[command(flatten)]
+    pub internal: InternalArgs,
     /// Cassandra is shared by several replicas, each in a keyspace of its own: it is kept up, and that is all. No restore
     /// points, no rewinds; a data directory is made for one mode and keeps it.
     #[arg(long, env = "RDB_SHARED")]

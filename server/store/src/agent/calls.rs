@@ -296,7 +296,7 @@ impl Agent {
     }
 
     async fn stage(&self, source: &str, id: &str) -> anyhow::Result<install::Description> {
-        let from = install::Source::new(source, &self.setup.token)?;
+        let from = install::Source::new(source, &self.setup.token, self.setup.internal.clone())?;
         let tell = |installing: Installing| {
             *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(installing);
         };

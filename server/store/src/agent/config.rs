@@ -20,6 +20,7 @@ pub fn cassandra_yaml(args: &AgentArgs, layout: &Layout, extra: &str) -> Result<
     settings.extend(folders(layout));
     settings.extend(list(&semantics()));
     settings.extend(list(&roles(args.authentication)));
+    settings.extend(encryption(args, layout));
     settings.extend(list(&if args.shared { for_sharing() } else { for_restore_points() }));
     settings.extend(list(&refusals()));
     settings.extend(list(&memtables()));
@@ -131,6 +132,21 @@ fn memtables() -> [(&'static str, &'static str); 3] {
         ("memtable_allocation_type", "offheap_objects"),
         ("memtable_cleanup_threshold", "0.5"),
     ]
+}
+
+/// TLS on the CQL port, with the certificate that the agent shows, too: for whoever has one of the same authority.
+fn encryption(args: &AgentArgs, layout: &Layout) -> Option<Setting> {
+    let path = |path: std::path::PathBuf| quoted(&path.display().to_string());
+    args.internal.internal_certificate.as_ref()?;
+    Some(Setting::new(
+        "client_encryption_options",
+        &format!(
+            "\n  enabled: true\n  optional: {}\n  require_client_auth: true\n  accepted_protocols: [ TLSv1.3 ]\n  ssl_context_factory: {{ class_name: org.apache.cassandra.security.PEMBasedSslContextFactory }}\n  keystore: {}\n  truststore: {}",
+            args.internal.internal_optional,
+            path(layout.keystore()),
+            path(layout.truststore())
+        ),
+    ))
 }
 
 /// Who may do what.
@@ -308,6 +324,20 @@ mod tests {
         assert_eq!(value(&local, "broadcast_rpc_address"), None);
         let told = render(&["--broadcast-address", "10.0.0.9"], "").unwrap();
         assert_eq!(value(&told, "broadcast_rpc_address"), Some("10.0.0.9"));
+    }
+
+    #[test]
+    fn cassandra_speaks_tls_as_its_agent_does() {
+        let yaml = |more: &[&str]| {
+            let files = ["--internal-certificate", "/i/c", "--internal-key", "/i/k", "--internal-ca", "/i/a"];
+            render(&[&files[..], more].concat(), "").unwrap()
+        };
+        let (strict, optional) = (yaml(&[]), yaml(&["--internal-optional"]));
+        assert!(strict.contains("\n  optional: false\n") && optional.contains("\n  optional: true\n"));
+        for text in ["require_client_auth: true", "keystore: '/data/agent/conf/internal.pem'"] {
+            assert!(strict.contains(text) && optional.contains(text), "{strict}");
+        }
+        assert!(!render(&[], "").unwrap().contains("client_encryption_options"));
     }
 
     #[test]

@@ -13,15 +13,18 @@ use axum::routing::{get, post};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::io::ReaderStream;
 
+use super::exchange;
 use super::layout::Layout;
 use super::plan::Caller;
 use super::supervisor::{Agent, blocking, failed};
-use super::{exchange, probe};
 use crate::api::{Code, INCARNATION_HEADER, LOG_HEADER, MAX_REQUEST_BODY, Refusal};
 use crate::bearer;
 
 /// Bytes of a file that are read at once.
 const FILE_CHUNK: usize = 128 << 10;
+
+/// Paths that are everybody's.
+pub const OPEN: &[&str] = &["/livez", "/readyz"];
 
 /// All routes. `/livez` and `/readyz` are for probes and need no token; they tell nothing but yes or no.
 pub fn router(agent: Agent) -> Router {
@@ -51,7 +54,7 @@ pub fn router(agent: Agent) -> Router {
 
 /// Whether Cassandra answers CQL: asks it, for a JVM that runs may still be deaf.
 async fn ready(State(agent): State<Agent>) -> Response {
-    match probe::options(agent.setup.args.cql()).await {
+    match agent.setup.answers().await {
         Ok(()) => "ok".into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")).into_response(),
     }

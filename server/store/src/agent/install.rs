@@ -20,6 +20,7 @@ use super::tree::Entry;
 use super::{disk, points, tree};
 use crate::api::{Files, Installing, Manifest, Refusal};
 use crate::bounded;
+use crate::internal::Internal;
 
 /// Longest wait for a connection to the other agent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,16 +63,17 @@ impl Description {
 #[derive(Debug, Clone)]
 pub struct Source {
     http: reqwest::Client,
+    internal: Internal,
     base: String,
     token: String,
 }
 
 impl Source {
-    /// The agent at `base`; connects at the first call.
+    /// The agent at `base`, and the way to it; connects at the first call.
     ///
     /// # Errors
     /// If no HTTP client can be made on this system.
-    pub fn new(base: &str, token: &str) -> Result<Self> {
+    pub fn new(base: &str, token: &str, internal: Internal) -> Result<Self> {
         let http = reqwest::Client::builder()
             // The token is for agents alone.
             .no_proxy()
@@ -79,12 +81,13 @@ impl Source {
             .read_timeout(READ_TIMEOUT)
             .build()
             .context("no HTTP client")?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token: token.to_owned() })
+        Ok(Self { http, internal, base: base.trim_end_matches('/').to_owned(), token: token.to_owned() })
     }
 
     async fn get(&self, path: &str) -> Result<reqwest::Response> {
         let url = format!("{}{path}", self.base);
-        let response = self.http.get(&url).bearer_auth(&self.token).send().await;
+        let asked = self.internal.send(self.http.get(&url).bearer_auth(&self.token));
+        let response = tokio::time::timeout(READ_TIMEOUT, asked).await.with_context(|| format!("{url} is silent"))?;
         let response = response.with_context(|| format!("{url} does not answer"))?;
         if response.status().is_success() {
             return Ok(response);

@@ -49,6 +49,16 @@ impl Layout {
         self.agent().join("conf")
     }
 
+    /// Key and certificate that Cassandra shows.
+    pub fn keystore(&self) -> PathBuf {
+        self.conf().join("internal.pem")
+    }
+
+    /// The authorities of those whom Cassandra lets in.
+    pub fn truststore(&self) -> PathBuf {
+        self.conf().join("internal-ca.pem")
+    }
+
     /// Temporary files of the JVM, emptied at each start of it.
     pub fn tmp(&self) -> PathBuf {
         self.agent().join("tmp")

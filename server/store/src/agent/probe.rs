@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::generation;
+use crate::internal::{Internal, Stream};
 use crate::login::Login;
 
 /// Longest wait for one answer.
@@ -35,9 +35,9 @@ const UUID_EPOCH: u64 = 0x01b2_1dd2_1381_4000;
 ///
 /// # Errors
 /// If it does not, or not in time.
-pub async fn options(cql: SocketAddr) -> Result<()> {
+pub async fn options(cql: SocketAddr, internal: &Internal) -> Result<()> {
     bounded(async {
-        let mut stream = TcpStream::connect(cql).await?;
+        let mut stream = internal.connect(&cql.to_string()).await?;
         match exchange(&mut stream, OPTIONS, &[]).await? {
             (SUPPORTED, _) => Ok(()),
             (opcode, _) => bail!("unexpected answer {opcode:#04x}"),
@@ -53,6 +53,8 @@ pub struct Probe {
     pub cql: SocketAddr,
     /// Who asks.
     pub login: Option<Login>,
+    /// With TLS or without.
+    pub internal: Internal,
 }
 
 impl Probe {
@@ -98,7 +100,7 @@ impl Probe {
 
     /// The body of the result.
     async fn query(&self, text: &str) -> Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(self.cql).await?;
+        let mut stream = self.internal.connect(&self.cql.to_string()).await?;
         self.log_in(&mut stream).await?;
         let length = u32::try_from(text.len()).context("query too long")?;
         // Consistency ONE, no flags.
@@ -109,7 +111,7 @@ impl Probe {
         }
     }
 
-    async fn log_in(&self, stream: &mut TcpStream) -> Result<()> {
+    async fn log_in(&self, stream: &mut Stream) -> Result<()> {
         let startup = [&[0, 1][..], &string("CQL_VERSION"), &string("3.0.0")].concat();
         match (exchange(stream, STARTUP, &startup).await?.0, &self.login) {
             (READY, _) => Ok(()),
@@ -135,7 +137,7 @@ fn string(text: &str) -> Vec<u8> {
     [&length.to_be_bytes()[..], text.as_bytes()].concat()
 }
 
-async fn exchange(stream: &mut TcpStream, opcode: u8, body: &[u8]) -> Result<(u8, Vec<u8>)> {
+async fn exchange(stream: &mut Stream, opcode: u8, body: &[u8]) -> Result<(u8, Vec<u8>)> {
     let length = u32::try_from(body.len()).context("request too long")?;
     let frame = [&[REQUEST, 0, 0, 0, opcode][..], &length.to_be_bytes(), body].concat();
     stream.write_all(&frame).await?;

@@ -15,7 +15,15 @@ impl Setup {
     /// How the agent asks its Cassandra.
     pub(super) fn probe(&self) -> Probe {
         let login = self.args.authentication.then(|| Login::of_token(&self.token));
-        Probe { cql: self.args.cql(), login }
+        Probe { cql: self.args.cql(), login, internal: self.internal.clone() }
+    }
+
+    /// Whether Cassandra answers CQL.
+    ///
+    /// # Errors
+    /// If it does not, or not in time.
+    pub(super) async fn answers(&self) -> Result<()> {
+        probe::options(self.args.cql(), &self.internal).await
     }
 
     /// Where this generation of Cassandra answers (since when, goes to `since`) that does not know the role of agent and replica yet, makes it, by
@@ -24,10 +32,10 @@ impl Setup {
     /// # Errors
     /// It was not possible for [`ROLE_TIMEOUT`].
     pub(super) async fn make_role(&self, generation: u64, since: &mut Option<Instant>) -> Result<()> {
-        if !self.args.authentication || probe::options(self.args.cql()).await.is_err() {
+        if !self.args.authentication || self.answers().await.is_err() {
             return Ok(());
         }
-        let by_default = Probe { cql: self.args.cql(), login: Some(Login::default_role()) };
+        let by_default = Probe { login: Some(Login::default_role()), ..self.probe() };
         let made = async {
             let found = by_default.generation().await?;
             ensure!(found == generation, "generation {found} answers, not {generation}");

@@ -1,7 +1,6 @@
 //! The agent's life: lock, look, serve, stop.
 
 use std::fs::{self, File, TryLockError};
-use std::future::IntoFuture;
 use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -10,15 +9,17 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::args::AgentArgs;
 use super::faults::Faults;
 use super::layout::Layout;
 use super::plan::{self, AtStart, Observed};
 use super::state::{Persisted, State};
-use super::supervisor::{Agent, Setup};
+use super::supervisor::{Agent, Setup, blocking, keystore};
 use super::{config, disk, http, java, memory, points};
 use crate::api::Clean;
+use crate::internal::{Internal, Keystores};
 
 /// Longest wait for the data directory's last user to be gone: a JVM dies with its agent, but not in the same instant.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -44,7 +45,8 @@ pub async fn run_with_faults(args: AgentArgs, faults: Faults) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for signals")?;
     let layout = prepare_folders(&args.data_dir)?;
-    let setup = prepare(args, layout, faults)?;
+    let internal = Internal::open(&args.internal).await?;
+    let setup = prepare(args, layout, internal, faults)?;
     // Held until the process is gone: work on the directory goes on in threads that outlive a cancelled future.
     std::mem::forget(lock(&setup.layout).await?);
     let listener =
@@ -64,7 +66,11 @@ pub async fn run_with_faults(args: AgentArgs, faults: Faults) -> Result<()> {
             return Ok(());
         }
     }
-    let mut serving = pin!(axum::serve(listener, http::router(agent.clone())).into_future());
+    let internal = agent.setup.internal.clone();
+    let _keystores = internal
+        .keystores()
+        .map(|keystores| AbortOnDropHandle::new(tokio::spawn(keep_keystore(agent.setup.layout.clone(), keystores))));
+    let mut serving = pin!(internal.serve(listener, http::router(agent.clone()), http::OPEN));
     tokio::select! {
         result = &mut serving => return result.context("the agent's HTTP server ended"),
         () = &mut asked => {}
@@ -78,6 +84,16 @@ pub async fn run_with_faults(args: AgentArgs, faults: Faults) -> Result<()> {
     Ok(())
 }
 
+/// Has Cassandra show what the agent shows, too: it looks at the file every ten minutes.
+async fn keep_keystore(layout: Layout, mut keystores: Keystores) {
+    while let Some(next) = keystores.next().await {
+        let layout = layout.clone();
+        if let Err(error) = blocking(move || keystore(&layout, &next)).await {
+            tracing::warn!("Cassandra goes on with the certificate that it has: {error:#}");
+        }
+    }
+}
+
 fn prepare_folders(data_dir: &Path) -> Result<Layout> {
     let create = |path: &Path| fs::create_dir_all(path).with_context(|| format!("can't create {}", path.display()));
     create(data_dir)?;
@@ -86,7 +102,7 @@ fn prepare_folders(data_dir: &Path) -> Result<Layout> {
 }
 
 /// Checks everything that can be checked before the data directory is touched.
-fn prepare(args: AgentArgs, layout: Layout, faults: Faults) -> Result<Setup> {
+fn prepare(args: AgentArgs, layout: Layout, internal: Internal, faults: Faults) -> Result<Setup> {
     let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()));
     let token = read(&args.token_file)?.trim().to_owned();
     if token.len() < MIN_TOKEN {
@@ -105,7 +121,7 @@ fn prepare(args: AgentArgs, layout: Layout, faults: Faults) -> Result<Setup> {
         jars.push(entry.with_context(|| format!("can't list {}", lib.display()))?.path());
     }
     let agents = java::find_agents(&jars).map_err(|e| anyhow!("{e} in {}", lib.display()))?;
-    Ok(Setup { args, layout, memory, agents, yaml, token, faults })
+    Ok(Setup { args, layout, memory, agents, yaml, token, internal, faults })
 }
 
 /// Takes the data directory. The lock is inherited by the JVM, so that it is free only when both are gone.

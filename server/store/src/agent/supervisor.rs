@@ -1,5 +1,9 @@
 //! Starting, watching, stopping and rewinding the JVM.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -19,8 +23,9 @@ use super::memory::Memory;
 use super::plan::{self, AtStart, Intent};
 use super::process::Spawner;
 use super::state::{Running, State};
-use super::{config, disk, points, probe, rewind};
+use super::{config, disk, points, rewind};
 use crate::api::{Clean, Code, Damaged, Held, Installing, Jvm, Manifest, Refusal, Rewind, Rewound, Status};
+use crate::internal::{Internal, Keystore};
 
 /// Longest time from spawning a JVM to its first CQL answer.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
@@ -34,6 +39,8 @@ const MARK_POLL: Duration = Duration::from_millis(50);
 const HANG_POLL: Duration = Duration::from_secs(1);
 /// Fewest questions without an answer before a JVM is ended: a machine that stood still as a whole proves nothing.
 const HANG_PROBES: u32 = 3;
+/// What a key begins with that Cassandra can use.
+const PKCS8: &str = "-----BEGIN PRIVATE KEY-----";
 /// The user name for Jolokia.
 const JOLOKIA_USER: &str = "agent";
 
@@ -52,6 +59,8 @@ pub struct Setup {
     pub yaml: String,
     /// The token that callers show.
     pub token: String,
+    /// The way to the other processes of the database, and theirs here.
+    pub internal: Internal,
     /// Where tests let it crash.
     pub faults: Faults,
 }
@@ -355,7 +364,7 @@ impl Agent {
         loop {
             tokio::time::sleep(HANG_POLL).await;
             // Draining closes the port.
-            if self.is_stopping() || probe::options(self.setup.args.cql()).await.is_ok() {
+            if self.is_stopping() || self.setup.answers().await.is_ok() {
                 (answered, misses) = (Instant::now(), 0);
                 continue;
             }
@@ -487,6 +496,9 @@ fn render(setup: &Setup, properties: &str) -> Result<()> {
     for folder in [&tmp, &conf] {
         std::fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
     }
+    if let Some(mut keystores) = setup.internal.keystores() {
+        keystore(&setup.layout, &keystores.current())?;
+    }
     let files =
         [("cassandra.yaml", setup.yaml.as_str()), ("logback.xml", config::LOGBACK_XML), (JOLOKIA_FILE, properties)];
     for (name, text) in files {
@@ -496,4 +508,27 @@ fn render(setup: &Setup, properties: &str) -> Result<()> {
     // It holds the password.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(conf.join(JOLOKIA_FILE), mode).context("can't protect Jolokia's settings")
+}
+
+/// Writes what Cassandra shows those who connect, and whom it lets in: for the agent's user alone, each file whole at any time.
+///
+/// # Errors
+/// It is none that Cassandra can use, or the disk.
+pub(super) fn keystore(layout: &Layout, keystore: &Keystore) -> Result<()> {
+    if !String::from_utf8_lossy(&keystore.pair).contains(PKCS8) {
+        bail!(
+            "--internal-key: Cassandra takes a key in PKCS#8 alone: give it as `openssl pkcs8 -topk8 -nocrypt` writes it"
+        );
+    }
+    private(&layout.truststore(), &keystore.authorities)?;
+    private(&layout.keystore(), &keystore.pair)
+}
+
+fn private(path: &Path, pem: &[u8]) -> Result<()> {
+    let failed = || format!("can't write {}", path.display());
+    let part = path.with_extension("part");
+    disk::remove_file(&part)?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&part).with_context(failed)?;
+    file.write_all(pem).with_context(failed)?;
+    std::fs::rename(&part, path).with_context(failed)
 }

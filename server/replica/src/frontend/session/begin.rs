@@ -18,11 +18,11 @@ use super::super::{
     limits::{HANDSHAKE_TIMEOUT, LOGIN_TIMEOUT, MAX_BODY, MAX_HANDSHAKE_BODY},
     service::Service,
     socket::{Out, Reader},
-    stream::Stream,
     tls::Accepted,
 };
 use super::{Closing, End};
 use crate::backend::{self, BackendError, Opened};
+use crate::stream::Stream;
 
 /// A session that may begin.
 pub(super) struct Beginning {

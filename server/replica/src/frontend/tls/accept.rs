@@ -26,8 +26,8 @@ use crate::frontend::{
     handshake::readable,
     limits::{TLS_HANDSHAKE_TIMEOUT, TLS_LOG_PAUSE, TLS_WRITE_BUFFER},
     socket::{self, Out, linger},
-    stream::Stream,
 };
+use crate::stream::Stream;
 
 /// The first byte of a TLS record that holds a part of a handshake. That of a message of CQL is its version, and none is 22.
 const TLS_RECORD: u8 = 0x16;
@@ -84,7 +84,7 @@ impl Tls {
         match timeout_at(due, self.negotiate(socket)).await {
             Ok(Ok(stream)) => {
                 let open = Some(Open::new(&self.metrics.clients));
-                Some(Accepted { stream: Stream::Tls(Box::new(stream)), open })
+                Some(Accepted { stream: Stream::Tls(Box::new(stream.into())), open })
             }
             Ok(Err((error, socket))) => {
                 self.failed(peer, failure(&error), &error.to_string());

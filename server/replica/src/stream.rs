@@ -14,9 +14,11 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
+use tokio_util::either::Either;
 
-/// A connection.
+/// A connection, of whichever side.
+#[derive(Debug)]
 pub enum Stream {
     /// TCP as it is.
     Plain(TcpStream),
@@ -52,6 +54,47 @@ impl Stream {
                 let (read, write) = tokio::io::split(*stream);
                 (ReadSide::Tls(read), WriteSide::Tls(write))
             }
+        }
+    }
+}
+
+impl From<replicateddb_store::internal::Stream> for Stream {
+    fn from(stream: replicateddb_store::internal::Stream) -> Self {
+        match stream {
+            Either::Left(stream) => Self::Tls(stream),
+            Either::Right(socket) => Self::Plain(socket),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -44,7 +44,7 @@ impl NamedFile {
     }
 
     /// That it can't be used.
-    pub(crate) fn unusable(&self, reason: impl Into<String>) -> Unusable {
+    pub fn unusable(&self, reason: impl Into<String>) -> Unusable {
         Unusable { file: self.clone(), reason: reason.into() }
     }
 
@@ -52,7 +52,7 @@ impl NamedFile {
     ///
     /// # Errors
     /// It can't be read, or is larger.
-    pub(crate) fn read(&self) -> Result<Vec<u8>, Unusable> {
+    pub fn read(&self) -> Result<Vec<u8>, Unusable> {
         let mut bytes = Vec::new();
         let read = File::open(&self.path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
         match read {
@@ -71,7 +71,7 @@ impl NamedFile {
     ///
     /// # Errors
     /// There is none, or one is not whole.
-    pub(crate) fn certificates(&self, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    pub fn certificates(&self, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
         match all {
             Err(_) => Err(self.unusable("is damaged, or not written to its end: give a whole PEM file")),
@@ -86,7 +86,7 @@ impl NamedFile {
     ///
     /// # Errors
     /// There is none that can be used without a passphrase, or it is not whole.
-    pub(crate) fn key(&self, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Unusable> {
+    pub fn key(&self, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Unusable> {
         // What exactly is wrong is not said: it might show something of the key.
         match PrivateKeyDer::pem_slice_iter(pem).next() {
             Some(Ok(key)) => Ok(key),
@@ -102,7 +102,7 @@ impl NamedFile {
     ///
     /// # Errors
     /// There is none, or one can't be used.
-    pub(crate) fn authorities(&self, pem: &[u8]) -> Result<RootCertStore, Unusable> {
+    pub fn authorities(&self, pem: &[u8]) -> Result<RootCertStore, Unusable> {
         let mut roots = RootCertStore::empty();
         for (n, certificate) in self.certificates(pem)?.into_iter().enumerate() {
             roots
@@ -115,8 +115,10 @@ impl NamedFile {
 
 /// The first and the last second since 1970 at which a certificate holds, or all of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Validity {
+pub struct Validity {
+    /// The first.
     pub not_before: i64,
+    /// The last.
     pub not_after: i64,
 }
 

@@ -1,0 +1,117 @@
+//! The files, and what they make: both ends of a connection.
+
+use std::{path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, ServerConfig,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    version::TLS13,
+};
+use sha2::{Digest as _, Sha256};
+use tokio::task::spawn_blocking;
+
+use crate::tls::{
+    files::{NamedFile, Unusable},
+    provider,
+};
+
+/// Where certificate, key and authorities are.
+#[derive(Debug, Clone)]
+pub struct Files {
+    certificate: NamedFile,
+    key: NamedFile,
+    ca: NamedFile,
+}
+
+/// What is gone by at each end.
+pub struct Ends {
+    /// Where a connection begins.
+    pub client: Arc<ClientConfig>,
+    /// Where it is accepted.
+    pub server: Arc<ServerConfig>,
+    /// The same for another program.
+    pub keystore: Keystore,
+}
+
+/// What another program goes by, PEM. It is secret, so there is no `Debug`.
+#[derive(Clone)]
+pub struct Keystore {
+    /// The key and the certificates.
+    pub pair: Vec<u8>,
+    /// The authorities of others.
+    pub authorities: Vec<u8>,
+}
+
+/// What contents are told apart from others by.
+pub type Fingerprint = [u8; 32];
+
+/// What the files held when they were read.
+pub struct Contents([Result<Vec<u8>, Unusable>; 3]);
+
+impl Files {
+    /// Those of the flags.
+    pub fn new(certificate: &Path, key: &Path, ca: &Path) -> Self {
+        Self {
+            certificate: NamedFile::new("--internal-certificate", certificate),
+            key: NamedFile::new("--internal-key", key),
+            ca: NamedFile::new("--internal-ca", ca),
+        }
+    }
+
+    /// Reads them all, beside whatever else runs.
+    pub async fn read(&self) -> Contents {
+        let files = self.clone();
+        let read = spawn_blocking(move || Contents([files.certificate.read(), files.key.read(), files.ca.read()]));
+        read.await.unwrap_or_else(|error| {
+            let why = self.certificate.unusable(format!("can't be read: {error}"));
+            Contents([Err(why.clone()), Err(why.clone()), Err(why)])
+        })
+    }
+}
+
+impl Contents {
+    /// Equal if, and only if, nothing has changed: neither what they hold, nor why they can't be read.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut digest = Sha256::new();
+        for read in &self.0 {
+            let (kind, bytes) = match read {
+                Ok(bytes) => (0, Sha256::digest(bytes)),
+                Err(unusable) => (1, Sha256::digest(unusable.to_string())),
+            };
+            digest.update([kind]);
+            digest.update(bytes);
+        }
+        digest.finalize().into()
+    }
+
+    /// What they make. Sessions are not resumed: a certificate is looked at with each connection.
+    ///
+    /// # Errors
+    /// One of them can't be used, or the key is another certificate's.
+    pub fn load(self, files: &Files) -> Result<Ends, Unusable> {
+        let Files { certificate, key, ca } = files;
+        let [chain, private, roots] = self.0;
+        let (chain, private, roots) = (chain?, private?, roots?);
+        let keystore = Keystore { pair: [&private[..], b"\n", &chain].concat(), authorities: roots.clone() };
+        let chain = certificate.certificates(&chain)?;
+        let private = key.key(&private)?;
+        let roots = Arc::new(ca.authorities(&roots)?);
+        let other = |error: rustls::Error| key.unusable(format!("can't be used with {certificate}: {error}"));
+        let client = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| certificate.unusable(error.to_string()))?
+            .with_root_certificates(roots.clone())
+            .with_client_auth_cert(chain.clone(), private.clone_key())
+            .map_err(other)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| certificate.unusable(error.to_string()))?
+            .with_client_cert_verifier(verifier.map_err(|error| ca.unusable(error.to_string()))?)
+            .with_single_cert(chain, private)
+            .map_err(other)?;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        Ok(Ends { client: Arc::new(client), server: Arc::new(server), keystore })
+    }
+}
