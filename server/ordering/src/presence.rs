@@ -47,6 +47,8 @@ impl Presences {
         let newest = all.iter().filter_map(|one| one.bytes).max();
         let far = |one: &Published| newest.zip(one.bytes).is_some_and(|(newest, at)| newest - at > patience.far_bytes);
         let look = |published: Published| {
+            // Of one that was not there at the last look nothing is known of the time since.
+            let passed = if self.watched.contains_key(&published.replica) { passed } else { Duration::ZERO };
             let new = || Watched { last: published.clone(), silent: Duration::ZERO, still: Duration::ZERO };
             let watched = self.watched.entry(published.replica).or_insert_with(new);
             let is_silent = watched.last == published;
