@@ -31,7 +31,7 @@ cqlsh: ## a CQL shell of the demo's database, or of make local [WHERE=demo|local
 	@tests/cqlsh $(WHERE)
 
 .PHONY: test
-test: ## all tests; one part alone: make test-unit test-operator test-chart test-local test-drivers test-kind [ONLY="NAME ..."]
+test: ## all tests; one part alone: make test-unit test-operator test-chart test-local test-drivers test-kind [ONLY="NAME ..."] [ENGINE=ZnodeLog]
 	@tests/run
 
 .PHONY: test-unit test-operator test-chart test-local test-drivers test-kind

@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use replicateddb_local::{Member, Stack};
+use replicateddb_local::{ENGINES, Member, Stack};
 use scylla::{client::session::Session, statement::Consistency};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -45,6 +45,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 const SUITE: &str = "local";
 /// Entries after which the log of the suite's stacks begins another segment.
 const SEGMENT_ENTRIES: u32 = 60;
+/// The engine of the scenarios about a leader.
+const LED: &str = "ZooKeeperLeader";
 /// Replicas of the suite's stacks.
 pub(crate) const REPLICAS: u8 = 3;
 
@@ -144,6 +146,15 @@ fn run_on(cassandras: Cassandras, scenarios: &[Scenario<Local>], only: &[String]
     result
 }
 
+/// The engine of a stack of that kind: `ENGINE`, unless scenarios are about another one.
+fn engine(cassandras: Cassandras) -> String {
+    match (cassandras, std::env::var("ENGINE")) {
+        (Cassandras::Led, _) => LED.to_owned(),
+        (_, Ok(engine)) if !engine.is_empty() => engine,
+        _ => ENGINES[0].to_owned(),
+    }
+}
+
 impl Local {
     /// Starts the stack of a suite, with these further arguments for its replicas.
     ///
@@ -157,7 +168,7 @@ impl Local {
             .shared_cassandra(matches!(cassandras, Cassandras::Shared))
             .authentication(matches!(cassandras, Cassandras::WithLogins | Cassandras::WithTls))
             .tls(matches!(cassandras, Cassandras::WithTls))
-            .engine(if matches!(cassandras, Cassandras::Led) { "ZooKeeperLeader" } else { "ZnodeLog" })
+            .engine(engine(cassandras))
             .zookeepers(3)
             .free_loopback()
             .kill_on_drop()
