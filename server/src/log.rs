@@ -6,7 +6,10 @@ use std::io::Write as _;
 use anyhow::Context;
 use futures::StreamExt;
 use replicateddb_cql::{request::Values, wire::Value};
-use replicateddb_ordering::{Committed, OrderedLog, Position, znode_log::ZnodeLog};
+use replicateddb_ordering::{
+    Committed, OrderedLog, Position,
+    znode_log::{Config, ZnodeLog},
+};
 use replicateddb_replica::{
     record::{Entry, Record, RecordKind},
     state::State,
@@ -36,7 +39,9 @@ pub async fn run(args: LogArgs) -> anyhow::Result<()> {
 }
 
 async fn print(args: LogArgs) -> anyhow::Result<()> {
-    let (log, _) = ZnodeLog::open(args.order.config(READER)?).await?;
+    // Whose the log is, is for the replicas to say.
+    let config = Config { grant: false, ..args.order.config(READER)? };
+    let (log, _) = ZnodeLog::open(config).await?;
     let first = log.first().await?;
     let end = log.end().await?;
     // Indexes follow from the whole of the log; what is left of a truncated one only has positions.

@@ -91,6 +91,8 @@ pub struct Config {
     pub auth: Option<DigestAuth>,
     /// Anybody may touch it in spite of them: while replicas are changed over.
     pub open_to_all: bool,
+    /// Whose the nodes are that are there already is changed to what is said by the two before. Not for those who only look.
+    pub grant: bool,
 }
 
 impl Config {
@@ -120,6 +122,7 @@ impl Config {
             recent_bytes: 16 << 20,
             auth: None,
             open_to_all: false,
+            grant: true,
         }
     }
 
@@ -198,7 +201,7 @@ impl ZnodeLog {
         let (gather, parts) = mpsc::channel(gather::QUEUE);
         let inner = Arc::new(open::open(config, gather).await?);
         tokio::spawn(gather::run(Arc::downgrade(&inner), parts));
-        if inner.config.auth.is_some() {
+        if inner.config.auth.is_some() && inner.config.grant {
             tokio::spawn(grant::run(Arc::downgrade(&inner)));
         }
         let incarnation = inner.incarnation;

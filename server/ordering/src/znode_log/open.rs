@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
-use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
+use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::append::{AppendLane, Part};
 use super::layout::{Layout, LogHeader, SegmentState, segment_of};
@@ -165,6 +165,7 @@ impl Opening<'_> {
     /// Makes what is missing. `requests` and its first segment come in one transaction, so no log is without one.
     async fn ensure_layout(&self) -> Result<LogId, StepError> {
         let client = self.control.client().await;
+        self.ensure_parent(&client).await?;
         let directory = CreateMode::Persistent.with_acls(self.access.acls());
         let incarnations = self.layout.incarnations(self.config.replica);
         let pulse = self.layout.pulse(self.config.replica);
@@ -190,6 +191,19 @@ impl Opening<'_> {
             Ok(header) => Ok(header.id),
             Err(detail) => Err(StepError::Final(OpenError::Foreign { path: requests, detail })),
         }
+    }
+
+    /// What the root is below is everybody's: other logs have theirs there, with other credentials.
+    async fn ensure_parent(&self, client: &Client) -> Result<(), StepError> {
+        let Some((parent, _)) = self.layout.root().rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) else {
+            return Ok(());
+        };
+        let failed = |error| step_error(parent, error);
+        // To make what is there would need a permission on what it is below.
+        if client.check_stat(parent).await.map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        client.mkdir(parent, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.map_err(failed)
     }
 
     /// The key that pushed entries are proved by: whoever may read the log may read it. Made by the first who comes.
