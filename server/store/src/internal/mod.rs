@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::tls::files::Unusable;
 use config::{Ends, Files, Fingerprint};
 
+pub(crate) use call::is_distrust;
 pub use call::{CallError, Stream};
 pub use config::Keystore;
 
@@ -30,6 +31,10 @@ pub use config::Keystore;
 pub const NAME: &str = "replicateddb.internal";
 /// Time between two looks at the files.
 const LOOK: Duration = Duration::from_secs(10);
+/// Further looks, at start, at files that can't be used: they may be being replaced.
+const START_TRIES: usize = 3;
+/// Pause before one.
+const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// Flags of a process that others of its database speak with, or that speaks with them.
 #[derive(Debug, Clone, Default, Args)]
@@ -143,9 +148,8 @@ impl Looking {
             return Ok(None);
         };
         let files = Files::new(certificate, key, ca);
-        let contents = files.read().await;
-        let seen = contents.fingerprint();
-        let (current, receiver) = watch::channel(Arc::new(contents.load(&files)?));
+        let (seen, ends) = first(&files, || tokio::time::sleep(START_PAUSE)).await?;
+        let (current, receiver) = watch::channel(Arc::new(ends));
         Ok(Some((Self { files, seen, current }, receiver)))
     }
 
@@ -163,5 +167,28 @@ impl Looking {
             }
             Err(unusable) => tracing::warn!(%unusable, "what was there before is used further on"),
         }
+    }
+}
+
+/// What the files make at start. What can't be used is looked at again after a `pause`, [`START_TRIES`] times at most, and no more once
+/// nothing changes.
+///
+/// # Errors
+/// They can't be used.
+async fn first(files: &Files, pause: impl AsyncFn()) -> Result<(Fingerprint, Ends), Unusable> {
+    let mut contents = files.read().await;
+    let mut tries = START_TRIES;
+    loop {
+        let seen = contents.fingerprint();
+        let unusable = match contents.load(files) {
+            Ok(ends) => return Ok((seen, ends)),
+            Err(unusable) => unusable,
+        };
+        pause().await;
+        contents = files.read().await;
+        if tries == 0 || contents.fingerprint() == seen {
+            return Err(unusable);
+        }
+        tries -= 1;
     }
 }
