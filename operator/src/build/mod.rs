@@ -73,7 +73,8 @@ pub struct Running {
     pub tls_inside: bool,
     /// A replica pod runs that does not log in at ZooKeeper.
     pub log_unclaimed: bool,
-    /// One runs that keeps all others from what it makes there.
+    /// One runs that keeps all others from what it makes there, or one has: what it made is still there then, and replicas that
+    /// don't log in could neither read it nor open it to themselves.
     pub log_closed: bool,
 }
 
