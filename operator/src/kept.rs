@@ -21,7 +21,7 @@ use crate::{
     crd::ReplicatedDB,
     dereference::{Observed, Standing, standing},
     names::{
-        ANNOTATION_AUTHORITY, ANNOTATION_LAYOUT, ANNOTATION_LOGINS, ANNOTATION_RESTRICTED, ANNOTATION_SUPERUSER,
+        ANNOTATION_AUTHORITY, ANNOTATION_LAYOUT, ANNOTATION_LOGINS, ANNOTATION_RESTRICTED, ANNOTATION_SUPERUSER, ANNOTATION_UPGRADE,
         APP_NAME, AUTHORITIES_KEY, CERTIFICATE_KEY, Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME,
         PASSWORD_KEY, PRIVATE_KEY_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TLS_TYPE, TOKEN_KEY, Tier, USERNAME_KEY,
         ordinal,
@@ -78,7 +78,7 @@ pub fn notes(validated: &Validated) -> BTreeMap<String, String> {
     let superuser = made_superuser(validated).map(|name| (ANNOTATION_SUPERUSER.to_owned(), name));
     let authority = (!validated.made_certificates().is_empty()).then(|| validated.identity.authority());
     let authority = authority.map(|name| (ANNOTATION_AUTHORITY.to_owned(), name));
-    let restricted = validated.spec.zookeeper.restricted;
+    let restricted = validated.restricts_log();
     let restricted = restricted.then(|| (ANNOTATION_RESTRICTED.to_owned(), true.to_string()));
     let made = logins.into_iter().chain(superuser).chain(authority).chain(restricted);
     made.chain([(ANNOTATION_LAYOUT.to_owned(), layout(validated))]).collect()
@@ -153,10 +153,20 @@ pub fn judge(validated: &Validated, observed: &Observed, now: Timestamp) -> Kept
     if let Some(name) = validated.tls_secret().filter(|_| !made.contains(&Purpose::Clients)) {
         judge_certificate(validated, observed.tls.as_ref(), &name, &mut kept);
     }
+    if validated.lacks_security() {
+        kept.problems.push(images_of_before(&validated.identity));
+    }
     if !made.is_empty() {
         judge_authority(validated, observed, now, &made, &mut kept);
     }
     kept
+}
+
+fn images_of_before(Identity { name, namespace, .. }: &Identity) -> Problem {
+    let text = format!(
+        "the images in use are of before spec.tls.internal and spec.zookeeper.restricted, and would take no notice of them, so that nothing is changed; have this operator's used: kubectl -n {namespace} annotate --overwrite replicateddb {name} {ANNOTATION_UPGRADE}=$(date +%s)"
+    );
+    Problem::new(Reason::ImagesTooOld, text)
 }
 
 /// Whether a pod runs that shows its like a certificate, though that may be switched off by now: the last ones go by it until they are
@@ -357,7 +367,7 @@ fn authority_ends(identity: &Identity, end: Timestamp) -> Problem {
     Problem::new(
         Reason::AuthorityEnds,
         format!(
-            "the authority in Secret {secret}, which clients trust, ends at {end}, and all that it signs; have clients trust another one as well, then put that into {CERTIFICATE_KEY} and {PRIVATE_KEY_KEY}: kubectl -n {namespace} edit secret {secret}"
+            "the authority in Secret {secret}, which clients trust, ends at {end}, and all that it signs; put another one in its place, in steps (docs/security.md, \"Another authority\"): add its certificate to {CERTIFICATE_KEY} behind the one that is there, give clients both, wait for 15 minutes, put its certificate first and its key into {PRIVATE_KEY_KEY}, wait for 15 minutes, and take the old certificate away: kubectl -n {namespace} edit secret {secret}"
         ),
     )
 }

@@ -107,7 +107,7 @@ fn staged(validated: &Validated, running: &Running, tier: Tier) -> Validated {
     let mut staged = validated.clone();
     let authentication = &mut staged.spec.authentication;
     staged.inside = phase(validated.speaks_tls_inside(), running.plain_inside, running.tls_inside);
-    staged.log_access = phase(validated.spec.zookeeper.restricted, running.log_unclaimed, running.log_closed);
+    staged.log_access = phase(validated.restricts_log(), running.log_unclaimed, running.log_closed);
     match tier {
         Tier::ZooKeeper => {}
         Tier::Cassandra => authentication.enabled |= running.logins,
