@@ -99,7 +99,8 @@ pub fn validate(rdb: &ReplicatedDB, defaults: &Defaults) -> Result<Validated, In
         _ => current.clone(),
     };
     // recorded by an operator that did not know of it, and the same images as this one's
-    let known = release.images.cassandra == defaults.images.cassandra && release.images.replica == defaults.images.replica;
+    let known =
+        release.images.cassandra == defaults.images.cassandra && release.images.replica == defaults.images.replica;
     release.secures |= known;
     let images = named(&rdb.spec, &release.images);
     let upgrade_available = release.template_version != TEMPLATE_VERSION
