@@ -4,6 +4,7 @@ pub mod admin;
 pub mod args;
 pub mod checkpoint;
 pub mod config_file;
+mod inside;
 pub mod log;
 pub mod logging;
 mod push;

@@ -37,6 +37,7 @@ use uuid::Uuid;
 use crate::{
     admin::{AdminPort, starting},
     args::{ReplicaArgs, with_id},
+    inside::Inside,
     push, signals, verify,
 };
 
@@ -129,6 +130,9 @@ impl Running {
         }
 
         let internal = admin_port.internal();
+        if let Some(in_use) = internal.in_use() {
+            registry.register_collector(Box::new(Inside(in_use)));
+        }
         let members = Arc::new(Members::watching(&log));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
         let pushing = tokio::spawn(push::keep_pushing(log.clone(), id, members.watch(), internal.clone()));

@@ -14,7 +14,12 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use clap::Args;
 use tokio::sync::watch;
@@ -110,8 +115,38 @@ impl Internal {
         self.0.as_ref().map(|tls| Keystores(tls.current.clone()))
     }
 
+    /// The files that are in use, to be watched; `None` without TLS.
+    #[must_use]
+    pub fn in_use(&self) -> Option<InUse> {
+        self.0.as_ref().map(|tls| InUse(tls.current.clone()))
+    }
+
     fn over(optional: bool, current: watch::Receiver<Arc<Ends>>, looking: Option<AbortOnDropHandle<()>>) -> Self {
         Self(Some(Arc::new(Tls { optional, current, _looking: looking })))
+    }
+}
+
+/// The files that are in use.
+#[derive(Clone)]
+pub struct InUse(watch::Receiver<Arc<Ends>>);
+
+impl fmt::Debug for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InUse").field("until", &self.until()).field("is_outdated", &self.is_outdated()).finish()
+    }
+}
+
+impl InUse {
+    /// When the certificate ends, or one between it and its authority: seconds since 1970.
+    #[must_use]
+    pub fn until(&self) -> i64 {
+        self.0.borrow().until
+    }
+
+    /// Whether there are others by now, which can't be used as they are.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.0.borrow().outdated.load(Ordering::Relaxed)
     }
 }
 
@@ -165,7 +200,10 @@ impl Looking {
                 tracing::info!("the other processes of the database are shown another certificate from now on");
                 self.current.send_replace(Arc::new(ends));
             }
-            Err(unusable) => tracing::warn!(%unusable, "what was there before is used further on"),
+            Err(unusable) => {
+                tracing::warn!(%unusable, "what was there before is used further on");
+                self.current.borrow().outdated.store(true, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -166,12 +166,16 @@ async fn new_files_are_for_new_connections_and_damaged_ones_change_nothing() {
     let (first, second) = (Authority::new("first"), Authority::new("second"));
     let (mut one, mut other) = (Process::new(&first, NAME, false).await, Process::new(&first, NAME, false).await);
     let address = serve(&one.internal).await;
+    let in_use = one.internal.in_use().unwrap();
+    assert!(in_use.until() > 2_000_000_000 && !in_use.is_outdated(), "{in_use:?}");
     // written by half: the key is another certificate's
     second.put(one.dir.path(), NAME, false);
     one.looking.look().await;
+    assert!(in_use.is_outdated());
     assert_eq!(ask(&other.internal, address, "word").await.unwrap(), told("word"));
     second.put(one.dir.path(), NAME, true);
     one.looking.look().await;
+    assert!(!in_use.is_outdated());
     assert!(ask(&other.internal, address, "word").await.is_err(), "it knows of the new authority alone");
     second.put(other.dir.path(), NAME, true);
     other.looking.look().await;
