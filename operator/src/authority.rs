@@ -241,6 +241,18 @@ impl Authority {
         (now.as_second() >= renewed && ends < self.not_after).then_some(Due::Old)
     }
 
+    /// Whether what it signs for these names would be taken: it may have ended, be held to other names, or have a key that is too
+    /// weak.
+    ///
+    /// # Errors
+    /// It would not, in words.
+    pub fn signs(&self, names: &[String], now: Timestamp) -> Result<(), String> {
+        let pair = self.issue(names, now).map_err(|error| error.to_string())?;
+        let der = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).map_err(|error| error.to_string())?;
+        let refused = names.iter().find_map(|name| self.refused(&der, name, now));
+        refused.map_or(Ok(()), |due| Err(due.to_string()))
+    }
+
     /// What a client that connects to `name` says to a certificate, if it does not take it.
     fn refused(&self, certificate: &CertificateDer<'_>, name: &str, now: Timestamp) -> Option<Due> {
         let refused = |reason: String| Some(Due::Refused { name: name.to_owned(), reason });

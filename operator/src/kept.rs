@@ -17,14 +17,14 @@ use kube::{Resource, ResourceExt};
 
 use crate::{
     authority::{Authority, Due, Purpose},
-    build::{AUTHENTICATION, SECRETS_DIR, ZOOKEEPER_TOKEN, is_told},
+    build::{AUTHENTICATION, INTERNAL_CERTIFICATE, SECRETS_DIR, ZOOKEEPER_TOKEN, is_told},
     crd::ReplicatedDB,
     dereference::{Observed, Standing, standing},
     names::{
         ANNOTATION_AUTHORITY, ANNOTATION_LAYOUT, ANNOTATION_LOGINS, ANNOTATION_RESTRICTED, ANNOTATION_SUPERUSER,
-        APP_NAME, AUTHORITIES_KEY, CERTIFICATE_KEY, Identity, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME,
-        PASSWORD_KEY, PRIVATE_KEY_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TLS_TYPE, TOKEN_KEY, Tier, USERNAME_KEY,
-        ordinal,
+        ANNOTATION_UPGRADE, APP_NAME, AUTHORITIES_KEY, CERTIFICATE_KEY, Identity, LABEL_COMPONENT, LABEL_INSTANCE,
+        LABEL_NAME, PASSWORD_KEY, PRIVATE_KEY_KEY, SUPERUSER_NAME, SUPERUSER_TYPE, TLS_TYPE, TOKEN_KEY, Tier,
+        USERNAME_KEY, ordinal,
     },
     problem::{Problem, Reason},
     superuser, tls,
@@ -78,7 +78,7 @@ pub fn notes(validated: &Validated) -> BTreeMap<String, String> {
     let superuser = made_superuser(validated).map(|name| (ANNOTATION_SUPERUSER.to_owned(), name));
     let authority = (!validated.made_certificates().is_empty()).then(|| validated.identity.authority());
     let authority = authority.map(|name| (ANNOTATION_AUTHORITY.to_owned(), name));
-    let restricted = validated.spec.zookeeper.restricted;
+    let restricted = validated.restricts_log();
     let restricted = restricted.then(|| (ANNOTATION_RESTRICTED.to_owned(), true.to_string()));
     let made = logins.into_iter().chain(superuser).chain(authority).chain(restricted);
     made.chain([(ANNOTATION_LAYOUT.to_owned(), layout(validated))]).collect()
@@ -94,15 +94,20 @@ pub fn has_logins(validated: &Validated, observed: &Observed) -> bool {
         || pods.is_some_and(|pods| is_told(pods, AUTHENTICATION))
 }
 
+/// Whether replicas have kept all others from what is in ZooKeeper, as was noted. Until the note is gone nobody may count on it that it is
+/// open, whatever runs: the last of them may have gone with its resource.
+pub fn was_restricted(observed: &Observed) -> bool {
+    observed.secret.as_ref().is_some_and(|secret| secret.annotations().contains_key(ANNOTATION_RESTRICTED))
+}
+
 /// Whether another token would keep somebody from the data that there are: an agent from its Cassandra, or replicas from the log. As
 /// is wished, as was noted, or as the pods are made that exist.
 fn hangs_on_token(validated: &Validated, observed: &Observed) -> bool {
-    let noted = |secret: &Secret| secret.annotations().contains_key(ANNOTATION_RESTRICTED);
     let set = observed.stateful_set(Tier::Replica, &validated.identity);
     let pods = set.and_then(|set| set.spec.as_ref()?.template.spec.as_ref());
     has_logins(validated, observed)
         || validated.spec.zookeeper.restricted
-        || observed.secret.as_ref().is_some_and(noted)
+        || was_restricted(observed)
         || pods.is_some_and(|pods| is_told(pods, ZOOKEEPER_TOKEN))
 }
 
@@ -141,14 +146,34 @@ pub fn judge(validated: &Validated, observed: &Observed, now: Timestamp) -> Kept
     if let Some(name) = validated.superuser_secret() {
         judge_superuser(validated, observed, &name, &mut kept);
     }
-    let made = validated.made_certificates();
+    let mut made = validated.made_certificates();
+    if !made.contains(&Purpose::Peers) && shows_peers(validated, observed) {
+        made.push(Purpose::Peers);
+    }
     if let Some(name) = validated.tls_secret().filter(|_| !made.contains(&Purpose::Clients)) {
         judge_certificate(validated, observed.tls.as_ref(), &name, &mut kept);
+    }
+    if validated.lacks_security() {
+        kept.problems.push(images_of_before(&validated.identity));
     }
     if !made.is_empty() {
         judge_authority(validated, observed, now, &made, &mut kept);
     }
     kept
+}
+
+fn images_of_before(Identity { name, namespace, .. }: &Identity) -> Problem {
+    let text = format!(
+        "the images in use are of before spec.tls.internal and spec.zookeeper.restricted, and would take no notice of them, so that nothing is changed; have this operator's used: kubectl -n {namespace} annotate --overwrite replicateddb {name} {ANNOTATION_UPGRADE}=$(date +%s)"
+    );
+    Problem::new(Reason::ImagesTooOld, text)
+}
+
+/// Whether a pod runs that shows its like a certificate, though that may be switched off by now: the last ones go by it until they are
+/// replaced.
+fn shows_peers(validated: &Validated, observed: &Observed) -> bool {
+    let pods = [Tier::Cassandra, Tier::Replica].map(|tier| observed.pods_of(tier, &validated.identity));
+    pods.iter().flatten().filter_map(|pod| pod.spec.as_ref()).any(|pod| is_told(pod, INTERNAL_CERTIFICATE))
 }
 
 fn lost(secret: &str, remedy: &str) -> Problem {
@@ -293,7 +318,16 @@ fn judge_authority(validated: &Validated, observed: &Observed, now: Timestamp, w
                 let names = purpose.names(identity, validated.spec.replicas);
                 Some((*purpose, authority.due(observed.signed(*purpose), &names, now)?))
             };
-            kept.certificates = wanted.iter().filter_map(due).collect();
+            for (purpose, due) in wanted.iter().filter_map(due) {
+                // Made in vain it would be made again and again, and in the place of one that is in use.
+                match authority.signs(&purpose.names(identity, validated.spec.replicas), now) {
+                    Ok(()) => kept.certificates.push((purpose, due)),
+                    Err(reason) => {
+                        kept.problems.push(signs_in_vain(identity, purpose, &reason));
+                        kept.blocked |= !usable(&purpose);
+                    }
+                }
+            }
             kept.problems.extend(authority.ends_soon(now).map(|end| authority_ends(identity, end)));
         }
         Err(unusable) => {
@@ -319,12 +353,21 @@ fn authority_remedy(identity: &Identity) -> String {
     )
 }
 
+fn signs_in_vain(identity: &Identity, purpose: Purpose, reason: &str) -> Problem {
+    let (secret, signed) = (identity.authority(), purpose.secret(identity));
+    let text = format!(
+        "Secret {secret} has an authority whose certificates nobody takes, so Secret {signed} is left as it is: {reason}; {}",
+        authority_remedy(identity)
+    );
+    Problem::new(Reason::SecretInvalid, text)
+}
+
 fn authority_ends(identity: &Identity, end: Timestamp) -> Problem {
     let (namespace, secret) = (&identity.namespace, identity.authority());
     Problem::new(
         Reason::AuthorityEnds,
         format!(
-            "the authority in Secret {secret}, which clients trust, ends at {end}, and all that it signs; have clients trust another one as well, then put that into {CERTIFICATE_KEY} and {PRIVATE_KEY_KEY}: kubectl -n {namespace} edit secret {secret}"
+            "the authority in Secret {secret}, which clients trust, ends at {end}, and all that it signs; put another one in its place, in steps (docs/security.md, \"Another authority\"): add its certificate to {CERTIFICATE_KEY} behind the one that is there, give clients both, wait for 15 minutes, put its certificate first and its key into {PRIVATE_KEY_KEY}, wait for 15 minutes, and take the old certificate away: kubectl -n {namespace} edit secret {secret}"
         ),
     )
 }

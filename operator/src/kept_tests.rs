@@ -396,3 +396,65 @@ fn a_lost_token_is_not_replaced_where_the_log_hangs_on_it() {
     assert!(!told(&judge(&validated(), &running)).1.contains("openssl"));
     assert!(told(&judge(&validated(), &observed(None, claims()))).1.contains("openssl"));
 }
+
+/// An earlier resource kept others away, and is gone with its pods, or its pods are: replicas that don't log in could never start.
+#[test]
+fn what_was_restricted_is_logged_in_to() {
+    let mut rdb = testing::resource("orders");
+    rdb.spec.zookeeper.restricted = true;
+    let restricted = validate(&rdb, &testing::defaults("1")).unwrap();
+    let told = |secret: Secret| {
+        let log_closed = was_restricted(&observed(Some(secret), vec![claim("zookeeper", 0, None)]));
+        let running = build::Running { log_closed, ..Default::default() };
+        let sets = build::build(&validated(), &running).stateful_sets;
+        let pods: Vec<_> = sets.iter().filter_map(|set| set.spec.as_ref()?.template.spec.as_ref()).collect();
+        [ZOOKEEPER_TOKEN, build::ZOOKEEPER_OPEN].map(|variable| pods.iter().any(|pod| is_told(pod, variable)))
+    };
+    let mut noted = secret();
+    noted.annotations_mut().extend(notes(&restricted));
+    assert_eq!((told(noted), told(secret())), ([true; 2], [false; 2]));
+}
+
+/// The last pods that show it must be understood until they are replaced.
+#[test]
+fn what_is_shown_inside_is_looked_after_while_pods_show_it() {
+    let mut rdb = testing::resource("orders");
+    rdb.spec.tls.internal = true;
+    let inside = validate(&rdb, &testing::defaults("1")).unwrap();
+    let sets = build::build(&inside, &Default::default()).stateful_sets;
+    let name = inside.identity.tier(Tier::Replica);
+    let set = sets.into_iter().find(|set| set.name_any() == name).unwrap();
+    let template = set.spec.unwrap().template;
+    let pod = k8s_openapi::api::core::v1::Pod {
+        metadata: ObjectMeta { name: Some(format!("{name}-0")), ..template.metadata.unwrap() },
+        spec: template.spec,
+        ..Default::default()
+    };
+    let off = Observed { peers: None, ..signed() };
+    assert_eq!(judge(&validated(), &off).certificates, []);
+    let showing = Observed { pods: vec![pod], ..off };
+    assert_eq!(judge(&validated(), &showing).certificates, [(Purpose::Peers, Due::Missing)]);
+}
+
+/// Whatever was made would be refused again: what is in use stays, and nothing is written again and again.
+#[test]
+fn an_authority_whose_certificates_nobody_takes_signs_none() {
+    let day = |day: i64| Timestamp::constant(NOW.as_second() + day * 24 * 3_600, 0);
+    let ended = super::judge(&with_tls(), &signed(), day(3_651));
+    assert!(ended.certificates.is_empty() && !ended.blocked, "{ended:?}");
+    assert!(told(&ended).0 == Some(Reason::SecretInvalid), "{ended:?}");
+    assert!(told(&ended).1.contains("Secret orders-certificate is left as it is"), "{ended:?}");
+    let without = super::judge(&with_tls(), &Observed { certificate: None, ..signed() }, day(3_651));
+    assert!(without.certificates.is_empty() && without.blocked, "no pod could start: {without:?}");
+    // one that is held to other names
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let permitted_subtrees = vec![rcgen::GeneralSubtree::DnsName("example.com".to_owned())];
+    params.name_constraints = Some(rcgen::NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    let pair = crate::authority::Pair { certificate, key: key.serialize_pem() };
+    let authority = Some(stored(build::authority(&with_tls(), &pair)));
+    let held = judge(&with_tls(), &Observed { authority, ..signed() });
+    assert!(held.certificates.is_empty() && told(&held).0 == Some(Reason::SecretInvalid), "{held:?}");
+}

@@ -31,6 +31,8 @@ pub enum Reason {
     SecretInvalid,
     /// The authority that the operator made has an end that is near.
     AuthorityEnds,
+    /// The programs in use don't know what is asked for.
+    ImagesTooOld,
     /// An object of the same name belongs to somebody else.
     NameConflict,
     /// The API server refuses an object.

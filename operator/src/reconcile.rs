@@ -366,7 +366,8 @@ impl Pass<'_> {
             plain_inside: speaking.iter().any(plain),
             tls_inside: speaking.iter().any(strict),
             log_unclaimed: replicas.iter().filter_map(|pod| pod.spec.as_ref()).any(unclaimed),
-            log_closed: replicas.iter().filter_map(|pod| pod.spec.as_ref()).any(closed),
+            log_closed: kept::was_restricted(observed)
+                || replicas.iter().filter_map(|pod| pod.spec.as_ref()).any(closed),
         }
     }
 

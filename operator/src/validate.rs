@@ -90,13 +90,18 @@ pub fn validate(rdb: &ReplicatedDB, defaults: &Defaults) -> Result<Validated, In
         images: defaults.images.clone(),
         pull: defaults.pull.clone(),
         template_version: TEMPLATE_VERSION,
+        secures: true,
         upgrade: asked.clone(),
     };
-    let release = match recorded {
+    let mut release = match recorded {
         // an upgrade is asked for by a new value, not by taking the annotation away
         Some(old) if asked.is_none() || old.upgrade == asked => old.clone(),
         _ => current.clone(),
     };
+    // recorded by an operator that did not know of it, and the same images as this one's
+    let known =
+        release.images.cassandra == defaults.images.cassandra && release.images.replica == defaults.images.replica;
+    release.secures |= known;
     let images = named(&rdb.spec, &release.images);
     let upgrade_available = release.template_version != TEMPLATE_VERSION
         || images != named(&rdb.spec, &defaults.images)
@@ -155,9 +160,26 @@ impl Validated {
         tls.enabled.then(|| tls.secret_name.clone().unwrap_or_else(|| self.identity.certificate()))
     }
 
-    /// Replicas and store agents are to speak TLS with each other.
+    /// Replicas and store agents are to speak TLS with each other, and can.
     pub fn speaks_tls_inside(&self) -> bool {
-        self.spec.tls.internal
+        self.spec.tls.internal && self.secures(Tier::Cassandra) && self.secures(Tier::Replica)
+    }
+
+    /// Replicas are to keep others from what they have in ZooKeeper, and can.
+    pub fn restricts_log(&self) -> bool {
+        self.spec.zookeeper.restricted && self.secures(Tier::Replica)
+    }
+
+    /// What is wished cannot be had of the images in use, whose programs take no notice of it.
+    pub fn lacks_security(&self) -> bool {
+        let (tls, spec) = (self.speaks_tls_inside(), &self.spec);
+        tls != spec.tls.internal || self.restricts_log() != spec.zookeeper.restricted
+    }
+
+    /// Whether the programs in a tier's image know TLS with their like, and logins at ZooKeeper. Of an image that the spec names it is taken
+    /// for granted.
+    fn secures(&self, tier: Tier) -> bool {
+        self.release.secures || self.pull(tier).is_none()
     }
 
     /// Certificates that are the operator's to make, by an authority of its own.
@@ -243,6 +265,31 @@ mod tests {
             defaults("2").images,
             "taking it away asks for nothing"
         );
+    }
+
+    /// They would take no notice, and could not be understood by those that come after them.
+    #[test]
+    fn images_of_before_are_not_told_to_keep_secrets() {
+        let mut rdb = testing::resource("orders");
+        (rdb.spec.tls.internal, rdb.spec.zookeeper.restricted) = (true, true);
+        let found = |rdb: &ReplicatedDB, number| {
+            let validated = validate(rdb, &defaults(number)).unwrap();
+            (validated.speaks_tls_inside(), validated.restricts_log(), validated.lacks_security())
+        };
+        let able = (true, true, false);
+        assert_eq!(found(&rdb, "1"), able, "a new one");
+        let before = Release { images: defaults("1").images, template_version: TEMPLATE_VERSION, ..Default::default() };
+        recorded(&mut rdb, before);
+        assert_eq!(found(&rdb, "2"), (false, false, true));
+        assert_eq!(found(&rdb, "1"), able, "they are this operator's");
+        rdb.spec.replica.image = Some("mine:7".into());
+        assert_eq!(found(&rdb, "2"), (false, true, true));
+        rdb.spec.replica.image = None;
+        rdb.annotations_mut().insert(ANNOTATION_UPGRADE.into(), "now".into());
+        let upgraded = validate(&rdb, &defaults("2")).unwrap();
+        assert_eq!(found(&rdb, "2"), able);
+        recorded(&mut rdb, upgraded.release);
+        assert_eq!(found(&rdb, "3"), able, "later operators know of them");
     }
 
     /// How images are pulled is part of what was recorded, and is of the operator's images alone.

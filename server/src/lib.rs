@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod config_file;
 mod engine;
 mod forward;
+mod inside;
 pub mod log;
 pub mod logging;
 mod open_files;

@@ -40,6 +40,7 @@ use crate::{
     admin::{AdminPort, starting},
     args::{ReplicaArgs, with_id},
     engine::{Opened, Ordering, open},
+    inside::Inside,
     open_files, push, signals, verify,
 };
 
@@ -160,6 +161,9 @@ impl Running {
 
         log.register(&mut registry);
         let internal = admin_port.internal();
+        if let Some(in_use) = internal.in_use() {
+            registry.register_collector(Box::new(Inside(in_use)));
+        }
         let members = Arc::new(Members::watching(log.znodes()));
         let keyspace = args.keyspace.as_deref().map(|template| with_id(template, id));
         let pushing = tokio::spawn(push::keep_pushing(log.znodes().clone(), id, members.watch(), internal.clone()));

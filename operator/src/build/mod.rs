@@ -73,7 +73,8 @@ pub struct Running {
     pub tls_inside: bool,
     /// A replica pod runs that does not log in at ZooKeeper.
     pub log_unclaimed: bool,
-    /// One runs that keeps all others from what it makes there.
+    /// One runs that keeps all others from what it makes there, or one has: what it made is still there then, and replicas that
+    /// don't log in could neither read it nor open it to themselves.
     pub log_closed: bool,
 }
 
@@ -106,7 +107,7 @@ fn staged(validated: &Validated, running: &Running, tier: Tier) -> Validated {
     let mut staged = validated.clone();
     let authentication = &mut staged.spec.authentication;
     staged.inside = phase(validated.speaks_tls_inside(), running.plain_inside, running.tls_inside);
-    staged.log_access = phase(validated.spec.zookeeper.restricted, running.log_unclaimed, running.log_closed);
+    staged.log_access = phase(validated.restricts_log(), running.log_unclaimed, running.log_closed);
     match tier {
         Tier::ZooKeeper => {}
         Tier::Cassandra => authentication.enabled |= running.logins,

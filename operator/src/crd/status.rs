@@ -84,6 +84,9 @@ pub struct Release {
     pub pull: Pull,
     /// Version of the operator's pod templates that the pods were made from.
     pub template_version: i32,
+    /// The programs in the images know TLS with their like, and logins at ZooKeeper.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secures: bool,
     /// Value of the annotation `replicateddb.dev/upgrade` that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,

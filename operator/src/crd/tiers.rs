@@ -133,8 +133,8 @@ pub struct ZooKeeperSpec {
     #[schemars(schema_with = "settings::zookeeper_schema")]
     pub config: Settings,
     /// Only the database's replicas may read and change what they keep in ZooKeeper, by a password that follows from the token in the
-    /// Secret `NAME-internal`: with another token the log can't be read any more, so keep a copy. Switched on or off, the replica
-    /// pods are replaced one by one, twice: first they log in and keep nobody away.
+    /// Secret `NAME-internal`: with another token the log can't be read any more, so keep a copy. Switched on, the replica
+    /// pods are replaced one by one, twice: first they log in and keep nobody away; switched off, once, and they go on logging in.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub restricted: bool,
 }

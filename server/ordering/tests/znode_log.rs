@@ -13,7 +13,7 @@ use replicateddb_ordering::fixture::{Proxy, ZooKeeper};
 use replicateddb_ordering::znode_log::{Config, DigestAuth, OpenError, ZnodeLog};
 use replicateddb_ordering::{AppendError, Incarnation, LogHealth, OrderedLog, Position};
 use tokio::sync::watch;
-use zookeeper_client::Client;
+use zookeeper_client::{Acls, Client, CreateMode};
 
 /// How long what must happen may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -335,6 +335,56 @@ async fn credentials_come_and_go_on_a_log_in_use() {
     let (after, _) = ZnodeLog::open(small(1)).await.unwrap();
     write(&after, 1).await;
     assert_eq!(read(&after, Position::START, 40).await.len(), 40);
+}
+
+/// Who only looks changes nobody's nodes; and one of somebody else's keeps a replica from none of the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_alone_change_owners_and_of_all_nodes_that_they_may() {
+    let server = server();
+    let root = new_root();
+    let auth = Some(DigestAuth { user: "rdb".into(), password: "secret".into() });
+    let (before, _) = ZnodeLog::open(config(&server.connect(), &root, 0)).await.unwrap();
+    for number in 0..4 {
+        append(&before, entry(0, number)).await;
+    }
+    let stranger = Client::connector().with_auth("digest", b"other:word").connect(&server.connect()).await.unwrap();
+    let theirs = format!("{root}/theirs");
+    stranger.create(&theirs, &[], &CreateMode::Persistent.with_acls(Acls::creator_all())).await.unwrap();
+    let ours = Client::connector().with_auth("digest", b"rdb:secret").connect(&server.connect()).await.unwrap();
+    let there: Vec<_> = nodes(&ours, &root).await;
+    assert!(there.len() > 8 && there.iter().all(|(path, open)| *open || *path == theirs), "{there:?}");
+    let looks = Config { auth: auth.clone(), grant: false, ..config(&server.connect(), &root, 7) };
+    let (reader, _) = ZnodeLog::open(looks).await.unwrap();
+    for number in 4..20 {
+        append(&before, entry(0, number)).await;
+    }
+    assert_eq!(read(&reader, Position::START, 20).await.len(), 20);
+    let found = nodes(&ours, &root).await;
+    assert!(there.iter().all(|node| found.contains(node)), "{there:?} became {found:?}");
+    drop(before);
+    let (_closed, _) = ZnodeLog::open(Config { auth, ..config(&server.connect(), &root, 0) }).await.unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let found = nodes(&ours, &root).await;
+        if found.iter().all(|(_, open)| !open) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "not all are closed: {found:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What the roots are below is nobody's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_of_others_have_their_roots_beside() {
+    let server = server();
+    let above = new_root();
+    for (name, password) in [("a", "one"), ("b", "two")] {
+        let auth = Some(DigestAuth { user: "rdb".into(), password: password.into() });
+        let root = format!("{above}/prod/{name}");
+        let (log, _) = ZnodeLog::open(Config { auth, ..config(&server.connect(), &root, 0) }).await.unwrap();
+        append(&log, entry(0, 0)).await;
+    }
 }
 
 /// Many that open the same replica at once: every one gets an incarnation of its own, one of them can append.

@@ -23,10 +23,14 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub(super) async fn run(log: Weak<Inner>) {
     loop {
         match pass(&log).await {
-            Ok(0) => return,
-            Ok(changed) => return info!(changed, "nodes of the log in ZooKeeper have other owners now"),
-            Err(Error::NoAuth) => {
-                return warn!("nodes of the log in ZooKeeper belong to others, and are left as they are");
+            Ok(Passed { changed, refused }) => {
+                if changed > 0 {
+                    info!(changed, "nodes of the log in ZooKeeper have other owners now");
+                }
+                if refused > 0 {
+                    warn!(refused, "nodes of the log in ZooKeeper belong to others, and are left as they are");
+                }
+                return;
             }
             Err(error) => debug!(%error, "the owners of nodes could not be looked at, trying again"),
         }
@@ -37,16 +41,25 @@ pub(super) async fn run(log: Weak<Inner>) {
     }
 }
 
-/// Goes over all nodes, folder by folder; how many were changed.
-async fn pass(log: &Weak<Inner>) -> Result<usize, Error> {
-    let mut changed = 0;
+/// What came of a pass over all nodes.
+#[derive(Default)]
+struct Passed {
+    /// Nodes that have other owners now.
+    changed: usize,
+    /// Nodes that belong to others, who alone can change that.
+    refused: usize,
+}
+
+/// Goes over all nodes, folder by folder.
+async fn pass(log: &Weak<Inner>) -> Result<Passed, Error> {
+    let mut passed = Passed::default();
     let mut folders = match log.upgrade() {
         Some(inner) => vec![inner.layout.root().to_owned()],
-        None => return Ok(0),
+        None => return Ok(passed),
     };
     let mut first = true;
     while let Some(folder) = folders.pop() {
-        let Some(inner) = log.upgrade() else { return Ok(changed) };
+        let Some(inner) = log.upgrade() else { return Ok(passed) };
         let client = inner.control.connected().ok_or(Error::ConnectionLoss)?;
         let (acls, limit) = (inner.access.acls(), inner.config.admin_timeout);
         // It is not held up by what may take long.
@@ -55,10 +68,11 @@ async fn pass(log: &Weak<Inner>) -> Result<usize, Error> {
             let mut found = Found::default();
             if std::mem::take(&mut first) {
                 // The root itself, which is not looked into again.
-                found.changed += usize::from(one(&client, folder.clone(), acls).await?.changed);
+                found.add(Look { folder: None, ..one(&client, folder.clone(), acls).await? });
             }
             let names = match client.list_children(&folder).await {
-                Err(Error::NoNode) => Vec::new(),
+                // One that may not be listed may not be changed either, and was counted.
+                Err(Error::NoNode | Error::NoAuth) => Vec::new(),
                 names => names?,
             };
             let paths = names.into_iter().map(|name| format!("{folder}/{name}"));
@@ -69,23 +83,25 @@ async fn pass(log: &Weak<Inner>) -> Result<usize, Error> {
             Ok::<_, Error>(found)
         };
         let found: Found = timeout(limit, work).await.map_err(|_| Error::Timeout)??;
-        changed += found.changed;
+        passed.changed += found.passed.changed;
+        passed.refused += found.passed.refused;
         folders.extend(found.folders);
     }
-    Ok(changed)
+    Ok(passed)
 }
 
 /// What was found in a folder.
 #[derive(Default)]
 struct Found {
-    changed: usize,
+    passed: Passed,
     /// Nodes that have children.
     folders: Vec<String>,
 }
 
 impl Found {
-    fn add(&mut self, Look { changed, folder }: Look) {
-        self.changed += usize::from(changed);
+    fn add(&mut self, Look { changed, refused, folder }: Look) {
+        self.passed.changed += usize::from(changed);
+        self.passed.refused += usize::from(refused);
         self.folders.extend(folder);
     }
 }
@@ -94,23 +110,27 @@ impl Found {
 #[derive(Default)]
 struct Look {
     changed: bool,
+    refused: bool,
     folder: Option<String>,
 }
 
-/// Looks at a node, and gives it the owners that it should have. One that has gone is fine.
+/// Looks at a node, and gives it the owners that it should have. One that has gone is fine; so are those below one of somebody
+/// else's, as far as they may be looked at.
 async fn one(client: &Client, path: String, wanted: Acls<'static>) -> Result<Look, Error> {
     let (acl, stat) = match client.get_acl(&path).await {
         Err(Error::NoNode) => return Ok(Look::default()),
+        Err(Error::NoAuth) => return Ok(Look { refused: true, ..Look::default() }),
         found => found?,
     };
-    let changed = is_open(&acl) != is_open(&wanted);
-    if changed {
+    let (mut changed, mut refused) = (false, false);
+    if is_open(&acl) != is_open(&wanted) {
         match client.set_acl(&path, &wanted, None).await {
             Err(Error::NoNode) => return Ok(Look::default()),
-            set => drop(set?),
+            Err(Error::NoAuth) => refused = true,
+            set => changed = set.map(|_| true)?,
         }
     }
-    Ok(Look { changed, folder: (stat.num_children > 0).then_some(path) })
+    Ok(Look { changed, refused, folder: (stat.num_children > 0).then_some(path) })
 }
 
 /// Whether anybody may touch a node.

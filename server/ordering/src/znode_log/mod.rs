@@ -103,6 +103,8 @@ pub struct Config {
     pub state_log: Option<StateLogConfig>,
     /// Anybody may touch it in spite of them: while replicas are changed over.
     pub open_to_all: bool,
+    /// Whose the nodes are that are there already is changed to what is said by the two before. Not for those who only look.
+    pub grant: bool,
 }
 
 impl Config {
@@ -137,6 +139,7 @@ impl Config {
             auth: None,
             state_log: None,
             open_to_all: false,
+            grant: true,
         }
     }
 
@@ -265,6 +268,7 @@ impl ZnodeLog {
     /// # Errors
     /// As [`ZnodeLog::open`], or there is no log.
     pub async fn open_reader(config: Config) -> Result<(Self, Incarnation), OpenError> {
+        let config = Config { grant: false, ..config };
         Self::open_as(config, Authority::Others, open::Claim::Any).await
     }
 
@@ -283,11 +287,9 @@ impl ZnodeLog {
         claim: open::Claim,
     ) -> Result<(Self, Incarnation), OpenError> {
         let (gather, parts) = mpsc::channel(gather::QUEUE);
-        // Who only reads gives nothing other owners.
-        let owns = matches!(claim, open::Claim::Own(_));
         let inner = Arc::new(open::open(config, authority, claim, gather).await?);
         tokio::spawn(gather::run(Arc::downgrade(&inner), parts));
-        if owns && inner.config.auth.is_some() {
+        if inner.config.auth.is_some() && inner.config.grant {
             tokio::spawn(grant::run(Arc::downgrade(&inner)));
         }
         let incarnation = inner.incarnation;

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 use uuid::Uuid;
-use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
+use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
 use super::append::{AppendLane, Part};
 use super::layout::{Layout, LogHeader, SegmentState, ZNODE_LOG, ZOOKEEPER_LEADER, segment_of};
@@ -242,6 +242,9 @@ impl Opening<'_> {
     async fn ensure_layout(&self) -> Result<LogId, StepError> {
         let client = self.control.client().await;
         let found = self.header(&client).await?;
+        if matches!(self.claim, Claim::Own(_)) {
+            self.ensure_parent(&client).await?;
+        }
         let engine = match self.claim {
             Claim::Own(court) => self.ensure_engine(&client, court.as_ref()).await?,
             Claim::Any if found.is_some() => ZNODE_LOG,
@@ -337,6 +340,19 @@ impl Opening<'_> {
             client.mkdir(folder, &directory).await.map_err(|error| step_error(folder, error))?;
         }
         Ok(ZOOKEEPER_LEADER)
+    }
+
+    /// What the root is below is everybody's: other logs have theirs there, with other credentials.
+    async fn ensure_parent(&self, client: &Client) -> Result<(), StepError> {
+        let Some((parent, _)) = self.layout.root().rsplit_once('/').filter(|(parent, _)| !parent.is_empty()) else {
+            return Ok(());
+        };
+        let failed = |error| step_error(parent, error);
+        // To make what is there would need a permission on what it is below.
+        if client.check_stat(parent).await.map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        client.mkdir(parent, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.map_err(failed)
     }
 
     /// The key that pushed entries are proved by: whoever may read the log may read it. Made by the first who comes.

@@ -25,6 +25,8 @@ use crate::internal::{Internal, Keystores};
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// Pause between two attempts at the lock.
 const LOCK_POLL: Duration = Duration::from_millis(100);
+/// Time after which a keystore that could not be written is written again.
+const KEYSTORE_RETRY: Duration = Duration::from_secs(10);
 /// Shortest token, in bytes.
 const MIN_TOKEN: usize = 16;
 
@@ -86,11 +88,19 @@ pub async fn run_with_faults(args: AgentArgs, faults: Faults) -> Result<()> {
 
 /// Has Cassandra show what the agent shows, too: it looks at the file every ten minutes.
 async fn keep_keystore(layout: Layout, mut keystores: Keystores) {
-    while let Some(next) = keystores.next().await {
-        let layout = layout.clone();
-        if let Err(error) = blocking(move || keystore(&layout, &next)).await {
-            tracing::warn!("Cassandra goes on with the certificate that it has: {error:#}");
-        }
+    let mut next = keystores.next().await;
+    while let Some(wanted) = next.take() {
+        let mut told = false;
+        next = loop {
+            let (layout, wanted) = (layout.clone(), wanted.clone());
+            let Err(error) = blocking(move || keystore(&layout, &wanted)).await else { break keystores.next().await };
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!("Cassandra goes on with the certificate that it has, trying again: {error:#}");
+            }
+            if let Ok(changed) = tokio::time::timeout(KEYSTORE_RETRY, keystores.next()).await {
+                break changed;
+            }
+        };
     }
 }
 

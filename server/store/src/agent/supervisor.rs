@@ -25,7 +25,7 @@ use super::process::Spawner;
 use super::state::{Running, State};
 use super::{config, disk, points, rewind};
 use crate::api::{Clean, Code, Damaged, Held, Installing, Jvm, Manifest, Refusal, Rewind, Rewound, Status};
-use crate::internal::{Internal, Keystore};
+use crate::internal::{self, Internal, Keystore};
 
 /// Longest time from spawning a JVM to its first CQL answer.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
@@ -41,6 +41,8 @@ const HANG_POLL: Duration = Duration::from_secs(1);
 const HANG_PROBES: u32 = 3;
 /// What a key begins with that Cassandra can use.
 const PKCS8: &str = "-----BEGIN PRIVATE KEY-----";
+/// Held by whoever writes the keystore: a start of Cassandra, or who follows the agent's files.
+static KEYSTORE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 /// The user name for Jolokia.
 const JOLOKIA_USER: &str = "agent";
 
@@ -360,11 +362,18 @@ impl Agent {
     /// Completes when a running JVM has given no CQL answer for so long that only another one will.
     async fn hung(&self) -> String {
         let limit = self.setup.args.hang_limit;
-        let (mut answered, mut misses) = (Instant::now(), 0);
+        let (mut answered, mut misses, mut distrusted) = (Instant::now(), 0, false);
         loop {
             tokio::time::sleep(HANG_POLL).await;
+            let answer = self.setup.answers().await;
+            // With another authority the agent trusts it some minutes before Cassandra shows what it has signed: that is an answer.
+            let distrust = answer.as_ref().err().filter(|error| internal::is_distrust(error));
+            if let Some(error) = distrust.filter(|_| !distrusted) {
+                tracing::warn!("Cassandra answers, but is not trusted, or does not trust the agent: {error:#}");
+            }
+            distrusted = distrust.is_some();
             // Draining closes the port.
-            if self.is_stopping() || self.setup.answers().await.is_ok() {
+            if self.is_stopping() || answer.is_ok() || distrusted {
                 (answered, misses) = (Instant::now(), 0);
                 continue;
             }
@@ -496,8 +505,9 @@ fn render(setup: &Setup, properties: &str) -> Result<()> {
     for folder in [&tmp, &conf] {
         std::fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
     }
-    if let Some(mut keystores) = setup.internal.keystores() {
-        keystore(&setup.layout, &keystores.current())?;
+    match setup.internal.keystores() {
+        Some(mut keystores) => keystore(&setup.layout, &keystores.current())?,
+        None => remove_keystore(&setup.layout)?,
     }
     let files =
         [("cassandra.yaml", setup.yaml.as_str()), ("logback.xml", config::LOGBACK_XML), (JOLOKIA_FILE, properties)];
@@ -520,8 +530,18 @@ pub(super) fn keystore(layout: &Layout, keystore: &Keystore) -> Result<()> {
             "--internal-key: Cassandra takes a key in PKCS#8 alone: give it as `openssl pkcs8 -topk8 -nocrypt` writes it"
         );
     }
+    let _alone = KEYSTORE.lock().unwrap_or_else(PoisonError::into_inner);
     private(&layout.truststore(), &keystore.authorities)?;
     private(&layout.keystore(), &keystore.pair)
+}
+
+/// Leaves no key behind that nobody uses any more.
+fn remove_keystore(layout: &Layout) -> Result<()> {
+    for path in [layout.keystore(), layout.truststore()] {
+        disk::remove_file(&path.with_extension("part"))?;
+        disk::remove_file(&path)?;
+    }
+    Ok(())
 }
 
 fn private(path: &Path, pem: &[u8]) -> Result<()> {
@@ -531,4 +551,31 @@ fn private(path: &Path, pem: &[u8]) -> Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&part).with_context(failed)?;
     file.write_all(pem).with_context(failed)?;
     std::fs::rename(&part, path).with_context(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keystore_is_private_and_goes_when_nobody_uses_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        std::fs::create_dir_all(layout.conf()).unwrap();
+        let pair = format!("{PKCS8}\nx\n").into_bytes();
+        let pem = Keystore { pair: pair.clone(), authorities: b"a".to_vec() };
+        std::thread::scope(|scope| {
+            let writers: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| (0..20).try_for_each(|_| keystore(&layout, &pem)))).collect();
+            for writer in writers {
+                writer.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(std::fs::read(layout.keystore()).unwrap(), pair);
+        assert_eq!(std::fs::metadata(layout.keystore()).unwrap().permissions().mode() & 0o777, 0o600);
+        remove_keystore(&layout).unwrap();
+        remove_keystore(&layout).unwrap();
+        assert_eq!(std::fs::read_dir(layout.conf()).unwrap().count(), 0);
+    }
 }

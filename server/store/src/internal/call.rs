@@ -39,6 +39,9 @@ pub enum CallError {
     /// There is no connection, or no TLS on it.
     #[error("{0}")]
     Connect(String),
+    /// Somebody is there, who is not trusted or does not trust us.
+    #[error("{0}")]
+    Distrust(String),
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(#[from] hyper::Error),
@@ -115,7 +118,8 @@ impl Tls {
             Err(error) => error,
         };
         if !self.optional {
-            return Err(CallError::Connect(format!("{address}: there is no TLS with it: {refused}")));
+            let said = format!("{address}: there is no TLS with it: {refused}");
+            return Err(if of_tls(&refused) { CallError::Distrust(said) } else { CallError::Connect(said) });
         }
         let plain = dial(address).await.map_err(|error| CallError::Connect(format!("{address}: {error}")))?;
         tracing::debug!(address, %refused, "spoken with without TLS, which is optional");
@@ -128,6 +132,18 @@ impl Tls {
         let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
         Ok(within(TlsConnector::from(config).connect(name, socket)).await?.into())
     }
+}
+
+/// Whether an error is one of TLS with somebody who is there and has said something: the certificate that is shown, or our own, is
+/// of an authority that the other side does not know. One side knows of another authority before the other does.
+pub(crate) fn is_distrust(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(CallError::Distrust(_))) || cause.downcast_ref().is_some_and(of_tls)
+    })
+}
+
+fn of_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// What says of an answer which URL it is of.

@@ -1,6 +1,9 @@
 //! The files, and what they make: both ends of a connection.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use rustls::{
     ClientConfig, ServerConfig,
@@ -11,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 
 use crate::tls::{
-    files::{NamedFile, Unusable},
+    files::{NamedFile, Unusable, Validity},
     provider,
 };
 
@@ -31,6 +34,10 @@ pub struct Ends {
     pub server: Arc<ServerConfig>,
     /// The same for another program.
     pub keystore: Keystore,
+    /// When the certificate ends, or one between it and its authority: seconds since 1970.
+    pub until: i64,
+    /// Other files were there since then, and could not be used.
+    pub outdated: AtomicBool,
 }
 
 /// What another program goes by, PEM. It is secret, so there is no `Debug`.
@@ -94,6 +101,9 @@ impl Contents {
         let (chain, private, roots) = (chain?, private?, roots?);
         let keystore = Keystore { pair: [&private[..], b"\n", &chain].concat(), authorities: roots.clone() };
         let chain = certificate.certificates(&chain)?;
+        let validity = Validity::of_chain(&chain);
+        let until =
+            validity.map_err(|n| certificate.unusable(format!("its certificate number {n} can't be read")))?.not_after;
         let private = key.key(&private)?;
         let roots = Arc::new(ca.authorities(&roots)?);
         let other = |error: rustls::Error| key.unusable(format!("can't be used with {certificate}: {error}"));
@@ -112,6 +122,7 @@ impl Contents {
             .map_err(other)?;
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        Ok(Ends { client: Arc::new(client), server: Arc::new(server), keystore })
+        let (client, server) = (Arc::new(client), Arc::new(server));
+        Ok(Ends { client, server, keystore, until, outdated: AtomicBool::new(false) })
     }
 }

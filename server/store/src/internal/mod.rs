@@ -14,7 +14,12 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use clap::Args;
 use tokio::sync::watch;
@@ -23,6 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::tls::files::Unusable;
 use config::{Ends, Files, Fingerprint};
 
+pub(crate) use call::is_distrust;
 pub use call::{CallError, Stream};
 pub use config::Keystore;
 
@@ -30,6 +36,10 @@ pub use config::Keystore;
 pub const NAME: &str = "replicateddb.internal";
 /// Time between two looks at the files.
 const LOOK: Duration = Duration::from_secs(10);
+/// Further looks, at start, at files that can't be used: they may be being replaced.
+const START_TRIES: usize = 3;
+/// Pause before one.
+const START_PAUSE: Duration = Duration::from_millis(500);
 
 /// Flags of a process that others of its database speak with, or that speaks with them.
 #[derive(Debug, Clone, Default, Args)]
@@ -105,8 +115,38 @@ impl Internal {
         self.0.as_ref().map(|tls| Keystores(tls.current.clone()))
     }
 
+    /// The files that are in use, to be watched; `None` without TLS.
+    #[must_use]
+    pub fn in_use(&self) -> Option<InUse> {
+        self.0.as_ref().map(|tls| InUse(tls.current.clone()))
+    }
+
     fn over(optional: bool, current: watch::Receiver<Arc<Ends>>, looking: Option<AbortOnDropHandle<()>>) -> Self {
         Self(Some(Arc::new(Tls { optional, current, _looking: looking })))
+    }
+}
+
+/// The files that are in use.
+#[derive(Clone)]
+pub struct InUse(watch::Receiver<Arc<Ends>>);
+
+impl fmt::Debug for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InUse").field("until", &self.until()).field("is_outdated", &self.is_outdated()).finish()
+    }
+}
+
+impl InUse {
+    /// When the certificate ends, or one between it and its authority: seconds since 1970.
+    #[must_use]
+    pub fn until(&self) -> i64 {
+        self.0.borrow().until
+    }
+
+    /// Whether there are others by now, which can't be used as they are.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.0.borrow().outdated.load(Ordering::Relaxed)
     }
 }
 
@@ -143,9 +183,8 @@ impl Looking {
             return Ok(None);
         };
         let files = Files::new(certificate, key, ca);
-        let contents = files.read().await;
-        let seen = contents.fingerprint();
-        let (current, receiver) = watch::channel(Arc::new(contents.load(&files)?));
+        let (seen, ends) = first(&files, || tokio::time::sleep(START_PAUSE)).await?;
+        let (current, receiver) = watch::channel(Arc::new(ends));
         Ok(Some((Self { files, seen, current }, receiver)))
     }
 
@@ -161,7 +200,33 @@ impl Looking {
                 tracing::info!("the other processes of the database are shown another certificate from now on");
                 self.current.send_replace(Arc::new(ends));
             }
-            Err(unusable) => tracing::warn!(%unusable, "what was there before is used further on"),
+            Err(unusable) => {
+                tracing::warn!(%unusable, "what was there before is used further on");
+                self.current.borrow().outdated.store(true, Ordering::Relaxed);
+            }
         }
+    }
+}
+
+/// What the files make at start. What can't be used is looked at again after a `pause`, [`START_TRIES`] times at most, and no more once
+/// nothing changes.
+///
+/// # Errors
+/// They can't be used.
+async fn first(files: &Files, pause: impl AsyncFn()) -> Result<(Fingerprint, Ends), Unusable> {
+    let mut contents = files.read().await;
+    let mut tries = START_TRIES;
+    loop {
+        let seen = contents.fingerprint();
+        let unusable = match contents.load(files) {
+            Ok(ends) => return Ok((seen, ends)),
+            Err(unusable) => unusable,
+        };
+        pause().await;
+        contents = files.read().await;
+        if tries == 0 || contents.fingerprint() == seen {
+            return Err(unusable);
+        }
+        tries -= 1;
     }
 }

@@ -166,12 +166,16 @@ async fn new_files_are_for_new_connections_and_damaged_ones_change_nothing() {
     let (first, second) = (Authority::new("first"), Authority::new("second"));
     let (mut one, mut other) = (Process::new(&first, NAME, false).await, Process::new(&first, NAME, false).await);
     let address = serve(&one.internal).await;
+    let in_use = one.internal.in_use().unwrap();
+    assert!(in_use.until() > 2_000_000_000 && !in_use.is_outdated(), "{in_use:?}");
     // written by half: the key is another certificate's
     second.put(one.dir.path(), NAME, false);
     one.looking.look().await;
+    assert!(in_use.is_outdated());
     assert_eq!(ask(&other.internal, address, "word").await.unwrap(), told("word"));
     second.put(one.dir.path(), NAME, true);
     one.looking.look().await;
+    assert!(!in_use.is_outdated());
     assert!(ask(&other.internal, address, "word").await.is_err(), "it knows of the new authority alone");
     second.put(other.dir.path(), NAME, true);
     other.looking.look().await;
@@ -194,4 +198,46 @@ async fn files_that_can_not_be_used_are_told_and_a_url_that_is_none() {
     assert!(said.starts_with("--internal-key") && !said.contains("hunter2"), "{said}");
     let error = one.internal.send(reqwest::Client::new().get("http://nowhere/")).await.unwrap_err();
     assert!(matches!(error, CallError::Url(_)), "{error}");
+}
+
+/// Who is there and is not trusted, or does not trust us, is told from who is not there, or speaks no TLS.
+#[tokio::test]
+async fn distrust_is_an_answer() {
+    let (first, second) = (Authority::new("first"), Authority::new("second"));
+    let old = Process::new(&first, NAME, false).await;
+    let mut new = Process::new(&second, NAME, false).await;
+    let address = serve(&old.internal).await.to_string();
+    let said = async |internal: &Internal, address: &str| {
+        let mut stream = internal.connect(address).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+        stream.read_u8().await?;
+        anyhow::Ok(())
+    };
+    said(&old.internal, &address).await.unwrap();
+    let error = said(&new.internal, &address).await.unwrap_err();
+    assert!(is_distrust(&error), "what is shown is of another authority: {error:?}");
+    // it trusts both, but is trusted itself by those alone who know of the second one
+    let both = first.0.as_ref().pem() + &second.0.as_ref().pem();
+    std::fs::write(new.dir.path().join("a.pem"), both).unwrap();
+    new.looking.look().await;
+    let error = said(&new.internal, &address).await.unwrap_err();
+    assert!(is_distrust(&error), "what it shows is of another authority: {error:?}");
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = closed.local_addr().unwrap().to_string();
+    drop(closed);
+    let error = said(&new.internal, &nobody).await.unwrap_err();
+    assert!(!is_distrust(&error), "nobody is there: {error:?}");
+}
+
+/// The files may be being replaced when a process starts.
+#[tokio::test]
+async fn a_start_looks_again_while_files_change() {
+    let (first_one, second) = (Authority::new("first"), Authority::new("second"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    first_one.put(dir.path(), NAME, true);
+    second.put(dir.path(), NAME, false);
+    let files = Files::new(&path("c.pem"), &path("k.pem"), &path("a.pem"));
+    assert!(first(&files, async || ()).await.is_err(), "nothing changes");
+    assert!(first(&files, async || second.put(dir.path(), NAME, true)).await.is_ok());
 }
