@@ -344,6 +344,11 @@ impl ZnodeLog {
         }
     }
 
+    /// Whether a session that carries appends is connected.
+    pub(crate) fn has_lane(&self) -> bool {
+        self.inner.lanes.iter().any(|lane| lane.connection().connected().is_some())
+    }
+
     /// Whether ZooKeeper has said that this life is over.
     pub(crate) fn is_over(&self) -> bool {
         self.inner.is_fenced()

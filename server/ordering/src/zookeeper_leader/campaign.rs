@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 use zookeeper_client::{Client, CreateMode, Error, MultiReadResult, MultiWriteError, OneshotWatcher};
 
-use super::election::{About, Candidate, Decision, Node, Op, Own, Reign, View, decide, life_of, name_of};
+use super::election::{About, Candidate, Decision, Node, Op, Own, Reign, View, decide, is_cut_off, life_of, name_of};
 use super::{Leader, Standing};
 use crate::LogError;
 use crate::connection::connected;
@@ -32,6 +32,8 @@ pub(super) struct Campaign {
     pub(super) standing: watch::Sender<Standing>,
     /// Says that it leads; taken away by whoever learns that it does not.
     pub(super) fence: watch::Sender<Option<Fence>>,
+    /// Says that it leads, and most of the others do not reach it.
+    pub(super) cut_off: watch::Sender<bool>,
 }
 
 /// Why a look showed nothing.
@@ -67,6 +69,8 @@ impl Campaign {
                     continue;
                 }
             };
+            let cut_off = is_cut_off(&wish, &view);
+            self.cut_off.send_if_modified(|now| std::mem::replace(now, cut_off) != cut_off);
             let Decision { leader, change } = decide(&wish, &view);
             let leads = self.publish(leader, &wish);
             if let Some(ops) = change {

@@ -20,7 +20,7 @@ fn life(replica: u32, incarnation: i64) -> Life {
 }
 
 fn about(leaving: bool) -> About {
-    About { address: "here".into(), leaving }
+    About { address: "here".into(), leaving, ..About::default() }
 }
 
 fn candidate(replica: u32, leaving: bool) -> Candidate {
@@ -85,6 +85,51 @@ fn one_that_is_about_to_stop_hands_over() {
     let change =
         decide(&leaving(0), &view(0, Some(reign(0, 4)), vec![candidate(0, false), candidate(1, false)])).change;
     assert_eq!(change, Some(vec![Op::Check(Node::Incarnation, 0), Op::SetCandidate(own(0).life, about(true))]));
+}
+
+#[test]
+fn one_that_is_of_no_use_hands_over() {
+    let unfit = |about: About| About { unfit: true, ..about };
+    let bad = |replica| Own { about: unfit(about(false)), ..own(replica) };
+    let says = |replica, about: About| Candidate { about, ..candidate(replica, false) };
+    let yields = |candidates| decide(&bad(0), &view(0, Some(reign(0, 4)), candidates)).change.is_some();
+    let itself = || says(0, bad(0).about);
+    assert!(yields(vec![itself(), candidate(1, false)]));
+    assert!(yields(vec![itself(), candidate(1, true)]), "one that is about to stop is of more use");
+    assert!(!yields(vec![itself(), says(1, unfit(about(false)))]), "there is no better one");
+    let left = view(1, None, vec![itself(), says(1, about(true)), says(2, unfit(about(true)))]);
+    assert_eq!(best(&left), Some(own(1).life));
+}
+
+#[test]
+fn one_that_most_do_not_reach_is_cut_off() {
+    let without = |replica, epoch| Candidate {
+        about: About { unreached: Some(epoch), ..about(false) },
+        ..candidate(replica, false)
+    };
+    let cut_off = |mut others: Vec<Candidate>| {
+        others.push(candidate(0, false));
+        is_cut_off(&own(0), &view(0, Some(reign(0, 4)), others))
+    };
+    assert!(!cut_off(Vec::new()));
+    assert!(cut_off(vec![without(1, 4)]));
+    assert!(!cut_off(vec![without(1, 4), candidate(2, false)]), "it is 1 that is cut off");
+    assert!(cut_off(vec![without(1, 4), without(2, 4)]));
+    assert!(!cut_off(vec![without(1, 3), without(2, 3)]), "of a lead before");
+    let earlier = Candidate { life: life(2, 1), ..without(2, 4) };
+    assert!(!cut_off(vec![without(1, 4), earlier, candidate(2, false)]), "of a life before");
+    assert!(!is_cut_off(&own(1), &view(1, Some(reign(0, 4)), vec![without(2, 4)])), "another one leads");
+}
+
+#[test]
+fn what_a_candidate_says_is_read_by_older_and_newer_ones() {
+    let json = |about: &About| serde_json::to_string(about).expect("written");
+    assert_eq!(json(&about(false)), r#"{"address":"here"}"#);
+    let all = About { unfit: true, unreached: Some(7), ..about(true) };
+    for one in [about(false), all] {
+        assert_eq!(serde_json::from_str::<About>(&json(&one)).expect("read"), one);
+    }
+    assert_eq!(serde_json::from_str::<About>(r#"{"address":"here","later":1}"#).expect("read"), about(false));
 }
 
 #[test]
@@ -349,8 +394,9 @@ impl World {
             70..88 => self.append(index)?,
             88..92 => self.model.expire(self.processes[index].session),
             92..94 => self.processes[index].own.about.leaving = true,
+            94..95 => self.processes[index].own.about.unfit ^= true,
             // A new life; the old process goes on, or is gone while its session lasts.
-            94..97 => {
+            95..97 => {
                 self.processes[index].crashed = self.random.random();
                 self.start(self.processes[index].own.life.0);
             }
@@ -396,7 +442,7 @@ impl World {
             !process.crashed && self.model.lives.get(&replica) == Some(&incarnation)
         };
         let living: Vec<&Process> = self.processes.iter().filter(lives).collect();
-        let stays = living.iter().any(|process| !process.own.about.leaving);
+        let best = living.iter().map(|process| process.own.about.rank()).min();
         let leads = |process: &&Process| !process.crashed && process.mandate.is_some();
         let leading: Vec<&Process> = self.processes.iter().filter(leads).collect();
         match leading.as_slice() {
@@ -404,7 +450,7 @@ impl World {
             [] if living.is_empty() => Ok(()),
             [one] if !lives(one) => Err(format!("{one:?} leads and is over")),
             [one] if one.mandate != Some(self.model.epoch) => Err(format!("{one:?} leads in an old epoch")),
-            [one] if stays && one.own.about.leaving => Err(format!("{one:?} leads, and is about to stop")),
+            [one] if Some(one.own.about.rank()) != best => Err(format!("{one:?} leads, and another one is better")),
             [_] => Ok(()),
             other => Err(format!("{} lead, of {} that live", other.len(), living.len())),
         }
