@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::warn;
 use uuid::Uuid;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
@@ -23,6 +23,9 @@ use crate::{Beginning, Incarnation, LogId};
 
 /// Pause after an attempt that ZooKeeper did not take.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest wait for the state log, which is read as a whole.
+const STATE_LOG_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the log could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,18 +164,15 @@ pub(super) async fn open(
 /// It is a cache: without it everything is read in ZooKeeper.
 async fn open_state_log(config: StateLogConfig, log: LogId) -> Option<Arc<StateLog>> {
     let folder = config.folder.display().to_string();
-    let opened = tokio::task::spawn_blocking(move || StateLog::open(&config, log)).await;
-    match opened {
-        Ok(Ok(state_log)) => Some(Arc::new(state_log)),
-        Ok(Err(error)) => {
-            warn!(folder, %error, "the state log can't be used: a restart will read the log in ZooKeeper");
-            None
-        }
-        Err(error) => {
-            warn!(folder, %error, "the state log was not opened: a restart will read the log in ZooKeeper");
-            None
-        }
-    }
+    let opening = tokio::task::spawn_blocking(move || StateLog::open(&config, log));
+    let trouble = match timeout(STATE_LOG_LIMIT, opening).await {
+        Ok(Ok(Ok(state_log))) => return Some(Arc::new(state_log)),
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("the disk did not answer within {STATE_LOG_LIMIT:?}"),
+    };
+    warn!(folder, trouble, "the state log can't be used: a restart will read the log in ZooKeeper");
+    None
 }
 
 /// The last part of a path.
