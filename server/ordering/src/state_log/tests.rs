@@ -206,19 +206,29 @@ fn it_begins_anew_behind_a_gap() {
 fn what_was_queued_before_all_was_found_wrong_is_not_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = config(&folder, 8 << 20);
-    // More than the queue takes: some are on their way when it is cleared, or do not even have room.
+    // More than the queue takes: there is no room to tell the writer.
     let all = entries(QUEUE as u32 * 2, 100);
     let state_log = open(&config, log(1));
     let mut after = None;
-    for entry in &all {
-        state_log.offer(after, entry);
-        after = Some(entry.position);
-    }
-    state_log.clear();
     let deadline = Instant::now() + PATIENCE;
+    std::thread::scope(|scope| {
+        // The writer waits for it.
+        let index = state_log.shared.index();
+        for entry in &all {
+            state_log.offer(after, entry);
+            after = Some(entry.position);
+        }
+        after = *state_log.last.lock().expect("nobody panics");
+        scope.spawn(|| state_log.clear());
+        while state_log.shared.cleared.load(Ordering::Acquire) == 0 {
+            assert!(Instant::now() < deadline, "it is not cleared");
+            std::thread::yield_now();
+        }
+        drop(index);
+    });
     let next = committed(9, 0, 10);
     while !state_log.has(next.position) {
-        state_log.offer(None, &next);
+        state_log.offer(after, &next);
         assert!(Instant::now() < deadline, "it is not written");
         std::thread::yield_now();
     }

@@ -192,7 +192,8 @@ impl ZooKeeperLeader {
             cut_off,
         };
         let keeping = line::keep(log.clone(), messenger, standing.subscribe());
-        let tasks = [tokio::spawn(campaign.run()), tokio::spawn(keeping), tokio::spawn(judging)].map(AbortOnDropHandle::new);
+        let tasks =
+            [tokio::spawn(campaign.run()), tokio::spawn(keeping), tokio::spawn(judging)].map(AbortOnDropHandle::new);
         let room = Room::new(pending_entries, pending_bytes);
         Ok((Self { shared: Arc::new(Shared { log, own, rested, standing, room, _tasks: tasks }) }, incarnation))
     }

@@ -588,9 +588,7 @@ impl Pushes {
 }
 
 /// The next entry, where there are any.
-async fn following(
-    own: Option<&mut broadcast::Receiver<(u32, Committed)>>,
-) -> Result<(u32, Committed), RecvError> {
+async fn following(own: Option<&mut broadcast::Receiver<(u32, Committed)>>) -> Result<(u32, Committed), RecvError> {
     match own {
         Some(own) => own.recv().await,
         None => pending().await,
