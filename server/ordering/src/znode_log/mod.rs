@@ -395,6 +395,11 @@ impl ZnodeLog {
         append::store(&self.inner, entry, deadline).await
     }
 
+    /// Whether no segment after that one is known.
+    pub(crate) fn is_newest(&self, segment: u32) -> bool {
+        self.inner.segment() <= segment
+    }
+
     /// Looks for the segment after one that a body was stored with for nothing.
     pub(crate) async fn look_beyond(&self, segment: u32, deadline: Deadline) {
         append::look_beyond(&self.inner, segment, deadline).await;
