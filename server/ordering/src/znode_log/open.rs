@@ -332,11 +332,40 @@ impl Opening<'_> {
                 format!("its replicas agree on {there}, and this one is to use others: give it the same paths");
             return Err(StepError::Final(OpenError::Foreign { path, detail }));
         }
-        let leader = court.leader.rsplit_once('/').map_or("", |(parent, _)| parent);
-        for folder in [court.election.as_str(), leader].into_iter().filter(|folder| !folder.is_empty()) {
+        let parents =
+            [&court.election, &court.leader].map(|path| path.rsplit_once('/').map_or("", |(parent, _)| parent));
+        for folder in parents.into_iter().filter(|folder| !folder.is_empty()) {
             client.mkdir(folder, &directory).await.map_err(|error| step_error(folder, error))?;
         }
+        self.ensure_election(client, court).await?;
         Ok(ZOOKEEPER_LEADER)
+    }
+
+    /// The folder of the election says whose it is: two databases that elected in the same one would end each other's leads for ever.
+    async fn ensure_election(&self, client: &Client, court: &Court) -> Result<(), StepError> {
+        let path = &court.election;
+        let failed = |error| step_error(path, error);
+        match client.create(path, &court.data(), &CreateMode::Persistent.with_acls(self.access.acls())).await {
+            Ok(_) => return Ok(()),
+            Err(Error::NodeExists) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let (there, stat) = client.get_data(path).await.map_err(failed)?;
+        if there == court.data() {
+            return Ok(());
+        }
+        if there.is_empty() && stat.num_children == 0 {
+            // A folder that somebody has made beforehand.
+            return match client.set_data(path, &court.data(), Some(stat.version)).await {
+                Ok(_) => Ok(()),
+                Err(Error::BadVersion) => Err(StepError::Again("the election's folder was taken just now".into())),
+                Err(error) => Err(failed(error)),
+            };
+        }
+        let there = String::from_utf8_lossy(&there).into_owned();
+        let detail =
+            format!("it is no folder of this log's election, and holds {there:?}: give each database paths of its own");
+        Err(StepError::Final(OpenError::Foreign { path: path.clone(), detail }))
     }
 
     /// The key that pushed entries are proved by: whoever may read the log may read it. Made by the first who comes.

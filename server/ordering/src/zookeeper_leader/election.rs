@@ -80,6 +80,8 @@ pub(super) struct View {
     /// Who leads, and the session that its node goes with.
     pub(super) leader: Option<(Reign, i64)>,
     pub(super) candidates: Vec<Candidate>,
+    /// How many candidates before this one have had time to take the lead, and have not.
+    pub(super) turns: usize,
 }
 
 /// What this replica is, and wants to be.
@@ -131,7 +133,7 @@ pub(super) fn decide(own: &Own, view: &View) -> Decision {
         true => withdraw(own, view),
         false => register(own, view).or_else(|| match leader {
             Some(_) => leads.filter(|_| hands_over(own, view)).map(|(reign, _)| yields(reign)),
-            None => (best(view) == Some(own.life) || led_before(own, view)).then(|| take(own, view)),
+            None => (is_next(own, view) || led_before(own, view)).then(|| take(own, view)),
         }),
     };
     // Nobody who hands over, or may no longer lead, acts as if it led.
@@ -190,16 +192,17 @@ pub(super) fn is_cut_off(own: &Own, view: &View) -> bool {
     2 * without > latest.len()
 }
 
-/// The one to lead next: the lowest number, of those that are not about to stop if there are any. Of a replica its latest life.
-fn best(view: &View) -> Option<Life> {
-    let best = view.candidates.iter().min_by_key(|one| (one.about.rank(), one.life.0, Reverse(one.life.1)));
-    best.map(|candidate| candidate.life)
+/// Whether this one is to lead next: the lowest number, of those that are not about to stop if there are any, of a replica its latest life.
+/// One whose session lasts may be gone; so those behind it have their turns, too.
+fn is_next(own: &Own, view: &View) -> bool {
+    let Some(this) = view.candidates.iter().find(|candidate| candidate.life == own.life) else { return false };
+    let order = |one: &Candidate| (one.about.rank(), one.life.0, Reverse(one.life.1));
+    view.candidates.iter().filter(|other| order(other) < order(this)).count() <= view.turns
 }
 
 /// Whether there is a better one to hand over to; one that is not about to stop, and fit, has no better one.
 fn hands_over(own: &Own, view: &View) -> bool {
-    let is_better =
-        |candidate: &Candidate| candidate.about.rank() < own.about.rank() && candidate.life.0 != own.life.0;
+    let is_better = |candidate: &Candidate| candidate.about.rank() < own.about.rank() && candidate.life.0 != own.life.0;
     view.candidates.iter().any(is_better)
 }
 

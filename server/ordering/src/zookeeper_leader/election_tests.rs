@@ -37,7 +37,7 @@ fn reign(replica: u32, epoch: i32) -> (Reign, i64) {
 }
 
 fn view(of: u32, leader: Option<(Reign, i64)>, candidates: Vec<Candidate>) -> View {
-    View { session: i64::from(of), epoch: 4, leader, candidates }
+    View { session: i64::from(of), epoch: 4, leader, candidates, turns: 0 }
 }
 
 #[test]
@@ -98,7 +98,19 @@ fn one_that_is_of_no_use_hands_over() {
     assert!(yields(vec![itself(), candidate(1, true)]), "one that is about to stop is of more use");
     assert!(!yields(vec![itself(), says(1, unfit(about(false)))]), "there is no better one");
     let left = view(1, None, vec![itself(), says(1, about(true)), says(2, unfit(about(true)))]);
-    assert_eq!(best(&left), Some(own(1).life));
+    assert!(is_next(&own(1), &left) && !is_next(&own(0), &left) && !is_next(&own(2), &left));
+}
+
+#[test]
+fn one_that_is_gone_misses_its_turn() {
+    let all = vec![candidate(0, false), candidate(1, false), candidate(2, true)];
+    let takes = |of: u32, turns| decide(&own(of), &View { turns, ..view(of, None, all.clone()) }).change.is_some();
+    assert!(takes(0, 0) && !takes(1, 0));
+    assert!(takes(1, 1) && !is_next(&own(2), &View { turns: 1, ..view(2, None, all.clone()) }));
+    assert!(is_next(&own(2), &View { turns: 2, ..view(2, None, all.clone()) }));
+    // But nobody takes it from one that leads.
+    let led = View { turns: 9, ..view(1, Some(reign(0, 4)), all) };
+    assert_eq!(decide(&own(1), &led).change, None);
 }
 
 #[test]
@@ -136,7 +148,7 @@ fn what_a_candidate_says_is_read_by_older_and_newer_ones() {
 fn what_is_left_of_an_earlier_life_holds_nobody_up() {
     let new = Own { life: life(0, 90), ..own(0) };
     let of_new = Candidate { life: new.life, session: 77, about: about(false) };
-    let at = |leader, candidates| View { session: 77, epoch: 4, leader, candidates };
+    let at = |leader, candidates| View { session: 77, epoch: 4, leader, candidates, turns: 0 };
     // It takes the place of its predecessor, whose session lasts.
     let change = decide(&new, &at(Some(reign(0, 4)), vec![candidate(0, false)])).change.expect("it registers");
     assert!(change.contains(&Op::Delete(Node::Candidate(own(0).life))), "{change:?}");
@@ -297,7 +309,7 @@ impl World {
         self.processes.push(Process { own, session, epoch: 0, view: None, mandate: None, crashed: false });
     }
 
-    fn look(&mut self, index: usize) {
+    fn look(&mut self, index: usize, turns: usize) {
         let (model, process) = (&self.model, &mut self.processes[index]);
         let candidate = |(life, (session, about)): (&Life, &(i64, About))| Candidate {
             life: *life,
@@ -306,7 +318,7 @@ impl World {
         };
         let candidates = model.candidates.iter().map(candidate).collect();
         let (session, epoch, leader) = (process.session, process.epoch, model.leader.clone());
-        process.view = Some(View { session, epoch, leader, candidates });
+        process.view = Some(View { session, epoch, leader, candidates, turns });
         process.epoch = model.epoch;
     }
 
@@ -389,7 +401,11 @@ impl World {
         let running: Vec<usize> = (0..self.processes.len()).filter(|index| !self.processes[*index].crashed).collect();
         let Some(&index) = running.choose(&mut self.random) else { return Ok(()) };
         match self.random.random_range(0..100) {
-            0..40 => self.look(index),
+            // Now and then one is thought to have missed its turn.
+            0..40 => {
+                let turns = if self.random.random_range(0..4) == 0 { 1 } else { 0 };
+                self.look(index, turns);
+            }
             40..70 => drop(self.act(index)?),
             70..88 => self.append(index)?,
             88..92 => self.model.expire(self.processes[index].session),
@@ -429,8 +445,8 @@ impl World {
             for index in 0..self.processes.len() {
                 if !self.processes[index].crashed {
                     // Twice, for the epoch comes of the look before.
-                    self.look(index);
-                    self.look(index);
+                    self.look(index, 0);
+                    self.look(index, 0);
                     rests &= !self.act(index)?;
                     // One that is over learns of it by this.
                     self.append(index)?;
