@@ -103,7 +103,14 @@ impl Start {
             data_center: args.data_center.clone(),
             rack: args.rack.clone(),
         };
-        let mut running = Running::start(&args, id, log.clone(), &token, identity, tls, &admin_port)?;
+        let mut running = match Running::start(&args, id, log.clone(), &token, identity, tls, &admin_port) {
+            Ok(running) => running,
+            Err(error) => {
+                // It may have been elected meanwhile.
+                log.hand_over().await;
+                return Err(error);
+            }
+        };
         let handle = running.handle.clone();
         let reason = tokio::select! {
             signal = &mut stop_asked => {

@@ -164,6 +164,27 @@ async fn the_others_go_on_without_a_leader_that_is_gone() {
     append(&zero, entry(0, 1)).await;
 }
 
+/// A leader whose session is fine and that nobody else reaches hands over: no session ends, and an append is not even refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_nobody_reaches_hands_over() {
+    let server = server();
+    let (root, wires) = (new_root(), Wires::default());
+    let zero = wires.config(config(&server.connect(), &root, 0));
+    let address = zero.address.clone();
+    let zero = wires.open(zero).await.0;
+    see(&zero, "it is alone", |standing| standing.leads).await;
+    let open = async |replica| wires.open(wires.config(config(&server.connect(), &root, replica))).await.0;
+    let (one, two) = (open(1).await, open(2).await);
+    append(&two, entry(2, 0)).await;
+    wires.set_cut(&address, true);
+    timeout(PATIENCE, append(&two, entry(2, 1))).await.expect("another one appends it");
+    see(&zero, "1 leads", leads(1)).await;
+    append(&zero, entry(0, 0)).await;
+    // It is no better for having followed since.
+    one.hand_over().await;
+    see(&zero, "2 leads", leads(2)).await;
+}
+
 /// I6: one that was deposed and does not know it changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deposed_leader_changes_nothing() {

@@ -5,13 +5,14 @@ mod common;
 use std::time::Duration;
 
 use common::{config, new_root, server};
+use futures::StreamExt;
 use replicateddb_ordering::conformance::{append, entry, read};
-use replicateddb_ordering::fixture::ZooKeeper;
+use replicateddb_ordering::fixture::{Proxy, ZooKeeper};
 use replicateddb_ordering::state_log::StateLogConfig;
 use replicateddb_ordering::znode_log::{Config, ZnodeLog};
-use replicateddb_ordering::{OrderedLog, Position, TailError};
+use replicateddb_ordering::{LogHealth, OrderedLog, Position, TailError};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use zookeeper_client::Client;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,11 +40,15 @@ impl Volume {
 
     /// Opens the log with its state log, which the one before has to let go of.
     async fn open(&self, server: &ZooKeeper, root: &str) -> ZnodeLog {
+        self.open_with(self.config(server, root)).await
+    }
+
+    async fn open_with(&self, config: Config) -> ZnodeLog {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let lock = std::fs::OpenOptions::new().write(true).open(self.0.path().join("state/lock"));
             if lock.is_err() || lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
-                return ZnodeLog::open(self.config(server, root)).await.expect("opened").0;
+                return ZnodeLog::open(config).await.expect("opened").0;
             }
             assert!(Instant::now() < deadline, "the state log is not let go");
             sleep(Duration::from_millis(5)).await;
@@ -91,9 +96,25 @@ async fn a_restart_reads_what_it_has_seen() {
     drop(log);
     let log = volume.open(&server, &root).await;
     let mut tail = log.tail(all[9].position);
-    let told = futures::StreamExt::next(&mut tail).await.expect("an item");
+    let told = tail.next().await.expect("an item");
     assert_eq!(told, Err(TailError::Truncated { first: all[10].position }));
     assert_eq!(read(&log, all[10].position, 31).await, all[10..]);
+}
+
+/// Another entry of the same length stands there from now on.
+async fn replace(client: &Client, root: &str, at: Position) {
+    let path = format!("{root}/requests/{:010}/e-{:010}", at.segment, at.sequence);
+    let (data, _) = client.get_data(&path).await.unwrap();
+    let mut other = data.clone();
+    *other.last_mut().expect("data") ^= 1;
+    let crc = {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&[1, 0]);
+        crc.update(&other[16..]);
+        crc.finalize()
+    };
+    other[12..16].copy_from_slice(&crc.to_be_bytes());
+    client.set_data(&path, &other, None).await.unwrap();
 }
 
 /// A ZooKeeper that has lost what came last has another log of the same name from then on: that is what is read.
@@ -106,18 +127,7 @@ async fn what_zookeeper_does_not_hold_is_not_read() {
     let seen = fill(&log, 0).await;
     drop(log);
     let last = seen[seen.len() - 1].position;
-    let path = format!("{root}/requests/{:010}/e-{:010}", last.segment, last.sequence);
-    let (data, _) = client.get_data(&path).await.unwrap();
-    let mut other = data.clone();
-    *other.last_mut().expect("data") ^= 1;
-    let crc = {
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&[1, 0]);
-        crc.update(&other[16..]);
-        crc.finalize()
-    };
-    other[12..16].copy_from_slice(&crc.to_be_bytes());
-    client.set_data(&path, &other, None).await.unwrap();
+    replace(&client, &root, last).await;
     let log = volume.open(&server, &root).await;
     let all = read(&log, Position::START, seen.len()).await;
     assert_eq!(log.read_from_state_log(), 0);
@@ -128,4 +138,38 @@ async fn what_zookeeper_does_not_hold_is_not_read() {
     let log = volume.open(&server, &root).await;
     let again = fill(&log, ENTRIES).await;
     assert_eq!(again[..all.len()], all);
+}
+
+/// One that loses it under a replica that runs, and goes on before that one is back: what was kept before is not what the log holds, though
+/// what comes behind is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_zookeeper_loses_meanwhile_is_not_read_after_a_restart() {
+    let server = server();
+    let (root, volume) = (new_root(), Volume::new());
+    let proxy = Proxy::start(server.address()).await.unwrap();
+    let log = volume.open_with(Config { connect: proxy.connect(), ..volume.config(&server, &root) }).await;
+    let seen = fill(&log, 0).await;
+    let last = seen[seen.len() - 1].position;
+    let mut tail = log.tail(last);
+    assert_eq!(tail.next().await, Some(Ok(seen[seen.len() - 1].clone())));
+    let mut health = log.health();
+    proxy.set_cut(true);
+    let is_down = |health: &LogHealth| matches!(health, LogHealth::Disconnected { .. });
+    timeout(PATIENCE, health.wait_for(is_down)).await.expect("noticed").expect("shown");
+    let client = Client::connect(&server.connect()).await.unwrap();
+    replace(&client, &root, last).await;
+    let (other, _) = ZnodeLog::open(config(&server.connect(), &root, 1)).await.unwrap();
+    let more = append(&other, entry(1, 0)).await;
+    proxy.set_cut(false);
+    let next = timeout(PATIENCE, tail.next()).await.expect("it reads on").expect("an item").expect("an entry");
+    assert_eq!(next.position, more);
+    let deadline = Instant::now() + PATIENCE;
+    while !log.is_in_state_log(more) {
+        assert!(Instant::now() < deadline, "it is not written");
+        sleep(Duration::from_millis(5)).await;
+    }
+    drop((tail, log));
+    let log = volume.open(&server, &root).await;
+    let all = read(&log, Position::START, seen.len() + 1).await;
+    assert_ne!(all[seen.len() - 1].entry, seen[seen.len() - 1].entry, "what stands in ZooKeeper");
 }

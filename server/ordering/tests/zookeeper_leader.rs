@@ -182,3 +182,29 @@ async fn paths_are_agreed_on() {
         assert!(matches!(error, OpenError::Config(_)) && error.to_string().contains(word), "{error}");
     }
 }
+
+/// Two databases that elect in the same place would end each other's leads for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_election_is_of_one_database() {
+    let server = server();
+    let (root, other, wires) = (new_root(), new_root(), Wires::default());
+    let with = |root: &str, election: &str, leader: &str| Config {
+        election: Some(election.into()),
+        leader: Some(leader.into()),
+        ..wires.config(znode_log::Config {
+            append_timeout: std::time::Duration::from_secs(3),
+            ..config(&server.connect(), root, 0)
+        })
+    };
+    let (election, leader) = (format!("{root}-election"), format!("{root}-leader"));
+    let (one, _) = wires.open(with(&root, &election, &leader)).await;
+    append(&one, entry(0, 0)).await;
+    let error = ZooKeeperLeader::open(with(&other, &election, &format!("{other}/leader"))).await.unwrap_err();
+    assert!(matches!(&error, OpenError::Foreign { path, .. } if *path == election), "{error}");
+    // A node of who leads is gone with a session: nothing can be refused by it, but it is left alone.
+    let third = new_root();
+    let (two, _) = wires.open(with(&third, &format!("{third}/election"), &leader)).await;
+    let refused = two.append(entry(0, 0)).await;
+    assert!(matches!(refused, Err(replicateddb_ordering::AppendError::Unavailable { .. })), "{refused:?}");
+    append(&one, entry(0, 1)).await;
+}

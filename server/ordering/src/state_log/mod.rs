@@ -3,6 +3,7 @@
 //!
 //! It is a cache and never the truth. What it holds is believed only for the log whose id it names, and only once its newest entry is
 //! found to be the one that stands at that position in ZooKeeper: an entry once committed stays what it is, so all before it are, too.
+//! A ZooKeeper that has lost entries while this replica ran breaks that: tails look for it whenever they are connected again.
 //! Whatever is wrong with it, it is cut or dropped, and read in ZooKeeper. Nothing waits for it: entries that come faster than the
 //! disk takes them are not kept, and it begins anew behind them.
 //!
@@ -57,7 +58,8 @@ pub(crate) struct Newest {
 }
 
 impl Newest {
-    fn of(Committed { position, commit_time_ms, entry }: &Committed) -> Self {
+    /// What there is to compare of an entry.
+    pub(crate) fn of(Committed { position, commit_time_ms, entry }: &Committed) -> Self {
         let (position, commit_time_ms) = (*position, *commit_time_ms);
         Self { position, commit_time_ms, bytes: entry.len(), crc: crc32fast::hash(entry) }
     }
@@ -84,6 +86,8 @@ struct Shared {
     index: Mutex<Index>,
     queued_bytes: AtomicUsize,
     read: AtomicU64,
+    /// Counts how often everything was found to be wrong: what was queued before is not written any more.
+    cleared: AtomicU64,
 }
 
 impl Shared {
@@ -95,8 +99,8 @@ impl Shared {
 
 /// What the writer is told.
 enum Told {
-    /// Keep this one, which comes after that one; or first of all.
-    Keep(Option<Position>, Committed),
+    /// Keep this one, which comes after that one, or first of all; unless everything was cleared more often since.
+    Keep(u64, Option<Position>, Committed),
     /// Drop everything.
     Clear,
 }
@@ -125,8 +129,12 @@ impl StateLog {
         }
         let index = scan(&config.folder, log)?;
         let last = index.newest.map(|newest| newest.position);
-        let shared =
-            Arc::new(Shared { index: Mutex::new(index), queued_bytes: AtomicUsize::new(0), read: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            index: Mutex::new(index),
+            queued_bytes: AtomicUsize::new(0),
+            read: AtomicU64::new(0),
+            cleared: AtomicU64::new(0),
+        });
         let (queue, told) = sync_channel(QUEUE);
         let writer = Writer::new(config.clone(), log, shared.clone(), lock);
         std::thread::Builder::new().name("state-log".into()).spawn(move || writer.run(told))?;
@@ -151,7 +159,8 @@ impl StateLog {
         }
         let before = last.filter(|_| follows);
         self.shared.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        match self.queue.try_send(Told::Keep(before, committed.clone())) {
+        let cleared = self.shared.cleared.load(Ordering::Acquire);
+        match self.queue.try_send(Told::Keep(cleared, before, committed.clone())) {
             Ok(()) => *last = Some(position),
             Err(_) => {
                 self.shared.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
@@ -170,11 +179,11 @@ impl StateLog {
     /// Drops everything: it is not what the log holds.
     pub(crate) fn clear(&self) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // With a queue that is full it is found to be wrong again at the next start.
-        if self.queue.try_send(Told::Clear).is_ok() {
-            *last = None;
-        }
+        *last = None;
+        self.shared.cleared.fetch_add(1, Ordering::AcqRel);
         self.shared.index().newest = None;
+        // The writer learns of it by whatever it is told next: with a queue that is full that is something else.
+        let _ = self.queue.try_send(Told::Clear);
     }
 
     /// Whether it has an entry at that position.

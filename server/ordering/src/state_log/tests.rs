@@ -201,3 +201,68 @@ fn it_begins_anew_behind_a_gap() {
     drop(state_log);
     assert_eq!(read(&open(&config, log(1)), all[10].position), all[10..12]);
 }
+
+#[test]
+fn what_was_queued_before_all_was_found_wrong_is_not_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(&folder, 8 << 20);
+    // More than the queue takes: there is no room to tell the writer.
+    let all = entries(QUEUE as u32 * 2, 100);
+    let state_log = open(&config, log(1));
+    let mut after = None;
+    let deadline = Instant::now() + PATIENCE;
+    std::thread::scope(|scope| {
+        // The writer waits for it.
+        let index = state_log.shared.index();
+        for entry in &all {
+            state_log.offer(after, entry);
+            after = Some(entry.position);
+        }
+        after = *state_log.last.lock().expect("nobody panics");
+        scope.spawn(|| state_log.clear());
+        while state_log.shared.cleared.load(Ordering::Acquire) == 0 {
+            assert!(Instant::now() < deadline, "it is not cleared");
+            std::thread::yield_now();
+        }
+        drop(index);
+    });
+    let next = committed(9, 0, 10);
+    while !state_log.has(next.position) {
+        state_log.offer(after, &next);
+        assert!(Instant::now() < deadline, "it is not written");
+        std::thread::yield_now();
+    }
+    drop(state_log);
+    let again = open(&config, log(1));
+    assert_eq!(again.newest().map(|newest| newest.position), Some(next.position));
+    assert!(all.iter().all(|entry| !again.has(entry.position)), "nothing before it is left");
+}
+
+#[test]
+fn a_volume_that_takes_nothing_is_left_alone_for_a_while() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(&folder, 1 << 20);
+    let state_log = open(&config, log(1));
+    let all = entries(3, 10);
+    // No file can be made while the folder is away.
+    let aside = folder.path().join("aside");
+    fs::rename(&config.folder, &aside).expect("moved");
+    state_log.offer(None, &all[0]);
+    let deadline = Instant::now() + PATIENCE;
+    while state_log.shared.queued_bytes.load(Ordering::Acquire) > 0 {
+        assert!(Instant::now() < deadline, "it is not tried");
+        std::thread::yield_now();
+    }
+    fs::rename(&aside, &config.folder).expect("moved back");
+    let failed = Instant::now();
+    let (mut at, mut after) = (0u32, all[0].position);
+    while state_log.newest().is_none() {
+        at += 1;
+        let entry = committed(5, at, 10);
+        state_log.offer(Some(after), &entry);
+        after = entry.position;
+        assert!(Instant::now() < deadline, "it is not tried again");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(failed.elapsed() > Duration::from_millis(500), "after a pause: {:?}", failed.elapsed());
+}

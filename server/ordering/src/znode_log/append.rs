@@ -320,6 +320,11 @@ impl Transaction {
             let fence = inner.fence()?;
             let (client, _boarded) = board(&inner, self.deadline()).await?;
             let segment = inner.segment();
+            let is_ahead = |part: &Part| part.stored_in.is_some_and(|stored| stored > segment);
+            // Its writer may know of a segment that this one has not heard of.
+            if self.parts.iter().any(is_ahead) && find_segment(&inner, segment, self.deadline()).await.is_ok() {
+                continue;
+            }
             self.refuse_stored_elsewhere(segment);
             if self.parts.is_empty() {
                 return Ok(());

@@ -346,6 +346,11 @@ impl ZnodeLog {
         }
     }
 
+    /// Whether a session that carries appends is connected.
+    pub(crate) fn has_lane(&self) -> bool {
+        self.inner.lanes.iter().any(|lane| lane.connection().connected().is_some())
+    }
+
     /// Whether ZooKeeper has said that this life is over.
     pub(crate) fn is_over(&self) -> bool {
         self.inner.is_fenced()
@@ -390,6 +395,11 @@ impl ZnodeLog {
     /// Stores the body of an own entry that is larger.
     pub(crate) async fn store(&self, entry: &Bytes, deadline: Deadline) -> Result<Stored, AppendError> {
         append::store(&self.inner, entry, deadline).await
+    }
+
+    /// Whether no segment after that one is known.
+    pub(crate) fn is_newest(&self, segment: u32) -> bool {
+        self.inner.segment() <= segment
     }
 
     /// Looks for the segment after one that a body was stored with for nothing.

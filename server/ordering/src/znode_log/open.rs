@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::warn;
 use uuid::Uuid;
 use zookeeper_client::{Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
@@ -23,6 +23,9 @@ use crate::{Beginning, Incarnation, LogId};
 
 /// Pause after an attempt that ZooKeeper did not take.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest wait for the state log, which is read as a whole.
+const STATE_LOG_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the log could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,18 +164,15 @@ pub(super) async fn open(
 /// It is a cache: without it everything is read in ZooKeeper.
 async fn open_state_log(config: StateLogConfig, log: LogId) -> Option<Arc<StateLog>> {
     let folder = config.folder.display().to_string();
-    let opened = tokio::task::spawn_blocking(move || StateLog::open(&config, log)).await;
-    match opened {
-        Ok(Ok(state_log)) => Some(Arc::new(state_log)),
-        Ok(Err(error)) => {
-            warn!(folder, %error, "the state log can't be used: a restart will read the log in ZooKeeper");
-            None
-        }
-        Err(error) => {
-            warn!(folder, %error, "the state log was not opened: a restart will read the log in ZooKeeper");
-            None
-        }
-    }
+    let opening = tokio::task::spawn_blocking(move || StateLog::open(&config, log));
+    let trouble = match timeout(STATE_LOG_LIMIT, opening).await {
+        Ok(Ok(Ok(state_log))) => return Some(Arc::new(state_log)),
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("the disk did not answer within {STATE_LOG_LIMIT:?}"),
+    };
+    warn!(folder, trouble, "the state log can't be used: a restart will read the log in ZooKeeper");
+    None
 }
 
 /// The last part of a path.
@@ -335,10 +335,12 @@ impl Opening<'_> {
                 format!("its replicas agree on {there}, and this one is to use others: give it the same paths");
             return Err(StepError::Final(OpenError::Foreign { path, detail }));
         }
-        let leader = court.leader.rsplit_once('/').map_or("", |(parent, _)| parent);
-        for folder in [court.election.as_str(), leader].into_iter().filter(|folder| !folder.is_empty()) {
+        let parents =
+            [&court.election, &court.leader].map(|path| path.rsplit_once('/').map_or("", |(parent, _)| parent));
+        for folder in parents.into_iter().filter(|folder| !folder.is_empty()) {
             client.mkdir(folder, &directory).await.map_err(|error| step_error(folder, error))?;
         }
+        self.ensure_election(client, court).await?;
         Ok(ZOOKEEPER_LEADER)
     }
 
@@ -353,6 +355,33 @@ impl Opening<'_> {
             return Ok(());
         }
         client.mkdir(parent, &CreateMode::Persistent.with_acls(Acls::anyone_all())).await.map_err(failed)
+    }
+
+    /// The folder of the election says whose it is: two databases that elected in the same one would end each other's leads for ever.
+    async fn ensure_election(&self, client: &Client, court: &Court) -> Result<(), StepError> {
+        let path = &court.election;
+        let failed = |error| step_error(path, error);
+        match client.create(path, &court.data(), &CreateMode::Persistent.with_acls(self.access.acls())).await {
+            Ok(_) => return Ok(()),
+            Err(Error::NodeExists) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let (there, stat) = client.get_data(path).await.map_err(failed)?;
+        if there == court.data() {
+            return Ok(());
+        }
+        if there.is_empty() && stat.num_children == 0 {
+            // A folder that somebody has made beforehand.
+            return match client.set_data(path, &court.data(), Some(stat.version)).await {
+                Ok(_) => Ok(()),
+                Err(Error::BadVersion) => Err(StepError::Again("the election's folder was taken just now".into())),
+                Err(error) => Err(failed(error)),
+            };
+        }
+        let there = String::from_utf8_lossy(&there).into_owned();
+        let detail =
+            format!("it is no folder of this log's election, and holds {there:?}: give each database paths of its own");
+        Err(StepError::Final(OpenError::Foreign { path: path.clone(), detail }))
     }
 
     /// The key that pushed entries are proved by: whoever may read the log may read it. Made by the first who comes.

@@ -2,15 +2,20 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tracing::{debug, info, warn};
+use tokio::time::timeout;
+use tracing::{info, warn};
 use zookeeper_client::{Client, Error};
 
 use super::{Inner, truncate};
 use crate::framing::{self, Framed};
 use crate::state_log::{Cursor, Newest, StateLog};
 use crate::{Committed, LogError, Position};
+
+/// Longest wait for the disk.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// How far a tail reads in the state log.
 pub(super) enum Replayed {
@@ -62,22 +67,18 @@ impl Replayed {
             let read = state_log.read(&mut taken, next, until);
             (read, taken)
         });
-        match read.await {
-            Ok((Ok(entries), back)) => {
+        let trouble = match timeout(READ_LIMIT, read).await {
+            Ok(Ok((Ok(entries), back))) => {
                 *cursor = back;
-                Ok(entries.into())
+                return Ok(entries.into());
             }
-            Ok((Err(error), _)) => {
-                warn!(%next, %error, "the state log can't be read: the rest comes from ZooKeeper");
-                *self = Self::Off;
-                Ok(none)
-            }
-            Err(error) => {
-                debug!(%error, "the state log was not read");
-                *self = Self::Off;
-                Ok(none)
-            }
-        }
+            Ok(Ok((Err(error), _))) => error.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the disk did not answer within {READ_LIMIT:?}"),
+        };
+        warn!(%next, trouble, "the state log can't be read: the rest comes from ZooKeeper");
+        *self = Self::Off;
+        Ok(none)
     }
 }
 
@@ -96,11 +97,7 @@ async fn compare(
         Ok(_) | Err(LogError::Lost | LogError::Corrupt { .. }) => return Ok(None),
         Err(error) => return Err(Error::UnexpectedError(error.to_string())),
     }
-    let found = match client.get_data(&inner.layout.entry(newest.position)).await {
-        Ok((data, stat)) => is_same(&newest, &Bytes::from(data), stat.ctime),
-        Err(Error::NoNode) => false,
-        Err(error) => return Err(error),
-    };
+    let found = stands(inner, client, &newest).await?;
     if found {
         info!(from = %next, to = %newest.position, "reading the state log before ZooKeeper");
         return Ok(Some(newest.position));
@@ -109,6 +106,37 @@ async fn compare(
     warn!(position = %newest.position, "the state log is not what ZooKeeper holds: it is dropped");
     state_log.clear();
     Ok(None)
+}
+
+/// Whether ZooKeeper holds that entry where it was.
+async fn stands(inner: &Inner, client: &Client, entry: &Newest) -> Result<bool, Error> {
+    match client.get_data(&inner.layout.entry(entry.position)).await {
+        Ok((data, stat)) => Ok(is_same(entry, &Bytes::from(data), stat.ctime)),
+        Err(Error::NoNode) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Drops the state log if ZooKeeper no longer holds an entry that a tail has read: should ZooKeeper have lost entries, others may come to
+/// stand where they stood, and what is kept of them would be believed for what comes behind. What was given up counts as gone, too:
+/// then nothing that is kept before it is of use.
+pub(super) async fn check_again(
+    inner: &Inner,
+    client: &Client,
+    state_log: &StateLog,
+    seen: &Newest,
+) -> Result<(), Error> {
+    client.sync(&inner.layout.requests()).await?;
+    if !stands(inner, client, seen).await? {
+        drop_lost(state_log, seen.position);
+    }
+    Ok(())
+}
+
+/// ZooKeeper no longer holds what was read up to there.
+pub(super) fn drop_lost(state_log: &StateLog, position: Position) {
+    warn!(%position, "ZooKeeper does not hold what this replica has read: the state log is dropped");
+    state_log.clear();
 }
 
 /// Whether an entry's node holds that entry.

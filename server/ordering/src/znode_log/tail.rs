@@ -16,10 +16,11 @@ use zookeeper_client::{Client, Error, MultiReadResult, OneshotWatcher};
 use super::layout::{LogHeader, SegmentState};
 use super::plan::{LogView, READ_TARGET_BYTES, ReadSize, Step, step};
 use super::push::GRACE;
-use super::replayed::Replayed;
+use super::replayed::{self, Replayed};
 use super::{Inner, bodies, truncate};
 use crate::connection::{Link, connected};
 use crate::framing::{self, Framed};
+use crate::state_log::Newest;
 use crate::{Committed, Position, TailError};
 
 /// A watch is a hint: without one, the log is looked at this often all the same.
@@ -60,6 +61,9 @@ struct Tailer {
     ready: VecDeque<Committed>,
     /// The last item of the stream.
     last: Option<Position>,
+    /// The last one that came while this connection was there, or the one before, as far as a state log keeps them; and that
+    /// connection's epoch.
+    seen: Option<(u64, Newest)>,
     replayed: Replayed,
     size: ReadSize,
     /// The connection's epoch in which the session was last brought up to its leader.
@@ -99,6 +103,7 @@ impl Tailer {
         Self {
             replayed: Replayed::new(&inner),
             last: None,
+            seen: None,
             inner,
             link,
             from,
@@ -141,6 +146,13 @@ impl Tailer {
     /// The next item.
     fn passed(&mut self, committed: Committed) -> Committed {
         if let Some(state_log) = &self.inner.state_log {
+            let link = self.link.borrow();
+            // What is pushed while there is no connection may be of a log that has lost what was before it.
+            let is_known = self.seen.as_ref().is_none_or(|(epoch, _)| *epoch == link.epoch && link.client.is_some());
+            if is_known {
+                self.seen = Some((link.epoch, Newest::of(&committed)));
+            }
+            drop(link);
             state_log.offer(self.last, &committed);
         }
         self.last = Some(committed.position);
@@ -152,6 +164,7 @@ impl Tailer {
     async fn round(&mut self) -> Result<(), Trouble> {
         let client = connected(&mut self.link).await;
         let epoch = self.link.borrow_and_update().epoch;
+        self.check_again(&client, epoch).await?;
         self.ready = self.replayed.read(&self.inner, &client, self.next).await?;
         if !self.ready.is_empty() {
             return Ok(());
@@ -170,6 +183,17 @@ impl Tailer {
         }
         let found = self.read(&client, epoch).await?;
         self.act(&client, epoch, found).await
+    }
+
+    /// After a time without a connection: whether what was read before still stands.
+    async fn check_again(&mut self, client: &Client, epoch: u64) -> Result<(), Trouble> {
+        if let (Some((before, seen)), Some(state_log)) = (&mut self.seen, &self.inner.state_log)
+            && *before != epoch
+        {
+            replayed::check_again(&self.inner, client, state_log, seen).await?;
+            *before = epoch;
+        }
+        Ok(())
     }
 
     /// Reads the segment, the next entries, then the header: the order that [`step`] relies on.
@@ -229,8 +253,11 @@ impl Tailer {
             Step::Truncated { first } => return Err(Trouble::End(TailError::Truncated { first })),
             Step::Ahead { end } if next == self.from => return Err(Trouble::End(TailError::Ahead { end })),
             Step::Ahead { .. } => {
-                // What was yielded up to here is committed, so it is this session's server that lags.
+                // What was yielded up to here is committed, so it is this session's server that lags; or ZooKeeper has lost it.
                 self.synced = None;
+                if let Some(state_log) = &self.inner.state_log {
+                    replayed::drop_lost(state_log, next);
+                }
                 return Err(Trouble::Retry(Error::UnexpectedError("the server lags behind the log".into())));
             }
             Step::Corrupt(detail) => return Err(corrupt(next, detail)),

@@ -8,9 +8,11 @@
 //!
 //! One that leads stays: a lower number that comes back is no reason for a change. One that is about to stop says so, and hands over
 //! to one that is not, if there is any: that is elected at once, for nobody's session has to end first. Those that are about to stop
-//! come last, and still lead if all are.
+//! come last, and still lead if all are. Behind them are those that can't append, or that most of the others could not reach when
+//! they led; one that leads and is such a one hands over, too.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,23 @@ pub(super) struct About {
     /// Whether it is about to stop.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) leaving: bool,
+    /// Whether it would lead for nothing: it can't append, or the others could not reach it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unfit: bool,
+    /// The epoch of the one that leads, if there is no way to that for long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unreached: Option<i32>,
+}
+
+impl About {
+    /// Lower is better.
+    fn rank(&self) -> u8 {
+        match (self.unfit, self.leaving) {
+            (false, false) => 0,
+            (false, true) => 1,
+            (true, _) => 2,
+        }
+    }
 }
 
 /// Who leads, as the node `leader` says.
@@ -61,6 +80,8 @@ pub(super) struct View {
     /// Who leads, and the session that its node goes with.
     pub(super) leader: Option<(Reign, i64)>,
     pub(super) candidates: Vec<Candidate>,
+    /// How many candidates before this one have had time to take the lead, and have not.
+    pub(super) turns: usize,
 }
 
 /// What this replica is, and wants to be.
@@ -112,7 +133,7 @@ pub(super) fn decide(own: &Own, view: &View) -> Decision {
         true => withdraw(own, view),
         false => register(own, view).or_else(|| match leader {
             Some(_) => leads.filter(|_| hands_over(own, view)).map(|(reign, _)| yields(reign)),
-            None => (best(view) == Some(own.life) || led_before(own, view)).then(|| take(own, view)),
+            None => (is_next(own, view) || led_before(own, view)).then(|| take(own, view)),
         }),
     };
     // Nobody who hands over, or may no longer lead, acts as if it led.
@@ -160,16 +181,29 @@ fn register(own: &Own, view: &View) -> Option<Vec<Op>> {
     (ops.len() > 1).then_some(ops)
 }
 
-/// The one to lead next: the lowest number, of those that are not about to stop if there are any. Of a replica its latest life.
-fn best(view: &View) -> Option<Life> {
-    let best = view.candidates.iter().min_by_key(|one| (one.about.leaving, one.life.0, Reverse(one.life.1)));
-    best.map(|candidate| candidate.life)
+/// Whether this one leads, and more of the other candidates do not reach it than do.
+pub(super) fn is_cut_off(own: &Own, view: &View) -> bool {
+    let Some((reign, _)) = view.leader.as_ref().filter(|(reign, _)| reign.life() == own.life) else { return false };
+    let others = view.candidates.iter().filter(|candidate| candidate.life.0 != own.life.0);
+    let by_life: BTreeMap<Life, Option<i32>> = others.map(|other| (other.life, other.about.unreached)).collect();
+    // Of each replica the latest life.
+    let latest: BTreeMap<u32, Option<i32>> = by_life.into_iter().map(|(life, unreached)| (life.0, unreached)).collect();
+    let without = latest.values().filter(|unreached| **unreached == Some(reign.epoch)).count();
+    2 * without > latest.len()
 }
 
-/// Whether there is one to hand over to, and a reason.
+/// Whether this one is to lead next: the lowest number, of those that are not about to stop if there are any, of a replica its latest life.
+/// One whose session lasts may be gone; so those behind it have their turns, too.
+fn is_next(own: &Own, view: &View) -> bool {
+    let Some(this) = view.candidates.iter().find(|candidate| candidate.life == own.life) else { return false };
+    let order = |one: &Candidate| (one.about.rank(), one.life.0, Reverse(one.life.1));
+    view.candidates.iter().filter(|other| order(other) < order(this)).count() <= view.turns
+}
+
+/// Whether there is a better one to hand over to; one that is not about to stop, and fit, has no better one.
 fn hands_over(own: &Own, view: &View) -> bool {
-    let stays = |candidate: &Candidate| !candidate.about.leaving && candidate.life.0 != own.life.0;
-    own.about.leaving && view.candidates.iter().any(stays)
+    let is_better = |candidate: &Candidate| candidate.about.rank() < own.about.rank() && candidate.life.0 != own.life.0;
+    view.candidates.iter().any(is_better)
 }
 
 fn take(own: &Own, view: &View) -> Vec<Op> {

@@ -20,7 +20,7 @@ fn life(replica: u32, incarnation: i64) -> Life {
 }
 
 fn about(leaving: bool) -> About {
-    About { address: "here".into(), leaving }
+    About { address: "here".into(), leaving, ..About::default() }
 }
 
 fn candidate(replica: u32, leaving: bool) -> Candidate {
@@ -37,7 +37,7 @@ fn reign(replica: u32, epoch: i32) -> (Reign, i64) {
 }
 
 fn view(of: u32, leader: Option<(Reign, i64)>, candidates: Vec<Candidate>) -> View {
-    View { session: i64::from(of), epoch: 4, leader, candidates }
+    View { session: i64::from(of), epoch: 4, leader, candidates, turns: 0 }
 }
 
 #[test]
@@ -88,10 +88,67 @@ fn one_that_is_about_to_stop_hands_over() {
 }
 
 #[test]
+fn one_that_is_of_no_use_hands_over() {
+    let unfit = |about: About| About { unfit: true, ..about };
+    let bad = |replica| Own { about: unfit(about(false)), ..own(replica) };
+    let says = |replica, about: About| Candidate { about, ..candidate(replica, false) };
+    let yields = |candidates| decide(&bad(0), &view(0, Some(reign(0, 4)), candidates)).change.is_some();
+    let itself = || says(0, bad(0).about);
+    assert!(yields(vec![itself(), candidate(1, false)]));
+    assert!(yields(vec![itself(), candidate(1, true)]), "one that is about to stop is of more use");
+    assert!(!yields(vec![itself(), says(1, unfit(about(false)))]), "there is no better one");
+    let left = view(1, None, vec![itself(), says(1, about(true)), says(2, unfit(about(true)))]);
+    assert!(is_next(&own(1), &left) && !is_next(&own(0), &left) && !is_next(&own(2), &left));
+}
+
+#[test]
+fn one_that_is_gone_misses_its_turn() {
+    let all = vec![candidate(0, false), candidate(1, false), candidate(2, true)];
+    let takes = |of: u32, turns| decide(&own(of), &View { turns, ..view(of, None, all.clone()) }).change.is_some();
+    assert!(takes(0, 0) && !takes(1, 0));
+    assert!(takes(1, 1) && !is_next(&own(2), &View { turns: 1, ..view(2, None, all.clone()) }));
+    assert!(is_next(&own(2), &View { turns: 2, ..view(2, None, all.clone()) }));
+    // But nobody takes it from one that leads.
+    let led = View { turns: 9, ..view(1, Some(reign(0, 4)), all) };
+    assert_eq!(decide(&own(1), &led).change, None);
+}
+
+#[test]
+fn one_that_most_do_not_reach_is_cut_off() {
+    let without = |replica, epoch| Candidate {
+        about: About { unreached: Some(epoch), ..about(false) },
+        ..candidate(replica, false)
+    };
+    let cut_off = |mut others: Vec<Candidate>| {
+        others.push(candidate(0, false));
+        is_cut_off(&own(0), &view(0, Some(reign(0, 4)), others))
+    };
+    assert!(!cut_off(Vec::new()));
+    assert!(cut_off(vec![without(1, 4)]));
+    assert!(!cut_off(vec![without(1, 4), candidate(2, false)]), "it is 1 that is cut off");
+    assert!(cut_off(vec![without(1, 4), without(2, 4)]));
+    assert!(!cut_off(vec![without(1, 3), without(2, 3)]), "of a lead before");
+    let earlier = Candidate { life: life(2, 1), ..without(2, 4) };
+    assert!(!cut_off(vec![without(1, 4), earlier, candidate(2, false)]), "of a life before");
+    assert!(!is_cut_off(&own(1), &view(1, Some(reign(0, 4)), vec![without(2, 4)])), "another one leads");
+}
+
+#[test]
+fn what_a_candidate_says_is_read_by_older_and_newer_ones() {
+    let json = |about: &About| serde_json::to_string(about).expect("written");
+    assert_eq!(json(&about(false)), r#"{"address":"here"}"#);
+    let all = About { unfit: true, unreached: Some(7), ..about(true) };
+    for one in [about(false), all] {
+        assert_eq!(serde_json::from_str::<About>(&json(&one)).expect("read"), one);
+    }
+    assert_eq!(serde_json::from_str::<About>(r#"{"address":"here","later":1}"#).expect("read"), about(false));
+}
+
+#[test]
 fn what_is_left_of_an_earlier_life_holds_nobody_up() {
     let new = Own { life: life(0, 90), ..own(0) };
     let of_new = Candidate { life: new.life, session: 77, about: about(false) };
-    let at = |leader, candidates| View { session: 77, epoch: 4, leader, candidates };
+    let at = |leader, candidates| View { session: 77, epoch: 4, leader, candidates, turns: 0 };
     // It takes the place of its predecessor, whose session lasts.
     let change = decide(&new, &at(Some(reign(0, 4)), vec![candidate(0, false)])).change.expect("it registers");
     assert!(change.contains(&Op::Delete(Node::Candidate(own(0).life))), "{change:?}");
@@ -252,7 +309,7 @@ impl World {
         self.processes.push(Process { own, session, epoch: 0, view: None, mandate: None, crashed: false });
     }
 
-    fn look(&mut self, index: usize) {
+    fn look(&mut self, index: usize, turns: usize) {
         let (model, process) = (&self.model, &mut self.processes[index]);
         let candidate = |(life, (session, about)): (&Life, &(i64, About))| Candidate {
             life: *life,
@@ -261,7 +318,7 @@ impl World {
         };
         let candidates = model.candidates.iter().map(candidate).collect();
         let (session, epoch, leader) = (process.session, process.epoch, model.leader.clone());
-        process.view = Some(View { session, epoch, leader, candidates });
+        process.view = Some(View { session, epoch, leader, candidates, turns });
         process.epoch = model.epoch;
     }
 
@@ -344,13 +401,18 @@ impl World {
         let running: Vec<usize> = (0..self.processes.len()).filter(|index| !self.processes[*index].crashed).collect();
         let Some(&index) = running.choose(&mut self.random) else { return Ok(()) };
         match self.random.random_range(0..100) {
-            0..40 => self.look(index),
+            // Now and then one is thought to have missed its turn.
+            0..40 => {
+                let turns = if self.random.random_range(0..4) == 0 { 1 } else { 0 };
+                self.look(index, turns);
+            }
             40..70 => drop(self.act(index)?),
             70..88 => self.append(index)?,
             88..92 => self.model.expire(self.processes[index].session),
             92..94 => self.processes[index].own.about.leaving = true,
+            94..95 => self.processes[index].own.about.unfit ^= true,
             // A new life; the old process goes on, or is gone while its session lasts.
-            94..97 => {
+            95..97 => {
                 self.processes[index].crashed = self.random.random();
                 self.start(self.processes[index].own.life.0);
             }
@@ -383,8 +445,8 @@ impl World {
             for index in 0..self.processes.len() {
                 if !self.processes[index].crashed {
                     // Twice, for the epoch comes of the look before.
-                    self.look(index);
-                    self.look(index);
+                    self.look(index, 0);
+                    self.look(index, 0);
                     rests &= !self.act(index)?;
                     // One that is over learns of it by this.
                     self.append(index)?;
@@ -396,7 +458,7 @@ impl World {
             !process.crashed && self.model.lives.get(&replica) == Some(&incarnation)
         };
         let living: Vec<&Process> = self.processes.iter().filter(lives).collect();
-        let stays = living.iter().any(|process| !process.own.about.leaving);
+        let best = living.iter().map(|process| process.own.about.rank()).min();
         let leads = |process: &&Process| !process.crashed && process.mandate.is_some();
         let leading: Vec<&Process> = self.processes.iter().filter(leads).collect();
         match leading.as_slice() {
@@ -404,7 +466,7 @@ impl World {
             [] if living.is_empty() => Ok(()),
             [one] if !lives(one) => Err(format!("{one:?} leads and is over")),
             [one] if one.mandate != Some(self.model.epoch) => Err(format!("{one:?} leads in an old epoch")),
-            [one] if stays && one.own.about.leaving => Err(format!("{one:?} leads, and is about to stop")),
+            [one] if Some(one.own.about.rank()) != best => Err(format!("{one:?} leads, and another one is better")),
             [_] => Ok(()),
             other => Err(format!("{} lead, of {} that live", other.len(), living.len())),
         }

@@ -10,10 +10,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::pending::{Attempt, Attempts, Next, Place};
 use super::{Leader, Shared, Standing};
 use crate::AppendError;
-use crate::znode_log::{Line, Load, Outcome, Told};
+use crate::znode_log::{Line, Load, Outcome, Stored, Told};
 
-/// Pause after an attempt that came to nothing.
-const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// First and longest pause after an attempt that came to nothing.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(320));
+/// How often an append that comes to nothing asks whether its life is over, and how long it waits for that: there is the next attempt, and
+/// many ask at once when a leader goes.
+const LIFE_CHECK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(500));
 /// How long the answer of one that leads no longer is waited for.
 pub(super) const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
@@ -23,19 +26,29 @@ enum Route {
     To(Leader, Line),
 }
 
+/// The way to whoever appends, and until when.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    leader: &'a Leader,
+    line: &'a Line,
+    deadline: Instant,
+}
+
 /// See [`crate::OrderedLog::append_requests`].
 pub(super) async fn append(shared: Arc<Shared>, entry: Bytes, requests: usize) -> Outcome {
     shared.log.check(&entry)?;
     let mut place = shared.room.enter(entry.len())?;
     let deadline = Instant::now() + shared.log.config().append_timeout;
     let mut attempts = Attempts::default();
+    let (mut stored, mut judged, mut pause) = (None, None, RETRY_PAUSE.0);
     loop {
         let attempt = match timeout_at(deadline, shared.route()).await {
             Ok(Ok(Route::Own)) => Attempt::Told(shared.log.append_here(entry.clone(), requests, deadline).await),
             Ok(Ok(Route::To(leader, line))) => {
-                let attempt = shared.hand_over(&leader, &line, &entry, requests, &mut place, deadline).await;
+                let way = Way { leader: &leader, line: &line, deadline };
+                let attempt = shared.hand_over(way, &entry, requests, &mut place, &mut stored).await;
                 place.set_sent(false);
-                attempt
+                shared.judge(attempt, &entry, &mut judged, deadline).await
             }
             Ok(Err(error)) => Attempt::Told(Err(error)),
             Err(_) => return attempts.given_up(&shared.why_nobody()),
@@ -46,7 +59,8 @@ pub(super) async fn append(shared: Arc<Shared>, entry: Bytes, requests: usize) -
         if Instant::now() >= deadline {
             return attempts.given_up("there was no time left");
         }
-        sleep(RETRY_PAUSE).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY_PAUSE.1);
     }
 }
 
@@ -86,36 +100,39 @@ impl Shared {
         }
     }
 
+    /// An attempt. What is stored for one that came to nothing is there for the next.
     async fn hand_over(
         &self,
-        leader: &Leader,
-        line: &Line,
+        way: Way<'_>,
         entry: &Bytes,
         requests: usize,
         place: &mut Place,
-        deadline: Instant,
+        kept: &mut Option<Stored>,
     ) -> Attempt {
         if let Some(load) = self.log.load(entry, requests) {
-            let attempt = self.tell(leader, line, load, place, deadline).await;
-            return self.judge(attempt, entry, deadline).await;
+            return self.tell(way, load, place).await;
         }
         // What is too large for a frame is stored, and its name handed over.
-        let mut stored = match self.log.store(entry, deadline).await {
-            Ok(stored) => stored,
-            Err(error) => return Attempt::Told(Err(error)),
+        let mut stored = match kept.take().filter(|stored| self.log.is_newest(stored.segment)) {
+            Some(stored) => stored,
+            None => match self.log.store(entry, way.deadline).await {
+                Ok(stored) => stored,
+                Err(error) => return Attempt::Told(Err(error)),
+            },
         };
         let load = Load { entry: stored.frame.clone(), waits: false, stored_in: Some(stored.segment) };
         stored.set_named(true);
-        let attempt = self.tell(leader, line, load, place, deadline).await;
+        let attempt = self.tell(way, load, place).await;
         if let Attempt::Told(Err(AppendError::Unavailable { .. })) = attempt {
             stored.set_named(false);
-            self.log.look_beyond(stored.segment, deadline).await;
+            self.log.look_beyond(stored.segment, way.deadline).await;
+            *kept = Some(stored);
         }
-        self.judge(attempt, entry, deadline).await
+        attempt
     }
 
     /// Hands it over, and waits for the answer as long as one may come.
-    async fn tell(&self, leader: &Leader, line: &Line, load: Load, place: &mut Place, deadline: Instant) -> Attempt {
+    async fn tell(&self, Way { leader, line, deadline }: Way<'_>, load: Load, place: &mut Place) -> Attempt {
         let nowhere = |reason: &str| Attempt::Told(Err(AppendError::Unavailable { reason: reason.to_owned() }));
         let answer = match timeout_at(deadline, line.hand_over(load)).await {
             Ok(Some(answer)) => answer,
@@ -139,11 +156,15 @@ impl Shared {
     }
 
     /// What was appended is known; what was not may be so for the end of this life, which the leader does not tell.
-    async fn judge(&self, attempt: Attempt, entry: &Bytes, deadline: Instant) -> Attempt {
+    async fn judge(&self, attempt: Attempt, entry: &Bytes, judged: &mut Option<Instant>, deadline: Instant) -> Attempt {
         match attempt {
             Attempt::Told(Ok(appended)) => self.log.learn(appended, entry.clone()),
-            Attempt::Told(Err(AppendError::Unavailable { .. })) => {
-                if let Ok(Err(AppendError::Fenced)) = timeout_at(deadline, self.log.check_life()).await {
+            Attempt::Told(Err(AppendError::Unavailable { .. }))
+                if judged.is_none_or(|judged| judged.elapsed() >= LIFE_CHECK.0) =>
+            {
+                let now = *judged.insert(Instant::now());
+                let limit = deadline.min(now + LIFE_CHECK.1);
+                if let Ok(Err(AppendError::Fenced)) = timeout_at(limit, self.log.check_life()).await {
                     return Attempt::Told(Err(AppendError::Fenced));
                 }
             }

@@ -10,10 +10,12 @@
 //! wait is bounded ([`Config::pending_entries`]); beyond that an append is refused at once.
 //!
 //! One that is about to stop hands over ([`ZooKeeperLeader::hand_over`]): the next is elected within milliseconds. One that dies is
-//! missed when its ZooKeeper session ends.
+//! missed when its ZooKeeper session ends. One that lives and is of no use, since it can't append or most others can't reach it, hands
+//! over after some seconds (`fitness`).
 
 mod campaign;
 mod election;
+mod fitness;
 mod forward;
 mod line;
 mod pending;
@@ -161,7 +163,7 @@ struct Shared {
     rested: watch::Sender<Option<Own>>,
     standing: watch::Sender<Standing>,
     room: Room,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 impl ZooKeeperLeader {
@@ -175,9 +177,11 @@ impl ZooKeeperLeader {
         let Config { log, address, messenger, pending_entries, pending_bytes, .. } = config;
         let fence: watch::Sender<Option<Fence>> = watch::Sender::new(None);
         let (log, incarnation) = ZnodeLog::open_led(log, court.clone(), fence.clone()).await?;
-        let about = About { address, leaving: false };
+        let about = About { address, ..About::default() };
         let own = watch::Sender::new(Own { life: log.life(), about, over: false });
         let (rested, standing) = (watch::Sender::new(None), watch::Sender::new(Standing::default()));
+        let cut_off = watch::Sender::new(false);
+        let judging = fitness::keep(log.clone(), own.clone(), standing.subscribe(), cut_off.subscribe());
         let campaign = Campaign {
             log: log.clone(),
             court,
@@ -185,9 +189,11 @@ impl ZooKeeperLeader {
             rested: rested.clone(),
             standing: standing.clone(),
             fence,
+            cut_off,
         };
         let keeping = line::keep(log.clone(), messenger, standing.subscribe());
-        let tasks = [tokio::spawn(campaign.run()), tokio::spawn(keeping)].map(AbortOnDropHandle::new);
+        let tasks =
+            [tokio::spawn(campaign.run()), tokio::spawn(keeping), tokio::spawn(judging)].map(AbortOnDropHandle::new);
         let room = Room::new(pending_entries, pending_bytes);
         Ok((Self { shared: Arc::new(Shared { log, own, rested, standing, room, _tasks: tasks }) }, incarnation))
     }

@@ -17,7 +17,7 @@
 //! sender → receiver   MAC of what follows (16), "RDBp", version 4, log id (16), replica (4), incarnation (8), nonce (16)
 //! sender → receiver   frames: MAC (16), kind (1), and for an entry: segment (4), sequence (4), commit time in ms (8), entry;
 //!                     for an answer: the index (8), or nothing where there is none yet
-//! receiver → sender   questions: MAC (16), kind (1); they are answered in their order
+//! receiver → sender   questions: MAC (16), kind (1); they are answered in their order; on a line also signs of life
 //! both                entries that are handed over, and what became of them: MAC (16), then as in [`carry`]
 //! ```
 //! Each with its length (4 bytes) before it; numbers big-endian.
@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures::future::try_join_all;
+use futures::future::{pending, try_join_all};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use hmac::Mac;
@@ -49,7 +49,7 @@ use uuid::Uuid;
 pub(super) use self::carry::Carry;
 pub(crate) use self::carry::{Load, MAX_CARRIED_BYTES, Told};
 use self::carry::{can_carry, parse_told, told};
-use self::wire::{Frames, Keyed, MAC_BYTES, framed, keyed, next, opened, put, sealed, whole};
+use self::wire::{Frames, Keyed, MAC_BYTES, framed, keyed, next, next_by, opened, put, sealed};
 use super::append::{Outcome, Writer};
 use crate::{AppendError, Committed, Incarnation, Life, LogId, Position};
 
@@ -60,9 +60,9 @@ pub(super) const GRACE: Duration = Duration::from_millis(25);
 const MAX_ENTRY_BYTES: usize = 256 << 10;
 /// Entries that a connection may lag behind before it loses some.
 const QUEUE: usize = 128;
-/// A silent sender says that it is there.
+/// A silent sender says that it is there, and so does a silent receiver that has opened a line.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// A receiver that hears nothing for so long closes.
+/// A receiver that hears nothing for so long closes; so does the sender of a line.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Longest time of the first exchange, and of a write that nobody reads.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -365,13 +365,15 @@ impl Pushes {
     }
 
     /// Sends every entry that is committed from now on, answers, and has `carry` append what it is handed, until the
-    /// connection ends. On a line no entry is sent.
+    /// connection ends. On a line no entry is sent; anybody may have opened it, so it ends unless the receiver proves soon, and then
+    /// again and again, that it is there and one of this log's.
     pub(super) async fn send<S, F>(&self, stream: S, kind: Kind, carry: impl Fn(Carry) -> F) -> Result<(), PushError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
         F: Future<Output = Outcome>,
     {
-        let mut own = self.own.subscribe();
+        // Who does not take what it subscribes to keeps it in memory.
+        let mut own = (kind == Kind::Pushes).then(|| self.own.subscribe());
         let mut framed = framed(stream);
         let theirs = next(&mut framed, PATIENCE).await?;
         if theirs.len() != NONCE_BYTES {
@@ -386,11 +388,14 @@ impl Pushes {
         // Whose entries it knows without being sent them.
         let mut receiver = None;
         let mut said = Instant::now();
+        let mut silent_at = (kind == Kind::Line).then(|| Instant::now() + PATIENCE);
         loop {
             let frame = tokio::select! {
-                called = framed.next() => {
-                    let mut call = opened(&session, numbers.next().unwrap_or(FROM_RECEIVER), whole(called)?)?;
+                called = next_by(&mut framed, silent_at) => {
+                    let mut call = opened(&session, numbers.next().unwrap_or(FROM_RECEIVER), called?)?;
+                    silent_at = silent_at.map(|_| Instant::now() + SILENCE);
                     match (call.try_get_u8(), call.len()) {
+                        (Ok(ALIVE), 0) => continue,
                         (Ok(QUESTION), 0) => {
                             let shown = self.shown.get().map(|shown| shown.load(Ordering::SeqCst).to_be_bytes());
                             seal(&[&[ANSWER], shown.as_ref().map_or(&[], |shown| &shown[..])])
@@ -410,7 +415,7 @@ impl Pushes {
                     }
                 }
                 Some((number, outcome)) = carrying.next(), if !carrying.is_empty() => seal(&[&told(number, outcome)]),
-                committed = own.recv(), if kind == Kind::Pushes => match committed {
+                committed = following(own.as_mut()) => match committed {
                     Ok((replica, _)) if receiver == Some(replica) => continue,
                     Ok((_, committed)) => seal(&[&head(&committed), &committed.entry]),
                     // Who lags reads the rest in the log.
@@ -440,7 +445,7 @@ impl Pushes {
         let _known = self.known(life, kind, calls);
         let (mut sink, mut frames) = framed.split();
         // One that always reads keeps both sides from waiting for each other to read.
-        let (outgoing, mut going) = mpsc::channel(QUESTIONS + CARRIES);
+        let (outgoing, mut going) = mpsc::channel(QUESTIONS + CARRIES + 1);
         let writing = async {
             while let Some(frame) = going.recv().await {
                 put(&mut sink, frame).await?;
@@ -448,7 +453,7 @@ impl Pushes {
             Ok(())
         };
         tokio::select! {
-            read = self.converse(&session, &mut frames, called, outgoing, &mut take) => read,
+            read = self.converse(&session, kind, &mut frames, called, outgoing, &mut take) => read,
             written = writing => written,
         }
     }
@@ -457,6 +462,7 @@ impl Pushes {
     async fn converse(
         &self,
         session: &Keyed,
+        kind: Kind,
         frames: &mut (impl Stream<Item = std::io::Result<BytesMut>> + Unpin),
         mut called: mpsc::Receiver<Call>,
         outgoing: mpsc::Sender<Bytes>,
@@ -466,11 +472,13 @@ impl Pushes {
         let mut carried: BTreeMap<u64, oneshot::Sender<Told>> = BTreeMap::new();
         let (mut numbers, mut own_numbers) = (1u64.., FROM_RECEIVER..);
         let mut heard = Instant::now();
+        // At once: before that the other side does not know whose line it is.
+        let mut says_at = Instant::now();
         loop {
             tokio::select! {
-                frame = frames.next() => {
+                frame = next_by(frames, Some(heard + SILENCE)) => {
                     heard = Instant::now();
-                    let mut frame = opened(session, numbers.next().unwrap_or_default(), whole(frame)?)?;
+                    let mut frame = opened(session, numbers.next().unwrap_or_default(), frame?)?;
                     match (frame.try_get_u8(), frame.len()) {
                         (Ok(ENTRY), HEAD_BYTES..) => {
                             let position = Position::new(frame.get_u32(), frame.get_u32());
@@ -504,10 +512,18 @@ impl Pushes {
                             sealed(session, number, &[&Carry::head(number, &load, &self.own_writer), &load.entry])
                         }
                     };
-                    // As many have room as may be unanswered: the other side has read those that were answered.
+                    // As many have room as may be unanswered, and a sign of life: the other side has read those that were answered.
                     outgoing.try_send(frame).map_err(|_| PushError::Silent)?;
+                    says_at = Instant::now() + HEARTBEAT;
                 }
-                () = sleep_until(heard + SILENCE) => return Err(PushError::Silent),
+                () = sleep_until(says_at), if kind == Kind::Line => {
+                    // What waits to be sent says as much.
+                    if outgoing.capacity() == outgoing.max_capacity() {
+                        let number = own_numbers.next().unwrap_or(FROM_RECEIVER);
+                        outgoing.try_send(sealed(session, number, &[&[ALIVE]])).map_err(|_| PushError::Silent)?;
+                    }
+                    says_at = Instant::now() + HEARTBEAT;
+                }
             }
         }
     }
@@ -568,6 +584,14 @@ impl Pushes {
     fn peers(&self) -> MutexGuard<'_, Peers> {
         // Nothing panics under the lock.
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The next entry, where there are any.
+async fn following(own: Option<&mut broadcast::Receiver<(u32, Committed)>>) -> Result<(u32, Committed), RecvError> {
+    match own {
+        Some(own) => own.recv().await,
+        None => pending().await,
     }
 }
 

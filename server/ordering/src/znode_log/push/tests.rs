@@ -91,6 +91,42 @@ async fn strangers_are_sent_away() {
     }
 }
 
+#[tokio::test]
+async fn a_line_ends_without_signs_of_life_that_prove_themselves() {
+    let leader = Arc::new(of(KEY, 5, 0));
+    let line = || {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let leader = leader.clone();
+        (far, tokio::spawn(async move { leader.send(near, Kind::Line, nothing_is_appended).await }))
+    };
+    let limit = PATIENCE + Duration::from_secs(5);
+    // A stranger that begins as anybody can, and then reads for ever.
+    let stranger = async {
+        let (far, taken) = line();
+        let mut framed = framed(far);
+        put(&mut framed, Bytes::from_static(&[7; NONCE_BYTES])).await.expect("sent");
+        let reading = async { while framed.next().await.is_some() {} };
+        let (ended, ()) = tokio::join!(timeout(limit, taken), reading);
+        assert!(matches!(ended.expect("it ends").expect("no panic"), Err(PushError::Silent)));
+    };
+    // A follower with nothing to say, that stays; until it is there no longer, and its connection is.
+    let follower = async {
+        let (follower, (far, mut taken)) = (of(KEY, 5, 1), line());
+        let mut holding = Box::pin(follower.receive(far, Kind::Line, |_| {}));
+        let lasts = timeout(PATIENCE + SILENCE, async {
+            tokio::select! {
+                ended = &mut holding => panic!("{ended:?}"),
+                ended = &mut taken => panic!("{ended:?}"),
+            }
+        });
+        assert!(lasts.await.is_err());
+        assert_eq!(leader.own.receiver_count(), 0, "entries are kept for nobody who takes none");
+        let ended = timeout(limit, taken).await.expect("it ends").expect("no panic");
+        assert!(matches!(ended, Err(PushError::Silent)), "{ended:?}");
+    };
+    tokio::join!(stranger, follower);
+}
+
 #[test]
 fn whom_nothing_is_handed_over_to() {
     let start = Instant::now();

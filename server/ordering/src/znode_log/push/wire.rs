@@ -7,7 +7,7 @@ use futures::{Sink, SinkExt, Stream, StreamExt};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::{Decoder, Encoder, Framed, LengthDelimitedCodec};
 
 use super::{MAX_ENTRY_BYTES, PATIENCE, PushError};
@@ -89,7 +89,7 @@ impl Encoder<Bytes> for Frames {
 }
 
 /// A frame, unless the connection has ended.
-pub(super) fn whole(frame: Option<std::io::Result<BytesMut>>) -> Result<Bytes, PushError> {
+fn whole(frame: Option<std::io::Result<BytesMut>>) -> Result<Bytes, PushError> {
     match frame {
         Some(frame) => Ok(frame?.freeze()),
         None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
@@ -101,6 +101,17 @@ where
     S: Stream<Item = std::io::Result<BytesMut>> + Unpin,
 {
     whole(timeout(limit, framed.next()).await.map_err(|_| PushError::Silent)?)
+}
+
+/// The next frame, if it comes by then. One that is there is taken however late it is.
+pub(super) async fn next_by<S>(framed: &mut S, limit: Option<Instant>) -> Result<Bytes, PushError>
+where
+    S: Stream<Item = std::io::Result<BytesMut>> + Unpin,
+{
+    match limit {
+        Some(limit) => whole(timeout_at(limit, framed.next()).await.map_err(|_| PushError::Silent)?),
+        None => whole(framed.next().await),
+    }
 }
 
 pub(super) async fn put<S>(framed: &mut S, frame: Bytes) -> Result<(), PushError>
