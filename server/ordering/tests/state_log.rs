@@ -104,7 +104,7 @@ async fn a_restart_reads_what_it_has_seen() {
 /// Another entry of the same length stands there from now on.
 async fn replace(client: &Client, root: &str, at: Position) {
     let path = format!("{root}/requests/{:010}/e-{:010}", at.segment, at.sequence);
-    let (data, _) = client.get_data(&path).await.unwrap();
+    let (data, _) = client.get_data(&path).await.expect("it is there");
     let mut other = data.clone();
     *other.last_mut().expect("data") ^= 1;
     let crc = {
@@ -114,7 +114,7 @@ async fn replace(client: &Client, root: &str, at: Position) {
         crc.finalize()
     };
     other[12..16].copy_from_slice(&crc.to_be_bytes());
-    client.set_data(&path, &other, None).await.unwrap();
+    client.set_data(&path, &other, None).await.expect("replaced");
 }
 
 /// A ZooKeeper that has lost what came last has another log of the same name from then on: that is what is read.
