@@ -6,6 +6,7 @@ mod logins;
 mod neighbours;
 mod recovery;
 mod refused;
+mod secured;
 mod shared;
 
 use std::time::Duration;
@@ -63,6 +64,7 @@ fn scenarios() -> Vec<Scenario<Suite>> {
         neighbours::scenarios(),
         shared::scenarios(),
         logins::scenarios(),
+        secured::scenarios(),
         life::scenarios(),
     ]
     .into_iter()

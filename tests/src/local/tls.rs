@@ -154,7 +154,8 @@ fn restored(local: &Local, tls: &Tls) -> Result<()> {
     let superuser = local.stack.superuser().context("a stack whose clients log in")?;
     let output = local.stack.dir().join("safe-1");
     let folder = output.to_str().context("a folder's name that is no text")?;
-    let (done, said) = tool(["checkpoint", "--replica", &local.stack.admin(1).to_string(), "--output", folder])?;
+    let (replica, token) = (local.stack.admin(1).to_string(), local.stack.token_file().display().to_string());
+    let (done, said) = tool(["checkpoint", "--replica", &replica, "--agent-token-file", &token, "--output", folder])?;
     ensure!(done, "{said}");
     local.runtime.block_on(async {
         let boss = superuser_again(local, tls).await?;
