@@ -161,6 +161,11 @@ impl Node {
         self.core().metrics().membership_config.voter_ids().map(replica_of).collect()
     }
 
+    /// Whether this node votes, as far as it knows: it, and not another volume of the same replica.
+    pub fn votes(&self) -> bool {
+        self.core().metrics().membership_config.voter_ids().any(|voter| voter == self.core().node)
+    }
+
     /// Index of the first of Raft's entries that this node still has.
     pub fn first_index(&self) -> u64 {
         self.core().metrics().purged.map_or(0, |purged| purged.index + 1)
