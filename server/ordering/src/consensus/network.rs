@@ -156,3 +156,74 @@ fn refused<E: Error>(answer: Answer) -> RpcError<E> {
     };
     RPCError::Unreachable(Unreachable::new(&io::Error::other(detail)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures::{SinkExt, StreamExt};
+    use openraft::EntryPayload;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+    use tokio_util::codec::Framed;
+
+    use super::super::frames::{frame, unframe};
+    use super::super::peer::{Addresses, codec};
+    use super::super::types::{RaftEntry, log_id, node_id};
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn entries(count: u64) -> AppendEntriesRequest<Types> {
+        let entry = |index| RaftEntry { log_id: log_id(1, 1, index), payload: EntryPayload::Blank };
+        let vote = Vote::new_committed(1, 1);
+        AppendEntriesRequest { vote, prev_log_id: None, entries: (0..count).map(entry).collect(), leader_commit: None }
+    }
+
+    /// What is on its way is not sent again when Raft loses patience: the answer to it is the answer to the next attempt, which
+    /// may have more; and another attempt is one of its own.
+    #[tokio::test]
+    async fn slow_entries_are_sent_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (seen, mut seen_by) = mpsc::unbounded_channel();
+        let (answer, mut answers) = mpsc::unbounded_channel::<(u64, Answer)>();
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = Framed::new(stream, codec());
+            stream.next().await.unwrap().unwrap();
+            loop {
+                tokio::select! {
+                    Some(data) = stream.next() => seen.send(unframe(data.unwrap().freeze()).unwrap().0).unwrap(),
+                    Some((number, answer)) = answers.recv() => {
+                        stream.send(frame(number, &answer.encode())).await.unwrap();
+                    }
+                    else => return,
+                }
+            }
+        });
+        let peers = Peers::new(Addresses::Listed(BTreeMap::from([(1, address)])));
+        let mut network = Network { peers };
+        let mut link = network.new_client(node_id(1, 7), &EmptyNode {}).await;
+        let option = || RPCOption::new(Duration::from_millis(10));
+
+        // Raft gives up on the first attempt while it is on its way.
+        let first = timeout(Duration::from_millis(300), link.append_entries(entries(2), option())).await;
+        assert!(first.is_err());
+        assert_eq!(timeout(PATIENCE, seen_by.recv()).await.unwrap(), Some(1));
+        answer.send((1, Answer::Append(AppendEntriesResponse::Success))).unwrap();
+        let second = timeout(PATIENCE, link.append_entries(entries(3), option())).await.unwrap();
+        assert_eq!(second.unwrap(), AppendEntriesResponse::PartialSuccess(Some(log_id(1, 1, 1))));
+        assert!(seen_by.try_recv().is_err(), "it was sent again");
+
+        let answering = async {
+            assert_eq!(seen_by.recv().await, Some(2));
+            answer.send((2, Answer::Append(AppendEntriesResponse::Success))).unwrap();
+        };
+        let both = async { tokio::join!(link.append_entries(entries(3), option()), answering) };
+        let (third, ()) = timeout(PATIENCE, both).await.unwrap();
+        assert_eq!(third.unwrap(), AppendEntriesResponse::Success);
+        server.abort();
+    }
+}
