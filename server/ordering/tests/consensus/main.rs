@@ -331,7 +331,7 @@ async fn leading_is_handed_over() {
         assert_ne!(next, leader);
         // What a stop does.
         cluster.stop(next).await;
-        append(&log, entry(other, round)).await;
+        append(&cluster.open(leader).await, entry(leader, round)).await;
         cluster.up(next).await;
     }
 }
