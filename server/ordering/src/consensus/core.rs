@@ -12,7 +12,7 @@ use super::frames::{Answer, Request, Small};
 use super::machine::Machine;
 use super::peer::{Lane, Peers};
 use super::propose::{ProposeError, Proposer};
-use super::types::{Metrics, NodeId, Raft, Vote, replica_of};
+use super::types::{Metrics, NodeId, Raft, replica_of};
 use crate::Life;
 
 /// Pause before something that was not taken is tried again.
@@ -81,12 +81,6 @@ impl Core {
     /// What Raft says of itself.
     pub(super) fn metrics(&self) -> Metrics {
         self.raft.metrics().borrow().clone()
-    }
-
-    /// Whether the node has taken no part in anything yet.
-    pub(super) fn is_pristine(&self) -> bool {
-        let metrics = self.metrics();
-        metrics.vote == Vote::default() && metrics.last_log_index.is_none() && metrics.snapshot.is_none()
     }
 
     /// Puts a command into the order; what came of it. It goes where the leader is, again and again, until it is proposed.

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::command::{Command, Outcomes};
 use super::state::{Placed, State};
-use super::storage::{LogStore, any, blocking};
+use super::storage::{Kept, LogStore, any, blocking};
 use super::types::{
     RaftEntry, RaftLogId, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Types,
 };
@@ -156,6 +156,14 @@ impl Machine {
             Some((name, base)) => Inner { now: base.clone(), base, snapshot: Some(name), places: BTreeMap::new() },
             None => Inner::default(),
         };
+        let applied = inner.base.applied;
+        if let Some(purged) = log.purged().filter(|purged| Some(purged.index) > applied.index()) {
+            let upto = applied.map_or("none".into(), |applied| format!("entry {}", applied.index));
+            let detail =
+                format!("the log has given up its entries up to {}, the snapshot ends after {upto}", purged.index);
+            return Err(VolumeError::damaged(&path, 0, detail));
+        }
+        log.set_kept(Kept::Upto(applied.index()));
         let progress = watch::Sender::new(inner.progress());
         let keeping = tokio::sync::Mutex::new(false);
         Ok(Self { shared: Arc::new(Shared { inner: Mutex::new(inner), progress, log, path, keeping }) })
@@ -169,6 +177,12 @@ impl Machine {
     /// Looks at the state.
     pub(super) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.inner().now.state)
+    }
+
+    /// Whether the node has taken no part in anything yet. What it has promised or acknowledged is known here before anybody
+    /// hears of it, and from the start.
+    pub(super) fn is_pristine(&self) -> bool {
+        self.shared.log.is_pristine() && self.inner().snapshot.is_none()
     }
 
     /// Where the first entry that can be read here stands.
@@ -209,6 +223,7 @@ impl Machine {
     /// Leaves the folder to whoever opens it next, when Raft has stopped. What is in memory stays.
     pub(super) async fn close(&self) {
         *self.shared.keeping.lock().await = true;
+        self.shared.log.set_kept(Kept::Ended);
         self.shared.log.close();
     }
 
@@ -264,21 +279,36 @@ impl Machine {
         }
     }
 
-    /// Keeps a point as the snapshot, unless there is a later one; durable when it returns.
+    /// Keeps a point as the snapshot, unless there is a later one; durable when it returns. An error if the folder was left.
     async fn keep(&self, name: String, point: Point) -> Result<(), VolumeError> {
         let closed = self.shared.keeping.lock().await;
+        let path = self.shared.path.clone();
+        if *closed {
+            return Err(VolumeError::at(&path)(std::io::Error::other("the node has stopped")));
+        }
         let later = {
             let inner = self.inner();
             inner.snapshot.is_some() && inner.base.applied > point.applied
         };
-        if *closed || later {
+        if later {
             return Ok(());
         }
         let kept = (name, point);
-        let path = self.shared.path.clone();
         let kept = blocking(move || write_text(&path, &kept).map(|()| kept)).await?;
         let mut inner = self.inner();
         (inner.snapshot, inner.base) = (Some(kept.0), kept.1);
+        self.shared.log.set_kept(Kept::Upto(inner.base.applied.index()));
+        self.tell(&inner);
+        Ok(())
+    }
+
+    /// Takes over another node's state.
+    async fn install(&self, name: String, data: &[u8]) -> Result<(), StorageError> {
+        let point: Point = serde_json::from_slice(data).map_err(|error| read_error(&error))?;
+        self.keep(name, point.clone()).await.map_err(|error| write_error(&error))?;
+        let mut inner = self.inner();
+        inner.now = point;
+        inner.places.clear();
         self.tell(&inner);
         Ok(())
     }
@@ -344,13 +374,12 @@ impl RaftStateMachine<Types> for Machine {
         meta: &SnapshotMeta,
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
-        let point: Point = serde_json::from_slice(snapshot.get_ref()).map_err(|error| read_error(&error))?;
-        self.keep(meta.snapshot_id.clone(), point.clone()).await.map_err(|error| write_error(&error))?;
-        let mut inner = self.inner();
-        inner.now = point;
-        inner.places.clear();
-        self.tell(&inner);
-        Ok(())
+        let installed = self.install(meta.snapshot_id.clone(), snapshot.get_ref()).await;
+        if installed.is_err() {
+            // Raft itself may be waiting for it, and could not be told otherwise.
+            self.shared.log.set_kept(Kept::Ended);
+        }
+        installed
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {

@@ -14,6 +14,8 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Builder {
         let folder = tempfile::tempdir().unwrap();
         let log = LogStore::open(folder.path(), 0).unwrap();
         let machine = Machine::open(log.clone()).unwrap();
+        // They give up what no snapshot stands for.
+        log.set_kept(Kept::Upto(Some(u64::MAX)));
         Ok((folder, log, machine))
     }
 }
@@ -114,4 +116,65 @@ async fn an_older_snapshot_does_not_replace_a_later_one() {
     assert_eq!(machine.current_snapshot().unwrap().unwrap().meta.snapshot_id, "b");
     let found: Option<(String, Point)> = read_text(&folder.path().join(SNAPSHOT)).unwrap();
     assert_eq!(found, Some(("b".into(), at(7))));
+}
+
+/// The library has both done at once. Whatever becomes of the snapshot, the node can be started again.
+#[tokio::test]
+async fn the_log_is_given_up_after_the_snapshot_is_written() {
+    use openraft::storage::RaftLogStorage;
+    let folder = tempfile::tempdir().unwrap();
+    let base = Point { applied: Some(log_id(1, 1, 9)), ..Point::default() };
+    let meta = meta("a", &base);
+    let data = || Box::new(Cursor::new(serde_json::to_vec(&base).unwrap()));
+    let open = || {
+        let log = LogStore::open(folder.path(), 0).unwrap();
+        (log.clone(), Machine::open(log).unwrap())
+    };
+
+    let (mut log, mut machine) = open();
+    append(&log, &entries(Vec::new())).await;
+    let blocked = folder.path().join("snapshot.new");
+    std::fs::create_dir(&blocked).unwrap();
+    let (purged, installed) = tokio::join!(log.purge(log_id(1, 1, 9)), machine.install_snapshot(&meta, data()));
+    assert!(installed.is_err());
+    assert!(purged.unwrap_err().to_string().contains("it was not written"));
+    assert_eq!(log.purged(), None);
+    std::fs::remove_dir(&blocked).unwrap();
+    machine.close().await;
+    assert!(machine.install_snapshot(&meta, data()).await.is_err(), "the folder is another one's now");
+    drop((log, machine));
+
+    let (mut log, mut machine) = open();
+    let (purged, installed) = tokio::join!(log.purge(log_id(1, 1, 9)), machine.install_snapshot(&meta, data()));
+    installed.unwrap();
+    purged.unwrap();
+    drop((log, machine));
+    let (log, machine) = open();
+    assert_eq!((log.purged(), machine.inner().base.clone()), (base.applied, base.clone()));
+    drop((log, machine));
+
+    std::fs::remove_file(folder.path().join(SNAPSHOT)).unwrap();
+    let error = Machine::open(LogStore::open(folder.path(), 0).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("the log has given up its entries up to 9, the snapshot ends after none"), "{error}");
+}
+
+/// A node that was ever told anything, or has voted, says so from the start.
+#[tokio::test]
+async fn only_a_node_without_a_past_is_pristine() {
+    use openraft::storage::RaftLogStorage;
+    for past in 0..4 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogStore::open(folder.path(), 0).unwrap();
+        let machine = Machine::open(log.clone()).unwrap();
+        match past {
+            0 => {}
+            1 => log.save_vote(&super::super::types::Vote::new(1, 2)).await.unwrap(),
+            2 => append(&log, &entries(Vec::new())).await,
+            _ => machine.keep("empty".into(), Point::default()).await.unwrap(),
+        }
+        assert_eq!(machine.is_pristine(), past == 0);
+        drop((log, machine));
+        let again = Machine::open(LogStore::open(folder.path(), 0).unwrap()).unwrap();
+        assert_eq!(again.is_pristine(), past == 0);
+    }
 }

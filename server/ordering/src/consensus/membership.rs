@@ -170,7 +170,7 @@ pub(super) async fn keep(core: Arc<Core>) {
         if core.left.load(Ordering::Acquire) {
             return;
         }
-        let pristine = core.is_pristine();
+        let pristine = core.machine.is_pristine();
         match core.route() {
             Route::Here => {
                 // It may have come to lead in the middle of a change.

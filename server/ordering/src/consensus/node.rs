@@ -235,7 +235,8 @@ impl Node {
         &self.running.core
     }
 
-    pub(super) fn health(&self) -> watch::Receiver<LogHealth> {
+    /// Whether the log can be reached, and changes of that.
+    pub fn health(&self) -> watch::Receiver<LogHealth> {
         self.running.health.clone()
     }
 }

@@ -143,7 +143,7 @@ async fn answer_small(core: &Arc<Core>, small: Small) -> Answer {
             let shown = vouched.get(&life).and_then(std::sync::Weak::upgrade);
             Answer::Shown(shown.map(|shown| shown.load(Ordering::SeqCst)))
         }
-        Small::Hello => Answer::Hello { node: core.node, pristine: core.is_pristine() },
+        Small::Hello => Answer::Hello { node: core.node, pristine: core.machine.is_pristine() },
         Small::Join { node } => match leads_elsewhere(core) {
             Some(answer) => answer,
             None => membership::take_in(core, node).await,

@@ -7,14 +7,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::{Duration, timeout};
 
 use super::file_log::{FileLog, Item};
 use super::types::{NodeId, RaftEntry, RaftLogId, StorageError, StorageIOError, Types, Vote};
-use super::volume::{Identity, Volume, VolumeError};
+use super::volume::{Identity, SNAPSHOT, Volume, VolumeError};
 
 /// Bytes of entries that are sent to another node at once, unless a single one has more.
 const REPLICATED_BYTES: usize = 1 << 20;
+
+/// How long the log waits for the snapshot that stands for what it gives up. A few kilobytes are written.
+const KEPT_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the snapshot on disk stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// The entries up to this index.
+    Upto(Option<u64>),
+    /// No more is written.
+    Ended,
+}
 
 /// Handles share everything.
 #[derive(Clone, Debug)]
@@ -27,6 +41,7 @@ struct Shared {
     folder: PathBuf,
     volume: Mutex<Volume>,
     files: Mutex<FileLog>,
+    kept: watch::Sender<Kept>,
 }
 
 impl LogStore {
@@ -36,7 +51,8 @@ impl LogStore {
         let purged = volume.identity().purged.map(|purged| purged.index);
         let files = FileLog::open(volume.folder(), purged)?;
         let folder = volume.folder().to_owned();
-        Ok(Self { shared: Arc::new(Shared { folder, volume: Mutex::new(volume), files: Mutex::new(files) }) })
+        let (volume, files, kept) = (Mutex::new(volume), Mutex::new(files), watch::Sender::new(Kept::Upto(None)));
+        Ok(Self { shared: Arc::new(Shared { folder, volume, files, kept }) })
     }
 
     /// The node that the folder is.
@@ -47,6 +63,42 @@ impl LogStore {
     /// The folder.
     pub(super) fn folder(&self) -> &Path {
         &self.shared.folder
+    }
+
+    /// The last entry that was given up.
+    pub(super) fn purged(&self) -> Option<RaftLogId> {
+        self.identity().purged
+    }
+
+    /// Whether the node has promised nothing and been told nothing, ever.
+    pub(super) fn is_pristine(&self) -> bool {
+        let Identity { vote, purged, .. } = self.identity();
+        // Without a vote there are no writes that the files would be busy with.
+        vote.unwrap_or_default() == Vote::default() && purged.is_none() && self.files().last().is_none()
+    }
+
+    /// Takes note of what the snapshot on disk stands for.
+    pub(super) fn set_kept(&self, kept: Kept) {
+        self.shared.kept.send_replace(kept);
+    }
+
+    /// Waits until the snapshot on disk stands for the entries up to `index`.
+    async fn wait_kept(&self, index: u64) -> Result<(), VolumeError> {
+        let mut kept = self.shared.kept.subscribe();
+        let enough = kept.wait_for(|kept| match kept {
+            Kept::Upto(upto) => *upto >= Some(index),
+            Kept::Ended => true,
+        });
+        match timeout(KEPT_LIMIT, enough).await {
+            Ok(Ok(kept)) if *kept != Kept::Ended => Ok(()),
+            Ok(_) => Err(self.not_kept(index, "it was not written")),
+            Err(_) => Err(self.not_kept(index, "it was not written in time")),
+        }
+    }
+
+    fn not_kept(&self, index: u64, detail: &str) -> VolumeError {
+        let source = std::io::Error::other(format!("{detail}, so the log keeps its entries up to {index}"));
+        VolumeError::at(&self.shared.folder.join(SNAPSHOT))(source)
     }
 
     /// The entries of a range that are there, as many as `max_bytes` hold, but one at least.
@@ -204,6 +256,9 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn purge(&mut self, log_id: RaftLogId) -> Result<(), StorageError> {
         let purge = async {
+            // The library has a snapshot installed and the log given up at the same time. Were the log the first, a crash
+            // would leave a node with neither.
+            self.wait_kept(log_id.index).await?;
             self.remember(move |identity| identity.purged = Some(log_id)).await?;
             self.change(move |files| files.purge(log_id.index)).await
         };

@@ -193,6 +193,16 @@ async fn one_that_is_far_behind_catches_up() {
     };
     assert!(others.iter().all(|other| files(*other) == 1));
 
+    // The first time, what it is sent can't be written; that leaves it as it was.
+    let blocked = cluster.folder(away).join("snapshot.new");
+    fs::create_dir(&blocked).unwrap();
+    cluster.up(away).await;
+    let stopped = |health: &LogHealth| matches!(health, LogHealth::Disconnected { detail, .. } if detail.contains("node has stopped"));
+    let mut health = cluster.node(away).health();
+    timeout(PATIENCE, health.wait_for(stopped)).await.unwrap().unwrap();
+    cluster.crash(away).await;
+    fs::remove_dir(&blocked).unwrap();
+
     cluster.up(away).await;
     let late = cluster.open(away).await;
     assert_eq!(late.beginning().await, Ok(Beginning { position: below, bytes: Some(7) }));
