@@ -42,7 +42,8 @@ pub(super) enum Note {
         /// Entries that have the same segment in their positions.
         segment_entries: u32,
     },
-    /// Begins a life of a replica and ends the one before. May be repeated: `opener` is made at random for each life.
+    /// Begins a life of a replica and ends the one before. May be repeated: `opener` is made at random for each life, and one
+    /// that is over is not begun again.
     Begin {
         /// Number of the replica.
         replica: u32,
@@ -291,7 +292,7 @@ pub(super) mod tests {
         let note = prop_oneof![
             (any::<u128>(), 1..5u32)
                 .prop_map(|(log, segment_entries)| Note::Found { log: Uuid::from_u128(log), segment_entries }),
-            (0..4u32, 0..3u128).prop_map(|(replica, opener)| Note::Begin { replica, opener: Uuid::from_u128(opener) }),
+            (0..4u32, 0..9u128).prop_map(|(replica, opener)| Note::Begin { replica, opener: Uuid::from_u128(opener) }),
             (life(), life()).prop_map(|(by, life)| Note::End { by, life }),
             (life(), position(), any::<Option<u64>>()).prop_map(|(by, position, bytes)| Note::Truncate {
                 by,

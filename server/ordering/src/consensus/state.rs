@@ -3,7 +3,7 @@
 //! It does not hold the entries: it gives each its number, and with that its position, and refuses those of lives that are
 //! over (I6). Every node computes the same from the same batches (I1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -11,6 +11,9 @@ use uuid::Uuid;
 use super::command::{Batch, Command, Note, Outcome};
 use crate::truncation::Published;
 use crate::{Beginning, Incarnation, Life, Position};
+
+/// Lives of each replica that are remembered when they are over: as many as may be begun while a request is on its way.
+const REMEMBERED: usize = 16;
 
 /// A life that has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +38,8 @@ pub(super) struct State {
     beginning: Option<(Position, Option<u64>)>,
     last_incarnation: i64,
     lives: BTreeMap<u32, Held>,
+    /// The openers of each replica's lives that are over, the last ones.
+    over: BTreeMap<u32, VecDeque<Uuid>>,
     published: BTreeMap<u32, Published>,
 }
 
@@ -106,7 +111,7 @@ impl State {
             }
             Note::End { life, .. } => {
                 if self.lives(*life) {
-                    self.lives.remove(&life.0);
+                    self.end_life(life.0);
                 }
                 Outcome::Done
             }
@@ -123,7 +128,10 @@ impl State {
         match self.lives.get(&replica) {
             // Asked again, because the answer was lost.
             Some(held) if held.opener == opener => Outcome::Begun { incarnation: held.incarnation, log },
+            // Asked again, and late: another life has begun since, or this one has ended already.
+            _ if self.over.get(&replica).is_some_and(|over| over.contains(&opener)) => Outcome::Fenced,
             _ => {
+                self.end_life(replica);
                 // Raft's numbers grow; several lives may begin in one batch.
                 let number = i64::try_from(index).unwrap_or(i64::MAX).max(self.last_incarnation.saturating_add(1));
                 self.last_incarnation = number;
@@ -132,6 +140,15 @@ impl State {
                 Outcome::Begun { incarnation, log }
             }
         }
+    }
+
+    fn end_life(&mut self, replica: u32) {
+        let Some(held) = self.lives.remove(&replica) else { return };
+        let over = self.over.entry(replica).or_default();
+        if over.len() >= REMEMBERED {
+            over.pop_front();
+        }
+        over.push_back(held.opener);
     }
 
     fn truncate(&mut self, position: Position, bytes: Option<u64>) -> Outcome {
@@ -274,6 +291,26 @@ mod tests {
             prop_assert!(state.position(number + 1).follows(state.position(number)));
             prop_assert_eq!(state.number(state.position(number).next()), Some(number + 1));
         }
+    }
+
+    #[test]
+    fn a_late_request_for_a_life_that_is_over_ends_no_other() {
+        let mut state = State::default();
+        state.apply(0, &found());
+        let begin = |opener: u128| Note::Begin { replica: 1, opener: Uuid::from_u128(opener) };
+        for opener in 1..=REMEMBERED as u128 + 2 {
+            assert!(matches!(state.note(1, &begin(opener)), Outcome::Begun { .. }));
+        }
+        let before = state.clone();
+        for opener in 2..=REMEMBERED as u128 + 1 {
+            assert_eq!(state.note(9, &begin(opener)), Outcome::Fenced);
+        }
+        assert_eq!(state, before);
+        let life = state.living().next().unwrap();
+        assert_eq!(state.note(9, &Note::End { by: life, life }), Outcome::Done);
+        assert_eq!(state.note(9, &begin(REMEMBERED as u128 + 2)), Outcome::Fenced);
+        assert_eq!(state.living().count(), 0);
+        assert_eq!(state.over[&1].len(), REMEMBERED);
     }
 
     #[test]
