@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio_util::codec::{Encoder, FramedRead, LengthDelimitedCodec};
 
 use super::frames::{Answer, MAX_FRAME, PREFACE, Request, frame, unframe};
 
@@ -20,7 +21,7 @@ const CALLS: usize = 256;
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// Pause after a connection could not be made: meanwhile calls fail at once.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// A connection on which a call has been unanswered for so long is given up, and made anew: the other side may be at another
+/// A connection on which a call has been unanswered for so long since it took the last of it is given up, and made anew: the other side may be at another
 /// address by now, and this one may swallow everything. Whatever is called answers within less.
 const STALL: Duration = Duration::from_secs(5);
 /// How often that is looked at.
@@ -165,7 +166,7 @@ pub(super) fn codec() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec()
 }
 
-/// Calls that were sent and not answered, and since when.
+/// Calls that were sent and not answered, and when the connection last took something of them.
 type Unanswered = BTreeMap<u64, (Instant, oneshot::Sender<Result<Bytes, CallError>>)>;
 type Pending = Mutex<Unanswered>;
 
@@ -190,13 +191,14 @@ async fn carry(stream: TcpStream, first: Call, calls: &mut mpsc::Receiver<Call>)
 }
 
 async fn send(
-    write: OwnedWriteHalf,
+    mut write: OwnedWriteHalf,
     first: Call,
     calls: &mut mpsc::Receiver<Call>,
     pending: &Pending,
 ) -> io::Result<()> {
-    let mut sink = FramedWrite::new(write, codec());
-    sink.send(frame(0, PREFACE)).await?;
+    let (mut codec, mut data) = (codec(), BytesMut::new());
+    codec.encode(frame(0, PREFACE), &mut data)?;
+    write.write_all_buf(&mut data).await?;
     let (mut next, mut number) = (Some(first), 0);
     while let Some(call) = next {
         // Nobody waits for it any more.
@@ -204,7 +206,18 @@ async fn send(
             number += 1;
             let body = frame(number, &call.body);
             lock(pending).insert(number, (Instant::now(), call.reply));
-            sink.send(body).await?;
+            // Not one buffer for all: one large call would hold its memory for ever.
+            let mut data = BytesMut::new();
+            codec.encode(body, &mut data)?;
+            while !data.is_empty() {
+                if write.write_buf(&mut data).await? == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                // However slow: it gets on.
+                if let Some((since, _)) = lock(pending).get_mut(&number) {
+                    *since = Instant::now();
+                }
+            }
         }
         next = calls.recv().await;
     }
