@@ -135,6 +135,14 @@ impl FileLog {
             tracing::warn!(path = %path.display(), offset = end, lost, "an unfinished write at the end of the log is cut off");
             file.set_len(end).and_then(|()| file.sync_all()).map_err(VolumeError::at(&path))?;
         }
+        if let Some(last) = records.last().filter(|_| expected.last) {
+            // What the last write has left may be in the page cache alone, after a sync that failed: the system then takes it
+            // for clean, and no later sync writes it.
+            let begins = records.iter().find(|found| found.write == last.write).map_or(end, |found| found.offset);
+            let span = usize::try_from(begins).ok().zip(usize::try_from(end).ok());
+            let rest = span.and_then(|(begins, end)| data.get(begins..end)).unwrap_or_default();
+            file.write_all_at(rest, begins).map_err(VolumeError::at(&path))?;
+        }
         let next = records.last().map_or(expected.next.unwrap_or(first), |found| found.log_id.index + 1);
         for found in records {
             let known = Known { file: first, offset: found.offset, length: found.length, log_id: found.log_id };
@@ -216,6 +224,9 @@ impl FileLog {
         };
         let file = Arc::new(make().map_err(VolumeError::at(&path))?);
         sync_folder(&self.folder)?;
+        // After the machine has crashed, what is known to be committed is this old at most: what lies behind it is applied
+        // in one piece, and must fit into memory.
+        self.write_hint(self.hint, true)?;
         self.files.insert(index, LogFile { path, file, length: MAGIC.len() as u64 });
         Ok(index)
     }

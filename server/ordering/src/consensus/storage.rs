@@ -107,7 +107,16 @@ impl LogStore {
         range: impl RangeBounds<u64>,
         max_bytes: usize,
     ) -> Result<Vec<RaftEntry>, VolumeError> {
-        let items = self.files().items(range, max_bytes);
+        let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        let found = self.shared.files.try_lock().ok().map(|files| files.items(range, max_bytes));
+        let items = match found {
+            Some(items) => items,
+            // Something is written and synced just now.
+            None => {
+                let store = self.clone();
+                blocking(move || store.files().items(range, max_bytes)).await
+            }
+        };
         let there = |item: &Item| matches!(item, Item::There(_));
         if !items.iter().any(there) {
             return Ok(items.into_iter().filter_map(here).collect());

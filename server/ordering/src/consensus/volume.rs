@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -136,10 +136,7 @@ impl Volume {
         let (volume, _) = Uuid::new_v4().as_u64_pair();
         let identity = Identity { node: node_id(replica, volume), vote: None, purged: None };
         write_text(&folder.join(IDENTITY), &identity)?;
-        // The folder itself must be found again after a crash.
-        if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_folder(parent)?;
-        }
+        sync_ancestors(folder)?;
         Ok(identity)
     }
 
@@ -212,6 +209,26 @@ fn parse_text<T: DeserializeOwned>(data: &[u8]) -> Result<T, String> {
 /// Makes names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), VolumeError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(VolumeError::at(folder))
+}
+
+/// Has a new folder found again after a crash: it and those above it, which may be new as well, up to where a volume is mounted.
+fn sync_ancestors(folder: &Path) -> Result<(), VolumeError> {
+    let folder = fs::canonicalize(folder).map_err(VolumeError::at(folder))?;
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).map_err(VolumeError::at(path));
+    let own = device(&folder)?;
+    for (above, parent) in folder.ancestors().skip(1).enumerate() {
+        if device(parent)? != own {
+            break;
+        }
+        match sync_folder(parent) {
+            // One that may not be read here was not made here.
+            Err(VolumeError::Io { source, .. }) if above > 0 && source.kind() == io::ErrorKind::PermissionDenied => {
+                break;
+            }
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 /// What was synced, and what is committed: written in place after it is so, and synced only where it goes back. What it says
