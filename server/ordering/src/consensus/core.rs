@@ -18,6 +18,32 @@ use crate::Life;
 /// Pause before something that was not taken is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long one attempt to learn what is agreed may take, so that nobody waits for long behind one that gets no answer.
+const ROUND_LIMIT: Duration = Duration::from_secs(3);
+
+/// Rounds in which a node learns how far the log is, one at a time: whoever comes while one is under way shares the next.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    begun: AtomicU64,
+    /// The last one that has succeeded. Held during a round.
+    done: tokio::sync::Mutex<u64>,
+}
+
+impl Rounds {
+    /// Waits for a round that begins after this call, and makes one if nobody else does. A failure is the caller's own.
+    async fn share(&self, round: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+        let wanted = self.begun.load(Ordering::SeqCst) + 1;
+        let mut done = self.done.lock().await;
+        if *done >= wanted {
+            return Ok(());
+        }
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        round.await?;
+        *done = number;
+        Ok(())
+    }
+}
+
 /// A running node.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -29,8 +55,10 @@ pub(super) struct Core {
     pub(super) proposer: Proposer,
     /// Set while leadership is handed over: nothing is proposed here any more.
     pub(super) yielding: AtomicBool,
-    /// Set when this replica has left: it does not ask to be taken in.
-    pub(super) left: AtomicBool,
+    /// Set while this replica is taken out, and when it was: it does not ask to be taken in.
+    pub(super) leaving: AtomicBool,
+    /// See [`Core::catch_up`].
+    pub(super) rounds: Rounds,
     /// Held while the members change.
     pub(super) changing: tokio::sync::Mutex<()>,
     /// What each life that this process has begun vouches for, as long as it lives.
@@ -117,7 +145,7 @@ impl Core {
     /// Waits until this node has applied everything that was acknowledged anywhere before the call; or why it has not.
     pub(super) async fn catch_up(&self, deadline: Instant) -> Result<(), String> {
         loop {
-            let reason = match timeout_at(deadline, self.try_catch_up(deadline)).await {
+            let reason = match timeout_at(deadline, self.rounds.share(self.one_round(deadline))).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(reason)) => reason,
                 Err(_) => "this replica does not hear from a majority in time".to_owned(),
@@ -127,6 +155,12 @@ impl Core {
             }
             sleep(RETRY_PAUSE).await;
         }
+    }
+
+    async fn one_round(&self, deadline: Instant) -> Result<(), String> {
+        let deadline = deadline.min(Instant::now() + ROUND_LIMIT);
+        let round = timeout_at(deadline, self.try_catch_up(deadline)).await;
+        round.unwrap_or_else(|_| Err("this replica does not hear from a majority in time".into()))
     }
 
     async fn try_catch_up(&self, deadline: Instant) -> Result<(), String> {
@@ -148,5 +182,47 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Poll;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// However many come, there is one round at a time, and each of them gets one that began after it came.
+    #[tokio::test]
+    async fn rounds_are_shared_but_never_by_one_that_came_later() {
+        let (rounds, made, go) = (Rounds::default(), AtomicU64::new(0), Arc::new(Semaphore::new(0)));
+        let ask = || {
+            Box::pin(rounds.share(async {
+                made.fetch_add(1, Ordering::SeqCst);
+                go.acquire().await.map(tokio::sync::SemaphorePermit::forget).map_err(|error| error.to_string())
+            }))
+        };
+        let mut first = ask();
+        assert_eq!(futures::poll!(&mut first), Poll::Pending);
+        let mut later: Vec<_> = (0..5).map(|_| ask()).collect();
+        for one in &mut later {
+            assert_eq!(futures::poll!(one), Poll::Pending);
+        }
+        go.add_permits(1);
+        first.await.unwrap();
+        assert_eq!(futures::poll!(&mut later[0]), Poll::Pending, "the first round began before it came");
+        go.add_permits(1);
+        for one in later {
+            one.await.unwrap();
+        }
+        assert_eq!(made.load(Ordering::SeqCst), 2);
+
+        let failed = rounds.share(async { Err("no".to_owned()) }).await;
+        assert_eq!(failed, Err("no".to_owned()));
+        go.add_permits(1);
+        ask().await.unwrap();
+        assert_eq!(made.load(Ordering::SeqCst), 3, "what has failed counts for nobody");
     }
 }

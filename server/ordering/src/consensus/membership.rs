@@ -1,8 +1,9 @@
 //! Which nodes take part: the first ones, new ones, and ones that leave.
 //!
 //! - **The first ones.** The replica with the number 0 begins the group, and only if every one of the replicas it is to
-//!   begin with answers and none of them has taken part in anything: no vote, no entry, no snapshot. So a group is never begun
-//!   beside one that exists, as long as one of its volumes does.
+//!   begin with answers and none of them has taken part in anything: no vote, no entry, no snapshot; nor has any
+//!   of the next few replicas that answers. So a group is never begun beside one that exists, as long as the volume of one of
+//!   the first does, or one of the others that it had got is there.
 //! - **New ones** (a replica that was added, or one whose volume was emptied) ask whoever leads to be taken in, again and
 //!   again, until they vote. Each time the leader takes one step ([`step`]): the node learns first, without a vote; when it
 //!   has nearly everything it gets its vote, and whatever node the replica was before loses its own in the same change.
@@ -34,6 +35,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 const CHANGE_LIMIT: Duration = Duration::from_secs(3);
 /// Entries that one may lack when it is given its vote.
 const NEARLY: u64 = 1000;
+/// Replicas beyond the first ones that may be there already when a group is to begin.
+const BEYOND: u32 = 8;
 /// Addresses that are asked for a leader in one round.
 const ASKED: usize = 4;
 
@@ -167,8 +170,10 @@ async fn change(core: &Core, changes: ChangeMembers<NodeId, EmptyNode>, retain: 
 pub(super) async fn keep(core: Arc<Core>) {
     let mut votes = false;
     loop {
-        if core.left.load(Ordering::Acquire) {
-            return;
+        if core.leaving.load(Ordering::Acquire) {
+            votes = false;
+            sleep(PAUSE).await;
+            continue;
         }
         let pristine = core.machine.is_pristine();
         match core.route() {
@@ -194,13 +199,20 @@ pub(super) async fn keep(core: Arc<Core>) {
 async fn begin(core: &Core) -> bool {
     let deadline = Instant::now() + LOOK_LIMIT;
     let hello = Request::Small(Small::Hello);
-    let looks = (1..core.config.replicas).map(|replica| core.peers.call(replica, Lane::Control, &hello, deadline));
+    let replicas = core.config.replicas;
+    let looks = (1..replicas + BEYOND).map(|replica| {
+        let look = core.peers.call(replica, Lane::Control, &hello, deadline);
+        async move { (replica, look.await) }
+    });
     let mut first = BTreeSet::from([core.node]);
-    for look in join_all(looks).await {
+    for (replica, look) in join_all(looks).await {
         match look {
-            Ok(Answer::Hello { node, pristine: true }) => first.insert(node),
+            Ok(Answer::Hello { node, pristine: true }) if replica < replicas => {
+                first.insert(node);
+            }
+            Ok(Answer::Hello { pristine: true, .. }) | Err(_) if replica >= replicas => {}
             _ => return false,
-        };
+        }
     }
     if first.len() != core.config.replicas as usize {
         return false;

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::command::{Note, Outcome};
-use super::core::{Core, RaftHandle, Route};
+use super::core::{Core, RaftHandle, Rounds, Route};
 use super::frames::{Answer, Request, Small};
 use super::hand_over;
 use super::machine::Machine;
@@ -109,7 +109,8 @@ impl Node {
             machine,
             proposer,
             yielding: AtomicBool::new(false),
-            left: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            rounds: Rounds::default(),
             changing: tokio::sync::Mutex::new(()),
             vouched: Mutex::new(BTreeMap::new()),
         });
@@ -142,6 +143,9 @@ impl Node {
                 };
                 Ok((ConsensusLog { inner: Arc::new(inner) }, incarnation))
             }
+            Ok((Outcome::Fenced, _)) => Err(unavailable(
+                "another life of this replica has begun meanwhile; does a second process run it?".into(),
+            )),
             Ok((other, _)) => Err(unavailable(format!("another answer than was asked for: {other:?}"))),
             Err(error) => Err(unavailable(error.to_string())),
         }
@@ -172,15 +176,24 @@ impl Node {
     }
 
     /// Takes a replica out: it has no vote any more, and is told nothing. For one that was scaled down. One that still runs
-    /// asks to be taken in again, unless it is the one that this is the node of.
+    /// asks to be taken in again, unless it is the one that this is the node of: that does so when it is started again.
     ///
     /// # Errors
-    /// Why it could not be done; it may be tried again.
+    /// Why it could not be done; it may be tried again. Until then the replica takes part as before.
     pub async fn remove(&self, replica: u32) -> Result<(), String> {
         let core = self.core();
-        if replica == core.config.replica {
-            core.left.store(true, Ordering::Release);
+        let own = replica == core.config.replica;
+        // It must not ask to be taken in while it is taken out.
+        let leaving = own.then(|| Leaving::begin(&core.leaving));
+        self.try_remove(replica).await?;
+        if let Some(leaving) = leaving {
+            leaving.done();
         }
+        Ok(())
+    }
+
+    async fn try_remove(&self, replica: u32) -> Result<(), String> {
+        let core = self.core();
         let deadline = time::Instant::now() + core.config.admin_timeout;
         loop {
             let answer = match core.route() {
@@ -238,6 +251,26 @@ impl Node {
     /// Whether the log can be reached, and changes of that.
     pub fn health(&self) -> watch::Receiver<LogHealth> {
         self.running.health.clone()
+    }
+}
+
+/// The time while this replica is taken out, and afterwards if it was done.
+struct Leaving<'a>(&'a AtomicBool);
+
+impl<'a> Leaving<'a> {
+    fn begin(leaving: &'a AtomicBool) -> Self {
+        leaving.store(true, Ordering::Release);
+        Self(leaving)
+    }
+
+    fn done(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

@@ -280,6 +280,23 @@ async fn replicas_come_and_go() {
     assert_eq!(read(&back, Position::START, 31).await, read(&log, Position::START, 31).await);
 }
 
+/// A replica that wanted to leave and could not takes part as before: it asks to be taken in when it is out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_could_not_leave_stays() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let leaver = (leader + 1) % 3;
+    eventually("it votes", || cluster.node(leaver).votes()).await;
+    cluster.set_cut(leaver, true);
+    let left = timeout(ELECTION, cluster.node(leaver).remove(leaver)).await;
+    assert!(!matches!(left, Ok(Ok(()))), "nobody could agree");
+    cluster.node(leader).remove(leaver).await.unwrap();
+    let others: Vec<u32> = (0..3).filter(|replica| *replica != leaver).collect();
+    assert_eq!(cluster.node(leader).voters(), others);
+    cluster.set_cut(leaver, false);
+    eventually("it votes again", || cluster.node(leader).voters() == [0, 1, 2]).await;
+}
+
 /// A replica whose volume was emptied is another node, and has no vote until the others have taken it in; it gets everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_emptied_volume_votes_only_when_it_was_taken_in() {
@@ -306,6 +323,23 @@ async fn an_emptied_volume_votes_only_when_it_was_taken_in() {
     // Now it counts: without one of the others it is half of what is needed.
     cluster.crash(2).await;
     append(&log, entry(1, 31)).await;
+}
+
+/// A group is not begun beside one that exists, though all that it would begin with have lost their volumes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_second_group_begins() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.up(3).await;
+    eventually("it votes", || cluster.node(3).votes()).await;
+    for replica in 0..3 {
+        cluster.crash(replica).await;
+        fs::remove_dir_all(cluster.folder(replica)).unwrap();
+    }
+    for replica in 0..3 {
+        cluster.up(replica).await;
+    }
+    sleep(ELECTION * 8).await;
+    assert!((0..3).all(|replica| cluster.node(replica).leader().is_none()), "the log stands still");
 }
 
 /// A group is not begun before all of its replicas are there.
