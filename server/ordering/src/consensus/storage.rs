@@ -21,8 +21,8 @@ const REPLICATED_BYTES: usize = 1 << 20;
 /// How long the log waits for the snapshot that stands for what it gives up. A few kilobytes are written.
 const KEPT_LIMIT: Duration = Duration::from_secs(60);
 
-/// What the snapshot on disk stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the snapshot on disk stands for: never less than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kept {
     /// The entries up to this index.
     Upto(Option<u64>),
@@ -79,7 +79,7 @@ impl LogStore {
 
     /// Takes note of what the snapshot on disk stands for.
     pub(super) fn set_kept(&self, kept: Kept) {
-        self.shared.kept.send_replace(kept);
+        self.shared.kept.send_modify(|before| *before = kept.max(*before));
     }
 
     /// Waits until the snapshot on disk stands for the entries up to `index`.
