@@ -1,12 +1,14 @@
 //! The ordered log: one global, durable order of entries that every replica appends to and reads.
 //!
 //! [`OrderedLog`] is the contract. [`znode_log::ZnodeLog`] keeps the order in ZooKeeper without a leader,
-//! [`zookeeper_leader::ZooKeeperLeader`] with one; [`memory::MemoryLog`] keeps it in the process, for tests, and can be told to fail in the ways a real one does.
-//! [`members`] tells which replicas live. Every engine passes the same suite (feature `conformance`).
+//! [`zookeeper_leader::ZooKeeperLeader`] with one; [`consensus::ConsensusLog`] needs no ZooKeeper: the replicas keep it
+//! themselves, by Raft. [`memory::MemoryLog`] keeps it in the process, for tests, and can be told to fail in the ways a real one
+//! does. [`members`] tells which replicas live. Every engine passes the same suite (feature `conformance`).
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod connection;
+pub mod consensus;
 #[cfg(feature = "conformance")]
 pub mod fixture;
 mod framing;

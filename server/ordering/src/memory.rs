@@ -265,7 +265,7 @@ impl State {
     }
 }
 
-fn system_time_ms() -> i64 {
+pub(crate) fn system_time_ms() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }

@@ -193,6 +193,7 @@ impl StateLog {
     }
 
     /// The entries that were read from it.
+    #[cfg(feature = "conformance")]
     pub(crate) fn entries_read(&self) -> u64 {
         self.shared.read.load(Ordering::Relaxed)
     }
