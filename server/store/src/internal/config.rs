@@ -10,11 +10,10 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     version::TLS13,
 };
-use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 
 use crate::tls::{
-    files::{NamedFile, Unusable, Validity},
+    files::{self, Fingerprint, NamedFile, Unusable, Validity},
     provider,
 };
 
@@ -49,9 +48,6 @@ pub struct Keystore {
     pub authorities: Vec<u8>,
 }
 
-/// What contents are told apart from others by.
-pub type Fingerprint = [u8; 32];
-
 /// What the files held when they were read.
 pub struct Contents([Result<Vec<u8>, Unusable>; 3]);
 
@@ -79,16 +75,7 @@ impl Files {
 impl Contents {
     /// Equal if, and only if, nothing has changed: neither what they hold, nor why they can't be read.
     pub fn fingerprint(&self) -> Fingerprint {
-        let mut digest = Sha256::new();
-        for read in &self.0 {
-            let (kind, bytes) = match read {
-                Ok(bytes) => (0, Sha256::digest(bytes)),
-                Err(unusable) => (1, Sha256::digest(unusable.to_string())),
-            };
-            digest.update([kind]);
-            digest.update(bytes);
-        }
-        digest.finalize().into()
+        files::fingerprint(&self.0)
     }
 
     /// What they make. Sessions are not resumed: a certificate is looked at with each connection.

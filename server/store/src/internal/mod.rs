@@ -25,8 +25,8 @@ use clap::Args;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::tls::files::Unusable;
-use config::{Ends, Files, Fingerprint};
+use crate::tls::files::{Fingerprint, Unusable};
+use config::{Ends, Files};
 
 pub(crate) use call::is_distrust;
 pub use call::{CallError, Stream};

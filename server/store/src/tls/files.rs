@@ -12,6 +12,25 @@ use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
+use sha2::{Digest, Sha256};
+
+/// What contents are told apart from others by.
+pub type Fingerprint = [u8; 32];
+
+/// Of what files held when they were read. Equal if, and only if, nothing has changed: neither what they hold, nor why they can't be
+/// read.
+pub fn fingerprint<'a>(reads: impl IntoIterator<Item = &'a Result<Vec<u8>, Unusable>>) -> Fingerprint {
+    let mut digest = Sha256::new();
+    for read in reads {
+        let (kind, bytes) = match read {
+            Ok(bytes) => (0, Sha256::digest(bytes)),
+            Err(unusable) => (1, Sha256::digest(unusable.to_string())),
+        };
+        digest.update([kind]);
+        digest.update(bytes);
+    }
+    digest.finalize().into()
+}
 
 /// Largest file that is read, bytes: hundreds of certificates.
 pub const MAX_FILE: u64 = 1024 * 1024;

@@ -6,11 +6,10 @@ use rustls::{
     Error, InconsistentKeys, ServerConfig,
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
-use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 
 use crate::tls::{
-    files::{NamedFile, Unusable, Validity},
+    files::{self, Fingerprint, NamedFile, Unusable, Validity},
     provider,
 };
 
@@ -35,9 +34,6 @@ impl Files {
         }
     }
 }
-
-/// What a configuration is told apart from another one by.
-pub type Fingerprint = [u8; 32];
 
 type Read = Result<Vec<u8>, Unusable>;
 
@@ -74,16 +70,7 @@ impl Contents {
 
     /// Equal if, and only if, nothing has changed: neither what they hold, nor why they can't be read.
     pub fn fingerprint(&self) -> Fingerprint {
-        let mut digest = Sha256::new();
-        for read in [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten() {
-            let (kind, bytes) = match read {
-                Ok(bytes) => (0, Sha256::digest(bytes)),
-                Err(unusable) => (1, Sha256::digest(unusable.to_string())),
-            };
-            digest.update([kind]);
-            digest.update(bytes);
-        }
-        digest.finalize().into()
+        files::fingerprint([Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten())
     }
 
     /// What they make, computed beside whatever else runs.

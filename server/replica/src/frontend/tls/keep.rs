@@ -7,11 +7,11 @@ use tokio::time::sleep;
 
 use super::{
     Tls,
-    config::{Contents, Files, Fingerprint, Loaded},
+    config::{Contents, Files, Loaded},
 };
 use crate::{
     frontend::limits::{TLS_LOOK, TLS_SETTLE, TLS_START_PAUSE, TLS_START_TRIES},
-    tls::files::{Unusable, Validity},
+    tls::files::{Fingerprint, Unusable, Validity},
 };
 
 /// Whoever looks at the files.
